@@ -1,0 +1,44 @@
+"""A Jupyter studio for live, steerable video diffusion.
+
+The public names load on first use, so that `import studio` is instant and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from studio.config import preset
+    from studio.events import Switch
+    from studio.live import Session, open
+    from studio.model.weights import load
+    from studio.timeline import Segment, Timeline
+    from studio.widgets import Studio
+
+__version__ = "0.1.0"
+__all__ = ["Segment", "Session", "Studio", "Switch", "Timeline", "load", "open", "preset"]
+
+_HOMES = {
+    "Segment": "studio.timeline",
+    "Session": "studio.live",
+    "Studio": "studio.widgets",
+    "Switch": "studio.events",
+    "Timeline": "studio.timeline",
+    "load": "studio.model.weights",
+    "open": "studio.live",
+    "preset": "studio.config",
+}
+_ROOMS = ("cli", "config", "evaluate", "live", "model", "probes", "sampler", "schedule", "shapes", "train", "world")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"studio.{name}")
+    raise AttributeError(f"module 'studio' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
