@@ -1,0 +1,388 @@
+"""The causal video VAE of Wan2.1: pixels to latents and back, whole clips or streams.
+
+Shapes: B batch, T frames, F latent frames, C channels, H x W. Inside, activations are [B, C, T, H, W], stored channels last.
+The first frame of a video is special: it makes one latent frame alone, each later latent frame stands for several frames.
+Everything a stream remembers is in a `VAEStream`; the modules hold weights only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from studio.config import VAEConfig
+
+# What causal convolutions remember: one entry a convolution, the last input frames it saw. None: whole clips, nothing kept.
+History = list["Tensor | None"]
+
+
+class VAEStream:
+    """What the VAE remembers of one video between chunks: the last input frames of each causal convolution.
+
+    Args:
+        slots: number of causal convolutions, see `VideoVAE.stream`.
+    """
+
+    def __init__(self, slots: int):
+        self.history: History = [None] * slots
+        self.encoded = 0
+        self.decoded = 0
+
+    def clone(self) -> VAEStream:
+        """A copy that goes on by itself; chunks given to one do not touch the other.
+
+        Returns:
+            An equal stream. Tensors are shared, because a chunk replaces them and never writes into them.
+        """
+        copy = VAEStream(len(self.history))
+        copy.history, copy.encoded, copy.decoded = list(self.history), self.encoded, self.decoded
+        return copy
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held; constant in the length of the video."""
+        return sum(part.numel() * part.element_size() for part in self.history if part is not None)
+
+
+class CausalConv3d(nn.Conv3d):
+    """A 3-D convolution whose output frame depends on its own and `past` earlier input frames only."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, stride=1, padding=0, past: int = 0):
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=(0, padding, padding))
+        self.past = past
+        self.slot = -1
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        """Frames [B, C, T, H, W] after those in `history`, which is brought up to date."""
+        return self.valid(self._with_past(x, history) if self.past else x)
+
+    def valid(self, x: Tensor) -> Tensor:
+        """The convolution without padding in time: [B, C, past + T, H, W] to [B, C', T / stride, H, W]."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        # One 2-D convolution for each frame of the kernel is as fast as the best 3-D one and never falls back to a slow path.
+        taps, step = self.kernel_size[0], self.stride[0]
+        frames = (x.shape[2] - taps) // step + 1
+        total = None
+        for tap in range(taps):
+            part = _fold_time(x[:, :, tap : tap + (frames - 1) * step + 1 : step])
+            part = F.conv2d(part, self.weight[:, :, tap], None if tap else self.bias, padding=self.padding[1:])
+            total = part if total is None else total + part
+        return _unfold_time(total, x.shape[0])
+
+    def _with_past(self, x: Tensor, history: History | None) -> Tensor:
+        before = None if history is None else history[self.slot]
+        # Before the first frame of a video there is black: zeros.
+        x = F.pad(x, (0, 0, 0, 0, self.past, 0)) if before is None else torch.cat([before, x], dim=2)
+        if history is not None:
+            # Cloned, because a view would keep the whole chunk alive.
+            history[self.slot] = x[:, :, -self.past :].clone()
+        return x
+
+
+class RMSNorm(nn.Module):
+    """Scales each position's channel vector to length sqrt(C), times a learned gain."""
+
+    def __init__(self, channels: int, spatial_dims: int):
+        super().__init__()
+        self.scale = channels**0.5
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * (self.scale * self.gamma)
+
+
+class ResidualBlock(nn.Module):
+    """Twice norm, SiLU and a causal 3x3x3 convolution, added to the input."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        # The positions in the list are those of the official state dict; 5 is where it has its dropout.
+        self.residual = nn.Sequential(
+            RMSNorm(inputs, 3),
+            nn.SiLU(),
+            CausalConv3d(inputs, outputs, 3, padding=1, past=2),
+            RMSNorm(outputs, 3),
+            nn.SiLU(),
+            nn.Identity(),
+            CausalConv3d(outputs, outputs, 3, padding=1, past=2),
+        )
+        self.shortcut = CausalConv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        skip = self.shortcut(x)
+        return skip + _through(self.residual, x, history)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head attention among the positions of one frame, added to the input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = RMSNorm(channels, 2)
+        self.to_qkv = nn.Conv2d(channels, channels * 3, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, _, height, width = x.shape
+        qkv = self.to_qkv(self.norm(_fold_time(x)))
+        q, k, v = rearrange(qkv, "n (three c) h w -> three n 1 (h w) c", three=3).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v)
+        out = self.proj(rearrange(out, "n 1 (h w) c -> n c h w", h=height, w=width))
+        return x + _unfold_time(out, batch)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width, halves the channels, and with `temporal` doubles the frames, the video's first excepted."""
+
+    def __init__(self, channels: int, temporal: bool):
+        super().__init__()
+        self.resample = nn.Sequential(
+            nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact"), nn.Conv2d(channels, channels // 2, 3, padding=1)
+        )
+        self.time_conv = CausalConv3d(channels, channels * 2, (3, 1, 1), past=2) if temporal else None
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        if self.time_conv is not None:
+            x = self._double_frames(x, self.time_conv, history)
+        return _unfold_time(self.resample(_fold_time(x)), x.shape[0])
+
+    def _double_frames(self, x: Tensor, conv: CausalConv3d, history: History | None) -> Tensor:
+        if history is not None and history[conv.slot] is not None:
+            return _interleave(conv(x, history))
+        # The first frame of a video stays one frame, and the convolution never sees it.
+        if history is not None:
+            history[conv.slot] = torch.zeros_like(x[:, :, :1]).expand(-1, -1, conv.past, -1, -1)
+        if x.shape[2] == 1:
+            return x
+        return torch.cat([x[:, :, :1], _interleave(conv(x[:, :, 1:], history))], dim=2)
+
+
+class Downsample(nn.Module):
+    """Halves height and width, and with `temporal` the frames, the video's first excepted."""
+
+    def __init__(self, channels: int, temporal: bool):
+        super().__init__()
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
+        self.time_conv = CausalConv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1), past=1) if temporal else None
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        x = _unfold_time(self.resample(_fold_time(x)), x.shape[0])
+        return x if self.time_conv is None else self._halve_frames(x, self.time_conv, history)
+
+    def _halve_frames(self, x: Tensor, conv: CausalConv3d, history: History | None) -> Tensor:
+        if history is not None and history[conv.slot] is not None:
+            return conv(x, history)
+        # The first frame of a video passes unchanged and is the past of those after it.
+        first = x[:, :, :1]
+        if history is not None:
+            history[conv.slot] = x[:, :, -1:].clone()
+        if x.shape[2] == 1:
+            return first
+        return torch.cat([first, conv.valid(x)], dim=2)
+
+
+class Encoder(nn.Module):
+    """Pixels [B, c, T, H, W] to moments [B, 2 z, F, h, w], before the 1x1x1 convolution."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        dims = [config.dim, *(config.dim * mult for mult in config.dim_mult)]
+        self.conv1 = CausalConv3d(3 * config.patch**2, dims[0], 3, padding=1, past=2)
+        layers: list[nn.Module] = []
+        scale = 1.0
+        for level, (inputs, outputs) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+            layers += _level(inputs, outputs, config.num_res_blocks, scale in config.attn_scales)
+            if level < len(config.dim_mult) - 1:
+                layers.append(Downsample(outputs, config.temporal_downsample[level]))
+                scale /= 2
+        self.downsamples = nn.Sequential(*layers)
+        self.middle = _middle(dims[-1])
+        self.head = _head(dims[-1], config.z_dim * 2)
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        x = self.conv1(x, history)
+        for part in (self.downsamples, self.middle, self.head):
+            x = _through(part, x, history)
+        return x
+
+
+class Decoder(nn.Module):
+    """Latents [B, z, F, h, w] to pixels [B, c, T, H, W]."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        width, mults = config.decoder_dim or config.dim, config.dim_mult[::-1]
+        blocks = 1 + (config.num_res_blocks if config.decoder_res_blocks is None else config.decoder_res_blocks)
+        dims = [width * mult for mult in (mults[0], *mults)]
+        self.conv1 = CausalConv3d(config.z_dim, dims[0], 3, padding=1, past=2)
+        self.middle = _middle(dims[0])
+        layers: list[nn.Module] = []
+        temporal = config.temporal_downsample[::-1]
+        scale = 1.0 / 2 ** (len(mults) - 2)
+        for level, (inputs, outputs) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+            # Each upsampling before this level has halved the channels.
+            layers += _level(inputs if level == 0 else inputs // 2, outputs, blocks, scale in config.attn_scales)
+            if level < len(mults) - 1:
+                layers.append(Upsample(outputs, temporal[level]))
+                scale *= 2
+        self.upsamples = nn.Sequential(*layers)
+        self.head = _head(dims[-1], 3 * config.patch**2)
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        x = self.conv1(x, history)
+        for part in (self.middle, self.upsamples, self.head):
+            x = _through(part, x, history)
+        return x
+
+
+class VideoVAE(nn.Module):
+    """The causal video VAE, with the state-dict keys of Wan2.1_VAE.pth.
+
+    Args:
+        config: widths, depths and the latents' mean and standard deviation.
+
+    Source: Wan2.1 (Wan Team, 2025), section on Wan-VAE, and its public `WanVAE_`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.conv1 = CausalConv3d(config.z_dim * 2, config.z_dim * 2, 1)
+        self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+        # The official checkpoint does not hold these, so neither does the state dict.
+        self.register_buffer("mean", torch.tensor(config.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std, dtype=torch.float32), persistent=False)
+        causal = [module for module in self.modules() if isinstance(module, CausalConv3d) and module.past]
+        for slot, module in enumerate(causal):
+            module.slot = slot
+        self.slots = len(causal)
+
+    def stream(self) -> VAEStream:
+        """A new stream: the state of one video that is encoded or decoded chunk by chunk."""
+        return VAEStream(self.slots)
+
+    def encode(self, pixels: Tensor, stream: VAEStream | None = None) -> Tensor:
+        """Pixels to scaled latents, (mu - mean) / std.
+
+        Args:
+            pixels: [B, T, 3, H, W] in [-1, 1]; T is 4n + 1 at the start of a video, 4n when a stream goes on.
+            stream: the video's state so far, updated; None for a whole clip.
+
+        Returns:
+            Latents [B, F, C, H / 8, W / 8] for the official configuration.
+
+        Raises:
+            ValueError: for a shape or a number of frames that does not fit.
+        """
+        mu, _ = self.encode_moments(pixels, stream)
+        return (mu - _per_channel(self.mean, mu)) / _per_channel(self.std, mu)
+
+    def encode_moments(self, pixels: Tensor, stream: VAEStream | None = None) -> tuple[Tensor, Tensor]:
+        """Pixels to the mean and log variance of the unscaled latents, for training.
+
+        Args:
+            pixels: [B, T, 3, H, W] in [-1, 1], frames as in `encode`.
+            stream: as in `encode`.
+
+        Returns:
+            (mu, log variance), each [B, F, C, h, w].
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        self._check_pixels(pixels, continues=stream is not None and stream.encoded > 0)
+        x = rearrange(pixels, "b t c (h q) (w r) -> b (c r q) t h w", q=self.config.patch, r=self.config.patch)
+        x = self.encoder(_channels_last(x), None if stream is None else stream.history)
+        mu, log_var = rearrange(self.conv1(x), "b c f h w -> b f c h w").chunk(2, dim=2)
+        if stream is not None:
+            stream.encoded += mu.shape[1]
+        return mu, log_var
+
+    def decode(self, latents: Tensor, stream: VAEStream | None = None, *, clamp: bool = True) -> Tensor:
+        """Scaled latents to pixels.
+
+        Args:
+            latents: [B, F, C, h, w], any number of latent frames.
+            stream: the video's state so far, updated; None for a whole clip. Chunks through a stream equal the whole decode.
+            clamp: limit the result to [-1, 1].
+
+        Returns:
+            Pixels [B, T, 3, H, W]; T is 4F - 3 at the start of a video, 4F when a stream goes on.
+
+        Raises:
+            ValueError: for a shape that does not fit.
+        """
+        if latents.ndim != 5 or latents.shape[2] != self.config.z_dim or latents.shape[1] == 0:
+            expected = f"[B, F >= 1, {self.config.z_dim}, h, w]"
+            raise ValueError(f"`latents` must be {expected}, got {list(latents.shape)}; put the frames before the channels")
+        z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
+        x = self.conv2(_channels_last(rearrange(z, "b f c h w -> b c f h w")))
+        x = self.decoder(x, None if stream is None else stream.history)
+        pixels = rearrange(x, "b (c r q) t h w -> b t c (h q) (w r)", q=self.config.patch, r=self.config.patch)
+        if stream is not None:
+            stream.decoded += latents.shape[1]
+        return pixels.clamp(-1.0, 1.0) if clamp else pixels
+
+    def _check_pixels(self, pixels: Tensor, continues: bool) -> None:
+        side, group = self.config.spatial_factor, self.config.temporal_factor
+        if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.shape[3] % side or pixels.shape[4] % side:
+            raise ValueError(f"`pixels` must be [B, T, 3, H, W] with H and W multiples of {side}, got {list(pixels.shape)}")
+        frames, first = pixels.shape[1], 0 if continues else 1
+        if frames < 1 or (frames - first) % group:
+            place = "when a stream goes on" if continues else "at the start of a video"
+            rule = f"{group}n frames {place}" if continues else f"{group}n + 1 frames {place}"
+            fit = max((frames - first) // group, 1 - first) * group + first
+            raise ValueError(f"`pixels` must have {rule}, got {frames}; use {fit} or {fit + group}")
+
+
+def _through(layers: nn.Module, x: Tensor, history: History | None) -> Tensor:
+    for layer in layers.children():
+        x = layer(x, history) if isinstance(layer, (CausalConv3d, ResidualBlock, Upsample, Downsample)) else layer(x)
+    return x
+
+
+def _level(inputs: int, outputs: int, blocks: int, attention: bool) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for index in range(blocks):
+        layers.append(ResidualBlock(inputs if index == 0 else outputs, outputs))
+        if attention:
+            layers.append(AttentionBlock(outputs))
+    return layers
+
+
+def _middle(channels: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(channels, channels), AttentionBlock(channels), ResidualBlock(channels, channels))
+
+
+def _head(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(RMSNorm(inputs, 3), nn.SiLU(), CausalConv3d(inputs, outputs, 3, padding=1, past=2))
+
+
+def _interleave(x: Tensor) -> Tensor:
+    return rearrange(x, "b (two c) t h w -> b c (t two) h w", two=2)
+
+
+def _fold_time(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _unfold_time(x: Tensor, batch: int) -> Tensor:
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _per_channel(values: Tensor | Sequence[float], like: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(1, 1, -1, 1, 1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last_3d)
