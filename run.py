@@ -17,7 +17,7 @@ import sys
 
 if sys.version_info < (3, 11):
     sys.exit(
-        "run.py needs Python 3.11 or newer, got {}.{} ({}); call it with a newer one, as in `python3.12 run.py lab`".format(
+        "run.py needs Python 3.11 or newer, got {}.{} ({}); use a newer one, as in `python3.12 run.py lab`".format(
             sys.version_info[0], sys.version_info[1], sys.executable
         )
     )
@@ -164,9 +164,7 @@ def install(extras: list[str], index: str) -> None:
         # Without its dependencies, which such an index seldom carries: the next call brings them.
         quietly([*pip, "--no-deps", "--index-url", index, torch_pin()], "installing PyTorch", REPORTS / "torch.log")
     elif sys.platform == "linux" and shutil.which("nvidia-smi") is None:
-        print(
-            "No NVIDIA GPU here: should pip fetch gigabytes of CUDA packages for PyTorch, stop it, set STUDIO_TORCH_INDEX"
-        )
+        print("No NVIDIA GPU here. If pip starts to fetch gigabytes of CUDA packages, stop it, set STUDIO_TORCH_INDEX")
         print("to the address of PyTorch's CPU packages, which its install page names, and call again.")
     suffix = f"[{','.join(extras)}]" if extras else ""
     command = [*pip, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}{suffix}"]
