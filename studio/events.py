@@ -168,7 +168,7 @@ class Event:
 
 
 Listener = Callable[[Event], None]
-"""Called from the source's own thread: it must return at once and must not raise."""
+"""Called from the source's thread or from the one that made an edit, one event at a time; it must return at once."""
 
 
 class Consumer(Protocol):
