@@ -151,17 +151,21 @@ class FlowSchedule:
         sigma = _per_frame(self.sigma(timestep).double(), x)
         return ((x.double() - x0.double()) / sigma).to(x0.dtype)
 
-    def step(self, flow: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+    def step(self, flow: Tensor, x: Tensor, timestep: Tensor, *, together: bool = True) -> Tensor:
         """One Euler step along the flow to the next table entry (to sigma 0 from the last).
 
         Args:
             flow: Predicted flow, shaped like `x`.
             x: Noisy latents.
             timestep: Leading axes of `x`.
+            together: Whether one sample at the last entry takes the whole batch to sigma 0, as the public code does;
+                `False` treats each by itself.
 
         Returns:
             Latents at the next sigma.
         """
         index = self.index(timestep)
         ends = torch.cat([self.sigmas, self.sigmas.new_zeros(1)]).to(x.device)
-        return x + flow * _per_frame(ends[index + 1] - ends[index], x)
+        final = together and bool((index + 1 >= len(self.sigmas)).any())
+        target = torch.zeros_like(ends[index]) if final else ends[index + 1]
+        return x + flow * _per_frame(target - ends[index], x)

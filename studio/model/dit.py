@@ -1,0 +1,162 @@
+"""The diffusion transformer: Wan2.1's network, bidirectional or causal by the context it is given.
+
+Source: Wan2.1 (Wan Team, 2025, arXiv:2503.20314); causal use as in CausVid, Self-Forcing and LongLive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from studio.config import DiTConfig
+from studio.model.attention import Context, FullContext, Tap
+from studio.model.layers import Block, Head, PromptKV, sinusoid
+from studio.model.rope import rotary
+
+__all__ = ["Condition", "WanDiT"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A prompt ready for cross-attention: keys and values of every layer, computed once a prompt.
+
+    Args:
+        layers: One pair of keys and values `[B, Lt, N, D]` a layer.
+    """
+
+    layers: tuple[PromptKV, ...]
+
+
+class WanDiT(nn.Module):
+    """Predicts the flow of noisy latents under a prompt.
+
+    Args:
+        config: Sizes of the network.
+
+    Source: Wan2.1, `wan/modules/model.py`; state-dict keys are the official ones.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch, config.patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, config.dim), nn.GELU(approximate="tanh"), nn.Linear(config.dim, config.dim)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, config.dim * 6))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Head(config)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw fresh weights for training from scratch: Xavier linears, a zero output head."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for embedding in (self.text_embedding, self.time_embedding):
+            for module in embedding:
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def grid(self, latents: Tensor) -> tuple[int, int]:
+        """Token rows and columns of latents `[B, F, C, H, W]`."""
+        return latents.shape[-2] // self.config.patch[1], latents.shape[-1] // self.config.patch[2]
+
+    def condition(self, text: Tensor) -> Condition:
+        """Compute every layer's keys and values of a prompt.
+
+        Args:
+            text: Text embeddings `[B, text_len, text_dim]`, zero after the valid rows.
+
+        Returns:
+            The condition, to be given to `forward` in place of the text.
+
+        Raises:
+            ValueError: If the shape is not the configuration's.
+        """
+        expected = (self.config.text_len, self.config.text_dim)
+        if text.dim() != 3 or tuple(text.shape[1:]) != expected:
+            raise ValueError(f"`text` must have shape [B, {expected[0]}, {expected[1]}], got {list(text.shape)}")
+        embedded = self.text_embedding(text.to(self.text_embedding[0].weight.dtype))
+        return Condition(layers=tuple(block.cross_attn.prompt(embedded) for block in self.blocks))
+
+    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Time embedding `[B, M, dim]` and block modulation `[B, M, 6, dim]` of timesteps `[B]` or `[B, M]`."""
+        timestep = timestep if timestep.dim() == 2 else timestep.unsqueeze(1)
+        wave = sinusoid(timestep.flatten(), self.config.freq_dim)
+        time = self.time_embedding(wave.to(self.time_embedding[0].weight.dtype))
+        modulation = self.time_projection(time).float()
+        shape = tuple(timestep.shape)
+        return time.float().unflatten(0, shape), modulation.unflatten(1, (6, -1)).unflatten(0, shape)
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        text: Tensor | Condition,
+        *,
+        context: Context | None = None,
+        tap: Tap | None = None,
+    ) -> Tensor:
+        """Predict the flow.
+
+        Args:
+            x: Noisy latents `[B, F, C, H, W]`.
+            timestep: 1000 * sigma, `[B]` for the whole clip or `[B, F]` for each latent frame.
+            text: Text embeddings `[B, text_len, text_dim]`, or the condition made of them.
+            context: What self-attention can see; `None` for the bidirectional network over the clip itself.
+            tap: Listener to attention, or `None`.
+
+        Returns:
+            The flow noise - x0, `[B, F, C, H, W]`.
+
+        Raises:
+            ValueError: If the latents' channels or sizes do not fit the network.
+        """
+        self._check(x, timestep)
+        condition = text if isinstance(text, Condition) else self.condition(text)
+        rows, columns = self.grid(x)
+        if context is None:
+            positions = torch.arange(x.shape[1], device=x.device)
+            context = FullContext(rotary(positions, rows, columns, self.config.head_dim))
+        time, modulation = self.embed_time(timestep)
+        tokens = self._patchify(x)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation, condition.layers[layer], context, layer, tap)
+        _, height, width = self.config.patch
+        return rearrange(
+            self.head(tokens, time),
+            "b (f h w) (p q c) -> b f c (h p) (w q)",
+            h=rows,
+            w=columns,
+            p=height,
+            q=width,
+        )
+
+    def _patchify(self, x: Tensor) -> Tensor:
+        # The patch spans one latent frame, so the 3-D convolution is a linear map of each patch.
+        _, height, width = self.config.patch
+        patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=height, q=width)
+        weight = self.patch_embedding.weight.flatten(1)
+        return F.linear(patches.to(weight.dtype), weight, self.patch_embedding.bias)
+
+    def _check(self, x: Tensor, timestep: Tensor) -> None:
+        _, height, width = self.config.patch
+        if x.dim() != 5 or x.shape[2] != self.config.in_channels:
+            raise ValueError(f"`x` must have shape [B, F, {self.config.in_channels}, H, W], got {list(x.shape)}")
+        if x.shape[3] % height or x.shape[4] % width:
+            raise ValueError(f"`x` must have rows and columns in multiples of {height} and {width}, got {list(x.shape)}")
+        allowed = [tuple(x.shape[:1]), (x.shape[0], 1), tuple(x.shape[:2])]
+        if tuple(timestep.shape) not in allowed:
+            raise ValueError(f"`timestep` must have shape [B] or [B, F] of {list(x.shape)}, got {list(timestep.shape)}")

@@ -1,0 +1,361 @@
+"""Loop: denoise a block, commit it, recache at a switch, and roll a whole video out of these three.
+
+One rollout serves playing and training. It knows no ranks, loggers or files; live prompts and training switches enter
+by the same plan, which is asked once at each block boundary.
+
+Source: Self-Forcing (arXiv:2506.08009) for the cached few-step rollout; LongLive (ICLR 2026) for the recache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from studio.config import ModelConfig, Policy, SamplerConfig, SinkPolicy
+from studio.model.attention import CachedContext, Tap
+from studio.model.cache import KVCache
+from studio.model.dit import Condition, WanDiT
+from studio.schedule import FlowSchedule
+from studio.shapes import VideoShape
+
+__all__ = ["Block", "BlockPlan", "NoiseSource", "commit", "denoise_block", "make_cache", "recache", "rollout", "switch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPlan:
+    """What the next block is made of.
+
+    Args:
+        text: Text embeddings `[B, text_len, text_dim]`.
+        prompt: Index of the prompt, for the cache's provenance.
+        policy: A switch at this block's start, and how the cache takes it; `None` for no switch.
+        sink_policy: Overrides the cache's sink policy for this switch.
+        exit_step: Denoising step after which the block is taken as it is; `None` for the last.
+        gradient: Whether the exit step carries gradient.
+    """
+
+    text: Tensor
+    prompt: int = 0
+    policy: Policy | None = None
+    sink_policy: SinkPolicy | None = None
+    exit_step: int | None = None
+    gradient: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One finished block.
+
+    Args:
+        index: Index of the block in the video.
+        first_frame: Its first latent frame.
+        latents: Clean latents `[B, block, C, H, W]`; with gradient if the plan asked for it.
+        prompt: Index of the prompt in force.
+        policy: The switch taken at its start, or `None`.
+        seconds: Wall-clock seconds of "recache", "denoise" and "commit".
+    """
+
+    index: int
+    first_frame: int
+    latents: Tensor
+    prompt: int
+    policy: Policy | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+Noise = Callable[[int, int], Tensor]
+
+
+class NoiseSource:
+    """Noise by seed, block and step alone, so that any block can be drawn again without its past.
+
+    Args:
+        seed: Any whole number.
+        shape: Shape of a block's latents `[B, f, C, H, W]`.
+        device: Where the noise is wanted; it is drawn on the CPU, so that devices agree.
+        dtype: Its type.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        shape: tuple[int, ...],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed, self.shape, self.device, self.dtype = int(seed), tuple(shape), device, dtype
+
+    def __call__(self, block: int, step: int) -> Tensor:
+        """Noise of one step of one block.
+
+        Args:
+            block: Block index, at least 0.
+            step: 0 for the block's first input, s for the noise that re-noises before step s.
+
+        Returns:
+            Standard normal noise of the source's shape.
+        """
+        generator = torch.Generator().manual_seed(_mix(self.seed, block, step))
+        return torch.randn(self.shape, generator=generator).to(self.device, self.dtype)
+
+
+def _mix(*parts: int) -> int:
+    # splitmix64 over the parts: neighbouring seeds, blocks and steps must not share streams.
+    state = 0x9E3779B97F4A7C15
+    for part in parts:
+        state = (state + (part & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state & 0x7FFFFFFFFFFFFFFF
+
+
+def make_cache(
+    config: ModelConfig,
+    *,
+    batch: int = 1,
+    frames: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> KVCache:
+    """Allocate the cache that a model's rollout needs.
+
+    Args:
+        config: The model's configuration.
+        batch: Videos side by side.
+        frames: Length in latent frames, for a cache without a window.
+        device: Where it lives.
+        dtype: Its type.
+
+    Returns:
+        An empty cache.
+    """
+    shape = VideoShape.of(config)
+    _, rows, columns = config.dit.patch
+    return KVCache(
+        config.cache,
+        config.dit,
+        grid=(shape.latent_height // rows, shape.latent_width // columns),
+        latents=(shape.latent_channels, shape.latent_height, shape.latent_width),
+        block=config.sampler.block,
+        batch=batch,
+        frames=frames,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def denoise_block(
+    dit: WanDiT,
+    cache: KVCache,
+    text: Tensor | Condition,
+    noise: Noise,
+    sampler: SamplerConfig,
+    schedule: FlowSchedule,
+    *,
+    exit_step: int | None = None,
+    gradient: bool = False,
+    tap: Tap | None = None,
+) -> Tensor:
+    """Denoise the next block against the cache, without making it part of the cache.
+
+    Args:
+        dit: The network.
+        cache: The cache; its next block begins here.
+        text: Text embeddings `[B, text_len, text_dim]` or the condition made of them.
+        noise: Noise by block and step.
+        sampler: Steps and block size.
+        schedule: The flow schedule.
+        exit_step: Step whose prediction is returned; `None` for the last.
+        gradient: Whether that step carries gradient; no other step ever does.
+        tap: Listener to the exit step's attention.
+
+    Returns:
+        Clean latents `[B, block, C, H, W]`.
+
+    Raises:
+        ValueError: If `exit_step` is out of range.
+    """
+    last = len(sampler.steps) - 1
+    stop = last if exit_step is None else exit_step
+    if not 0 <= stop <= last:
+        raise ValueError(f"`exit_step` must lie in 0..{last}, got {exit_step}")
+    block = cache.end // cache.block
+    context = CachedContext(cache, cache.begin())
+    timesteps = schedule.warp(sampler.steps).to(cache.device)
+    x = noise(block, 0)
+    for step in range(stop + 1):
+        timestep = timesteps[step].expand(x.shape[:2])
+        with torch.set_grad_enabled(gradient and step == stop):
+            flow = dit(x, timestep, text, context=context, tap=tap if step == stop else None)
+            x0 = schedule.x0_from_flow(flow, x, timestep)
+        if step == stop:
+            return x0
+        x = schedule.add_noise(x0, noise(block, step + 1), timesteps[step + 1].expand(x.shape[:2]))
+    raise AssertionError("unreachable: the loop returns at the exit step")
+
+
+@torch.no_grad()
+def commit(
+    dit: WanDiT,
+    cache: KVCache,
+    latents: Tensor,
+    text: Tensor | Condition,
+    sampler: SamplerConfig,
+    *,
+    prompt: int = 0,
+    tap: Tap | None = None,
+) -> None:
+    """Store a finished block's keys and values by a clean forward pass.
+
+    Args:
+        dit: The network.
+        cache: The cache.
+        latents: The block's clean latents `[B, block, C, H, W]`.
+        text: Text embeddings or the condition made of them.
+        sampler: Gives the timestep of the pass.
+        prompt: Index of the prompt, for the provenance.
+        tap: Listener to the pass.
+    """
+    latents = latents.detach()
+    timestep = latents.new_full(latents.shape[:2], sampler.context_timestep, dtype=torch.float32)
+    dit(latents, timestep, text, context=CachedContext(cache, cache.begin()), tap=tap)
+    cache.commit(latents, prompt=prompt)
+
+
+@torch.no_grad()
+def recache(
+    dit: WanDiT,
+    cache: KVCache,
+    text: Tensor | Condition,
+    sampler: SamplerConfig,
+    *,
+    prompt: int = 0,
+    sink_policy: SinkPolicy | None = None,
+    tap: Tap | None = None,
+) -> Tensor:
+    """Recompute the visible cache under another prompt, in one pass over the latents it was made of.
+
+    Args:
+        dit: The network.
+        cache: The cache; something must have been committed.
+        text: The new prompt's text embeddings, or the condition made of them.
+        sampler: Gives the timestep of the pass.
+        prompt: Index of the new prompt, for the provenance.
+        sink_policy: Overrides the cache's sink policy.
+        tap: Listener to the pass.
+
+    Returns:
+        The pass's flow `[B, f, C, H, W]`, of no use to the sampler itself.
+
+    Source: LongLive (ICLR 2026), section 3.1; the pass is fully bidirectional as in its public code.
+    """
+    latents, call = cache.begin_recache(sink_policy)
+    timestep = latents.new_full(latents.shape[:2], sampler.context_timestep, dtype=torch.float32)
+    flow = dit(latents, timestep, text, context=CachedContext(cache, call), tap=tap)
+    cache.end_recache(prompt=prompt)
+    return flow
+
+
+def switch(
+    dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: SamplerConfig, plan: BlockPlan
+) -> None:
+    """Let the cache take a switch as the plan's policy says.
+
+    Args:
+        dit: The network.
+        cache: The cache.
+        text: The new prompt's text embeddings, or the condition made of them.
+        sampler: Gives the timestep of a recache.
+        plan: The block's plan; nothing happens when it has no policy or nothing was generated yet.
+    """
+    if plan.policy is None or cache.end == cache.origin:
+        return
+    if plan.policy == "clear":
+        cache.clear()
+    elif plan.policy == "recache":
+        recache(dit, cache, text, sampler, prompt=plan.prompt, sink_policy=plan.sink_policy)
+
+
+class _Stopwatch:
+    """Splits wall-clock time between the parts of a block; waits for the device so that the split is true."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._last = device, time.perf_counter()
+
+    def split(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        return elapsed
+
+
+def rollout(
+    dit: WanDiT,
+    cache: KVCache,
+    plan: Iterable[BlockPlan],
+    noise: Noise,
+    sampler: SamplerConfig,
+    *,
+    schedule: FlowSchedule | None = None,
+    tap: Tap | None = None,
+) -> Iterator[Block]:
+    """Roll out a video block by block.
+
+    The plan is asked for its next entry when a block begins, so that a live switch enters by it; the rollout ends when
+    the plan ends. Gradient mode is set inside a step and never held across a yield.
+
+    Args:
+        dit: The network.
+        cache: The cache; the rollout goes on from where it ends.
+        plan: One entry a block.
+        noise: Noise by block and step.
+        sampler: Steps and block size.
+        schedule: The flow schedule; `None` makes the sampler's own.
+        tap: Listener to each block's exit step.
+
+    Yields:
+        One finished and committed block after the other.
+    """
+    schedule = schedule or FlowSchedule(shift=sampler.shift)
+    condition: Condition | None = None
+    source: Tensor | None = None
+    for entry in plan:
+        watch = _Stopwatch(cache.device)
+        with torch.no_grad():
+            if condition is None or source is not entry.text:
+                condition, source = dit.condition(entry.text), entry.text
+            switch(dit, cache, condition, sampler, entry)
+        seconds = {"recache": watch.split() if entry.policy == "recache" else 0.0}
+        if entry.policy != "recache":
+            watch.split()
+        first = cache.end
+        with torch.no_grad():
+            latents = denoise_block(
+                dit,
+                cache,
+                entry.text if entry.gradient else condition,
+                noise,
+                sampler,
+                schedule,
+                exit_step=entry.exit_step,
+                gradient=entry.gradient,
+                tap=tap,
+            )
+        seconds["denoise"] = watch.split()
+        commit(dit, cache, latents, condition, sampler, prompt=entry.prompt)
+        seconds["commit"] = watch.split()
+        yield Block(
+            index=first // cache.block,
+            first_frame=first,
+            latents=latents,
+            prompt=entry.prompt,
+            policy=entry.policy,
+            seconds=seconds,
+        )
