@@ -128,16 +128,20 @@ def set_up(extra: str = "") -> None:
         installed = json.loads(stamp.read_text())
     except (OSError, ValueError):
         installed = {}
+    extras = sorted({extra, *installed.get("extras", [])} - {""})
     requirements = [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
-    wanted = {"place": digest(sys.version, str(ROOT), index), "requirements": digest(*requirements)}
-    wanted["extras"] = sorted({extra, *installed.get("extras", [])} - {""})
+    wanted = {
+        "place": digest(sys.version, str(ROOT), index),
+        "requirements": digest(*requirements),
+        "extras": extras,
+    }
     if installed == wanted:
         return
     # The scripts of an environment hold its path, and a wheel of PyTorch from another index has the same version.
     if installed.get("place") != wanted["place"] or not Path(venv_program("python")).exists():
         create_venv()
     stamp.unlink(missing_ok=True)
-    install(wanted["extras"], index)
+    install(extras, index)
     stamp.write_text(json.dumps(wanted))
 
 
@@ -176,6 +180,9 @@ def front_end_tools() -> str:
 
     Returns:
         Nothing, or the reason why the front end cannot be tested.
+
+    Raises:
+        SystemExit: If the packages cannot be installed.
     """
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
@@ -324,7 +331,10 @@ def vitest() -> Outcome:
 
 def front_end() -> list[Outcome]:
     """Tests the front end and proves that the committed bundle is built from the committed source."""
-    reason = front_end_tools()
+    try:
+        reason = front_end_tools()
+    except SystemExit as error:
+        return [Outcome("front end", failed=1, reason=str(error))]
     if reason:
         return [skip("front end", reason)]
     npm = str(shutil.which("npm"))

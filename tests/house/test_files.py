@@ -74,11 +74,34 @@ def test_public_names_have_docstrings() -> None:
     for path in _package():
         tree = ast.parse(path.read_text())
         public = _declared(tree)
-        for node in tree.body:
-            named = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if named and node.name in public and not ast.get_docstring(node):
+        for node in _documentable(tree):
+            if node.name in public and not ast.get_docstring(node):
                 bare.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not bare, "public, but without a docstring:\n" + "\n".join(bare)
+
+
+def test_public_methods_have_docstrings() -> None:
+    bare = []
+    for path in _package():
+        for node in _documentable(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not _told_elsewhere(node):
+                methods = (method for method in _documentable(node) if not _is_told_by_its_class(method))
+                bare += [f"{path.relative_to(ROOT)}:{m.lineno} {node.name}.{m.name}" for m in methods]
+    assert not bare, "public, but without a docstring:\n" + "\n".join(bare)
+
+
+def _documentable(body: ast.Module | ast.ClassDef) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in body.body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def _told_elsewhere(node: ast.ClassDef) -> bool:
+    """A protocol tells its members in comments, beside their types."""
+    return any(ast.unparse(base).split("[")[0].endswith("Protocol") for base in node.bases)
+
+
+def _is_told_by_its_class(method: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    setter = any(ast.unparse(decorator).endswith((".setter", "override")) for decorator in method.decorator_list)
+    return method.name.startswith("_") or method.name == "forward" or setter or bool(ast.get_docstring(method))
 
 
 def _declared(tree: ast.Module) -> set[str]:
