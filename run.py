@@ -173,6 +173,11 @@ def install(extras: list[str], index: str) -> None:
     suffix = f"[{','.join(extras)}]" if extras else ""
     command = [*pip, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}{suffix}"]
     quietly(command, f"installing the studio{suffix}", REPORTS / "pip.log")
+    # JupyterLab's question about news would be the first thing that a newcomer sees, over the video.
+    settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    settings.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}))
 
 
 def front_end_tools() -> str:
@@ -215,8 +220,9 @@ def browser() -> tuple[str, str]:
         return "", "no Chromium on this machine and no rights to install it: sudo apt-get install chromium"
     try:
         quietly(["apt-get", "update", "-q"], "reading apt's package lists", REPORTS / "apt-update.log")
-        command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium"]
-        quietly(command, "installing Chromium", REPORTS / "apt.log")
+        os.environ.setdefault("DEBIAN_FRONTEND", "noninteractive")
+        command = ["apt-get", "install", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "chromium"]
+        quietly([*command, "--no-install-recommends"], "installing Chromium", REPORTS / "apt.log")
     except SystemExit as error:
         return "", str(error)
     found = next(filter(None, map(shutil.which, BROWSERS)), "")
@@ -236,7 +242,9 @@ def lab(arguments: list[str]) -> int:
         JupyterLab's exit code.
     """
     set_up()
-    command = [venv_program("python"), "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", str(FIRST_NOTEBOOK)]
+    command = [venv_program("python"), "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
+    # As the default page and not as a file to open, so that the address it prints leads there too.
+    command.append(f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK.relative_to(ROOT).as_posix()}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # Jupyter refuses root otherwise, which is who one is in most containers
     try:
