@@ -6,12 +6,14 @@ the fraction of the budget that is spent.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
 import os
-import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,36 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ["EMA", "Budget", "Metrics", "cosine", "save_tensors", "seed_everything", "write_json"]
+__all__ = [
+    "EMA",
+    "Budget",
+    "Compiled",
+    "Report",
+    "autocast",
+    "compiled",
+    "cosine",
+    "halves",
+    "pick_device",
+    "save_tensors",
+    "set_rate",
+    "silent",
+    "write_json",
+]
+
+Report = Callable[[str], None]
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's and torch's generators."""
-    random.seed(seed)
-    torch.manual_seed(seed)
+def silent(line: str) -> None:
+    """Takes a line of progress and says nothing."""
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the GPU where there is one, else the CPU."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Budget:
-    """A span of wall-clock time; `spent` runs from 0 to 1.
+    """A span of wall-clock time, iterated step by step until it is used up.
 
     Args:
         seconds: Length, positive.
@@ -37,127 +58,155 @@ class Budget:
 
     Raises:
         ValueError: If `seconds` is not positive.
+
+    Attributes:
+        step: Steps begun so far.
     """
 
     def __init__(self, seconds: float, steps: int | None = None) -> None:
         if not seconds > 0:
-            raise ValueError(f"`seconds` must be positive, got {seconds}")
+            raise ValueError(f"`seconds` must be positive, got {seconds}; use 1 or more")
         self.seconds, self.steps, self.step = seconds, steps, 0
-        self._start = time.perf_counter()
+        self._start = time.monotonic()
+
+    def __iter__(self) -> Iterator[int]:
+        while self.progress < 1.0:
+            self.step += 1
+            yield self.step
 
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return time.perf_counter() - self._start
+        return time.monotonic() - self._start
 
     @property
-    def spent(self) -> float:
+    def progress(self) -> float:
         """Fraction of the budget that is used up, 0 to 1."""
         share = self.elapsed / self.seconds
         if self.steps is not None:
-            share = max(share, self.step / self.steps)
+            share = max(share, self.step / max(1, self.steps))
         return min(1.0, share)
 
-    def tick(self) -> bool:
-        """Count one step; `False` once the budget is used up."""
-        self.step += 1
-        return self.spent < 1.0
 
-
-def cosine(spent: float, *, peak: float, floor: float = 0.0, warmup: float = 0.02) -> float:
-    """Learning rate with a linear warm-up and a cosine fall.
+def cosine(progress: float, step: int, peak: float, *, warmup: int = 100, floor: float = 0.01) -> float:
+    """Learning rate with a linear warm-up in steps and a cosine fall over the budget.
 
     Args:
-        spent: Fraction of the run, 0 to 1.
+        progress: Fraction of the run, 0 to 1.
+        step: Steps so far, from 1.
         peak: Highest rate.
-        floor: Last rate.
-        warmup: Fraction of the run that warms up.
+        warmup: Steps of the warm-up.
+        floor: Last rate as a fraction of the highest.
 
     Returns:
         The rate.
     """
-    if spent < warmup:
-        return peak * max(spent / warmup, 1e-2)
-    fall = (spent - warmup) / max(1e-9, 1 - warmup)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return peak * min(1.0, step / warmup) * (floor + (1 - floor) * fall)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 class EMA:
-    """An exponential moving average of a module's parameters and buffers, in float32.
+    """An exponential moving average of a network.
 
     Args:
-        module: The module to follow.
+        network: The network to follow.
         decay: Weight of the past, in [0, 1).
+
+    Attributes:
+        network: The averaged network, in evaluation mode and without gradients.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay, self.step = decay, 0
-        self.shadow = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Follow the module by one step; the first steps average over what there is."""
+    def update(self, network: nn.Module) -> None:
+        """Follow the network by one step; the first steps average over what there is."""
         self.step += 1
         decay = min(self.decay, self.step / (self.step + 9))
-        mine, theirs = [], []
-        for key, value in module.state_dict().items():
-            mine.append(self.shadow[key])
-            theirs.append(value.detach().float())
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged tensors, under the module's keys."""
-        return self.shadow
+        mine = [p for p in self.network.parameters()]
+        torch._foreach_lerp_(mine, [p.detach() for p in network.parameters()], 1 - decay)
 
 
-def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> None:
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 autocast on a GPU, nothing on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+class Compiled:
+    """A pure function that is compiled on a GPU and falls back to itself where compiling fails.
+
+    Args:
+        function: The function.
+        compiling: Whether to try.
+
+    Attributes:
+        mode: "compiled" or "eager".
+        error: Why it fell back, or an empty string.
+    """
+
+    def __init__(self, function: Callable[..., Any], compiling: bool) -> None:
+        self.function = function
+        self.fast = torch.compile(function) if compiling else function
+        self.mode, self.error = ("compiled" if compiling else "eager"), ""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if self.mode == "eager":
+            return self.function(*arguments, **options)
+        try:
+            return self.fast(*arguments, **options)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler can fail in many ways, and the run must go on
+            self.mode, self.error = "eager", str(error)[:500]
+            return self.function(*arguments, **options)
+
+
+def compiled(function: Callable[..., Any], device: torch.device, fast: bool = True) -> Compiled:
+    """Compile a pure function for a GPU when `fast`; on a CPU it stays as it is."""
+    return Compiled(function, fast and device.type == "cuda")
+
+
+def halves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are stored: floating-point ones in float16, on the CPU."""
+    return {
+        key: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in tensors.items()
+    }
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, aside first and then renamed, so that a reader never meets half a file.
 
     Args:
         path: Target file; its folder is made.
         tensors: What to write.
-        dtype: Type of the floating-point tensors in the file; `None` leaves them.
+        metadata: Strings for the file's header.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {
-        key: value.detach().to("cpu", dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
-        for key, value in tensors.items()
-    }
     aside = path.with_name(path.name + ".part")
-    save_file(plain, aside)
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside, metadata)
     os.replace(aside, path)
 
 
 def write_json(path: Path | str, data: Any) -> None:
-    """Write JSON aside first and then renamed."""
+    """Write JSON, dataclasses as objects, aside first and then renamed."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        return str(value)
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(data, indent=1, default=plain) + "\n", encoding="utf-8")
     os.replace(aside, path)
-
-
-class Metrics:
-    """One JSON line a record, written through at once, and repeated to a listener.
-
-    Args:
-        path: The file, or `None` for none.
-        listen: Called with each record, or `None`.
-    """
-
-    def __init__(self, path: Path | str | None = None, listen: Any = None) -> None:
-        self.path = Path(path) if path else None
-        self.listen = listen
-        self.records: list[dict[str, Any]] = []
-        if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def add(self, **record: Any) -> None:
-        """Note one record of plain numbers and strings."""
-        self.records.append(record)
-        if self.path:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        if self.listen:
-            self.listen(record)
