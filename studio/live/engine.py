@@ -1,0 +1,227 @@
+"""One take under way: text, rollout and streamed decoding, block by block, without threads or locks."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studio.config import ModelConfig, Policy, SinkPolicy
+from studio.sampler import Block, BlockPlan, NoiseSource, make_cache, recache, rollout
+from studio.shapes import VideoShape
+
+TEXTS = 64
+
+
+class Models(Protocol):
+    """The networks of a model and their configuration, as `studio.load` gives them."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def dit(self) -> Any: ...
+    @property
+    def vae(self) -> Any: ...
+    @property
+    def text(self) -> Any: ...
+
+
+class Abandoned(Exception):
+    """Leaves a block between two denoising steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the next block is to be made of.
+
+    Args:
+        prompt: the prompt in force.
+        number: its number, for the cache's provenance.
+        policy: what a switch at this block does to the cache; None for no switch.
+        sink_policy: overrides the model's for this switch.
+    """
+
+    prompt: str
+    number: int
+    policy: Policy | None = None
+    sink_policy: SinkPolicy | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """One finished block.
+
+    Args:
+        block: what the rollout gave; its latents are `[1, f, C, H, W]`.
+        frames: its pixels, uint8 `[T, H, W, 3]`, read-only.
+        seconds: seconds by part: "text", "recache", "denoise", "commit", "vae", and "total".
+    """
+
+    block: Block
+    frames: np.ndarray
+    seconds: dict[str, float]
+
+
+class Texts:
+    """Embeddings of prompts, each computed once.
+
+    Args:
+        encoder: has `encode(list of prompts) -> [B, L, D]`.
+        size: prompts remembered.
+    """
+
+    def __init__(self, encoder: Any, size: int = TEXTS) -> None:
+        self._encoder, self._size = encoder, size
+        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self.seconds: float | None = None
+
+    def __contains__(self, prompt: str) -> bool:
+        return prompt in self._known
+
+    def __call__(self, prompt: str) -> Tensor:
+        """Embedding `[1, L, D]` of a prompt; the same tensor each time."""
+        if prompt in self._known:
+            self._known.move_to_end(prompt)
+            return self._known[prompt]
+        started = time.perf_counter()
+        with torch.no_grad():
+            text = self._encoder.encode([prompt])
+        self.seconds = time.perf_counter() - started
+        self._known[prompt] = text
+        while len(self._known) > self._size:
+            self._known.popitem(last=False)
+        return text
+
+
+class Engine:
+    """Makes the blocks of one take.
+
+    Args:
+        models: the networks.
+        texts: embeddings of prompts.
+        seed: seed of the noise.
+        order: asked for each block's order as it begins; None ends the take.
+        check: called before every denoising step; it may raise `Abandoned`.
+        blocks: length of the take, needed where the model keeps every frame.
+
+    Raises:
+        ValueError: the model keeps every frame and the take has no end.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        texts: Texts,
+        *,
+        seed: int,
+        order: Callable[[], Order | None],
+        check: Callable[[], None],
+        blocks: int | None = None,
+    ) -> None:
+        self._models, self._texts, self._order, self._check = models, texts, order, check
+        config, parameter = models.config, next(models.dit.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+        self._pixels = next(models.vae.parameters())  # decoding happens where and as the decoder's weights are
+        shape = VideoShape.of(config)
+        if config.cache.window is None and blocks is None:
+            raise ValueError(
+                f"`{config.name}` keeps every latent frame and needs a video with an end; give the timeline a length"
+            )
+        frames = None if config.cache.window is not None else (blocks or 0) * shape.block
+        self._cache = make_cache(config, frames=frames, device=self._device, dtype=self._dtype)
+        self._noise = NoiseSource(seed, shape.latents(1, shape.block), device=self._device)
+        self._stream = models.vae.stream()
+        self._text_seconds = 0.0
+        self._blocks = self._rollout()
+
+    @property
+    def cache(self) -> Any:
+        """The KV cache, for probes and views; only a commit or a recache writes it."""
+        return self._cache
+
+    def rebuild(self, latents: Sequence[Tensor], prompt: str, number: int, stream: Any) -> None:
+        """Take over blocks that were already made, as after an error.
+
+        Args:
+            latents: the latents of all blocks so far, each `[1, f, C, H, W]`.
+            prompt: the prompt of the last one; the cache is recomputed under it.
+            number: that prompt's number.
+            stream: the decoder's stream after the last one.
+        """
+        config = self._models.config
+        capacity = self._cache.capacity // config.sampler.block
+        recent = torch.cat(list(latents[-max(1, capacity) :]), dim=1)
+        self._cache.restore(recent, end=len(latents) * config.sampler.block)
+        recache(self._models.dit, self._cache, self._texts(prompt), config.sampler, prompt=number)
+        self._stream = stream.clone()
+
+    @property
+    def stream(self) -> Any:
+        """The decoder's stream after the last block; `clone` it before use."""
+        return self._stream
+
+    def next(self) -> Made | None:
+        """Make the next block.
+
+        Returns:
+            The block, or None at the end of the take.
+
+        Raises:
+            Abandoned: `check` asked for it; the take is over.
+        """
+        started = time.perf_counter()
+        with torch.no_grad():
+            block = next(self._blocks, None)
+            if block is None:
+                return None
+            denoised = time.perf_counter()
+            # A chunk that fails half way must leave the stream as it was, so a copy goes first.
+            stream = self._stream.clone()
+            frames = to_uint8(self._models.vae.decode(block.latents.to(self._pixels), stream))
+        ended = time.perf_counter()
+        self._stream = stream
+        seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
+        return Made(block=block, frames=frames, seconds=seconds)
+
+    def close(self) -> None:
+        """Let go of the rollout; the take is over. A block under way in another thread ends at its next step."""
+        with suppress(ValueError):  # a generator that is running cannot be closed
+            self._blocks.close()
+
+    def _rollout(self) -> Generator[Block, None, None]:
+        config = self._models.config
+        # A generator, so that it can be closed.
+        yield from rollout(self._models.dit, self._cache, self._plan(), self._step, config.sampler)
+
+    def _plan(self) -> Iterator[BlockPlan]:
+        while (order := self._order()) is not None:
+            started = time.perf_counter()
+            text = self._texts(order.prompt)
+            self._text_seconds = time.perf_counter() - started
+            yield BlockPlan(text=text, prompt=order.number, policy=order.policy, sink_policy=order.sink_policy)
+
+    def _step(self, block: int, step: int) -> Tensor:
+        self._check()
+        return self._noise(block, step)
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """Turn the pixels of one video into bytes for the screen.
+
+    Args:
+        pixels: `[1, T, 3, H, W]` in [-1, 1].
+
+    Returns:
+        uint8 `[T, H, W, 3]`, read-only.
+    """
+    scaled = pixels[0].float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    frames = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    frames.setflags(write=False)
+    return frames

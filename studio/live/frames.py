@@ -1,0 +1,102 @@
+"""Frames block by block, pulled by a loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from studio.live.core import LOOK, Core
+from studio.timeline import check_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from studio.events import DecodedBlock
+
+
+class Frames:
+    """An iterator over the frames of a session, block by block; `close` detaches it, and so does dropping it.
+
+    Each element is uint8 `[T, H, W, 3]`. Generation stays close ahead of the loop. After a restart it goes on with
+    block 0 of the new take; it ends with the video, with `stop` and with the session.
+
+    Args:
+        session: kept alive as long as the iterator is.
+        core: the session's generator.
+        start: first block; None goes on after the last block that was handed out.
+
+    Raises:
+        ValueError: `start` is no block that is still held or yet to come.
+    """
+
+    def __init__(self, session: Any, core: Core, start: int | None) -> None:
+        self._session, self._core = session, core
+        with core.changed:
+            self._index = self._first(start)
+            self._seat = core.seat_at(self._index)
+            self._take, self._stops = core.take, core.stops
+        core.outbox.deliver()
+
+    def _first(self, start: int | None) -> int:
+        core = self._core
+        if start is None:
+            wanted = core.next_pull
+            return wanted if wanted >= core.made or core.ring.get(wanted) else core.made
+        start = check_whole(start, "start", 0, 2**62)
+        oldest = core.ring.oldest
+        if start < core.made and core.ring.get(start) is None:
+            raise ValueError(f"`start` must be a block still held, {oldest} or later, got {start}; use {oldest}")
+        return start
+
+    def __iter__(self) -> Frames:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next block's frames; waits until they are there.
+
+        Raises:
+            StopIteration: the video, the session or this iterator is over.
+            RuntimeError: the generator failed.
+        """
+        return self.next_block().frames
+
+    def next_block(self) -> DecodedBlock:
+        """The next block with all that is known about it; as `__next__` otherwise."""
+        core = self._core
+        while True:
+            with core.changed:
+                block = self._look()
+                if block is not None:
+                    self._index = core.next_pull = block.index + 1
+                    return block
+            core.outbox.deliver()
+            with core.changed:
+                if self._look() is None:
+                    core.changed.wait(LOOK)
+
+    def _look(self) -> DecodedBlock | None:
+        core, seat = self._core, self._seat
+        if seat.closed or core.closed or core.closing or core.stops != self._stops:
+            raise StopIteration
+        if core.take != self._take:
+            self._take, self._index = core.take, 0
+        block = core.ring.get(self._index)
+        if block is None and self._index < core.made:
+            block = core.ring.get(core.ring.oldest or 0)
+        if block is not None:
+            return block
+        if core.error is not None:
+            raise RuntimeError(f"the generator failed: {core.error.message}") from core.cause
+        if core.finished:
+            raise StopIteration
+        core.place(seat, self._index)
+        return None
+
+    def close(self) -> None:
+        """Detach from the session; harmless when repeated."""
+        self._seat.close()
+
+    def __enter__(self) -> Frames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,68 @@
+"""Open a session by the name of a model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from studio.live.engine import Models
+from studio.live.session import Session
+from studio.timeline import EXAMPLE, Timeline, check_policy, check_prompt, check_seed, check_whole, shorten
+
+
+def open(
+    model: str | Path | Models = "miniature",
+    *,
+    prompt: str | None = None,
+    timeline: Timeline | None = None,
+    seed: int | None = None,
+    policy: str = "recache",
+    lead: int = 1,
+    device: str | torch.device | None = None,
+) -> Session:
+    """Open a live session.
+
+    Args:
+        model: name or folder of a model, or networks already loaded.
+        prompt: what to see first; None for an example. A `timeline` says it itself.
+        timeline: the prompts by block.
+        seed: seed of the noise; None for the timeline's own, else 0.
+        policy: what a switch does to the cache: "recache", "keep" or "clear".
+        lead: blocks generated ahead of the one being shown, at least 1.
+        device: where to compute; None for a GPU where there is one.
+
+    Returns:
+        The session, not playing yet.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: a value that makes no sense; nothing was loaded then.
+    """
+    started = time.perf_counter()
+    if prompt is not None and timeline is not None:
+        raise ValueError("`prompt` and `timeline` exclude each other; put the prompt into the timeline")
+    if timeline is not None and not isinstance(timeline, Timeline):
+        raise ValueError(f"`timeline` must be a studio.Timeline, got {shorten(timeline)}; see Timeline.of(prompt)")
+    check_prompt(EXAMPLE if prompt is None else prompt)
+    check_policy(policy)
+    check_whole(lead, "lead", 1, 64)
+    if seed is not None:
+        seed = check_seed(seed)
+    models = _load(model, device)
+    if timeline is None:
+        timeline = Session.plain_timeline(models, EXAMPLE if prompt is None else prompt, seed or 0)
+    elif seed is not None:
+        timeline = timeline.with_seed(seed)
+    return Session(models, timeline=timeline, policy=policy, lead=lead, load_s=time.perf_counter() - started)
+
+
+def _load(model: str | Path | Models, device: str | torch.device | None) -> Models:
+    if not isinstance(model, (str, Path)):
+        return model
+    from studio.model.weights import load
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load(model, device=device)

@@ -1,0 +1,357 @@
+"""A live session: a video that plays, pauses and changes its prompt while it is being generated."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from studio.events import DecodedBlock, ErrorReport, Listener, Stats, Switch, UnknownWord
+from studio.live.consumers import Attachment
+from studio.live.core import Core
+from studio.live.engine import Models
+from studio.live.frames import Frames
+from studio.live.log import BlockRecord
+from studio.live.words import UnknownWords, find_unknown
+from studio.timeline import (
+    EXAMPLE,
+    POLICIES,
+    Segment,
+    Timeline,
+    check_policy,
+    check_seed,
+    check_text,
+    check_whole,
+)
+
+MAX_LEAD = 64
+
+
+class Session:
+    """A video that is generated while it is watched.
+
+    One background thread generates, block by block, at most `lead` blocks ahead of the slowest consumer, and waits
+    where there is none. No method waits for it, except `stop`, `close` and iterating over `frames`. All methods may be
+    called from any thread. As a context manager the session is closed at the end of the block.
+
+    Args:
+        models: the networks, as `studio.load` gives them.
+        timeline: the prompts by block; None for an endless one of a single example prompt.
+        policy: what a switch does to the cache unless its segment says so: "recache", "keep" or "clear".
+        lead: blocks generated ahead of the one being shown, at least 1.
+        load_s: seconds that loading the networks took, counted into the time to the first frame.
+
+    Raises:
+        ValueError: a value that makes no sense, or a timeline that does not count as the model does.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        timeline: Timeline | None = None,
+        policy: str = "recache",
+        lead: int = 1,
+        load_s: float = 0.0,
+    ) -> None:
+        lead = check_whole(lead, "lead", 1, MAX_LEAD)
+        if timeline is None:
+            timeline = self.plain_timeline(models, EXAMPLE)
+        self._core = Core(models, timeline, policy=_policy(policy), lead=lead, load_s=load_s)
+        self._device = describe_device(next(models.dit.parameters()).device)
+        self._finalizer = weakref.finalize(self, _drop, weakref.ref(self._core))
+        self._finalizer.atexit = False
+
+    @staticmethod
+    def plain_timeline(models: Models, prompt: str, seed: int = 0) -> Timeline:
+        """An endless timeline of one prompt that counts as a model does."""
+        config = models.config
+        return Timeline((Segment(prompt),), seed=seed, fps=config.fps, block_latent_frames=config.sampler.block)
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self._core.config.name
+
+    @property
+    def fps(self) -> float:
+        """Pixel frames a second of video."""
+        return self._core.units.fps
+
+    @property
+    def width(self) -> int:
+        """Width of a frame in pixels."""
+        return self._core.units.width
+
+    @property
+    def height(self) -> int:
+        """Height of a frame in pixels."""
+        return self._core.units.height
+
+    @property
+    def device(self) -> str:
+        """What computes, for people: "CPU, 2 threads"."""
+        return self._device
+
+    @property
+    def seed(self) -> int:
+        """Seed of the current take; `restart` changes it."""
+        return self._core.timeline.seed
+
+    @property
+    def policy(self) -> str:
+        """What a switch does to the cache unless it says so itself."""
+        return self._core.policy
+
+    @policy.setter
+    def policy(self, policy: str) -> None:
+        self._core.policy = _policy(policy)
+
+    @property
+    def lead(self) -> int:
+        """Blocks generated ahead of the one that the slowest consumer shows."""
+        return self._core.gate.lead
+
+    # How it goes
+
+    @property
+    def state(self) -> str:
+        """One of `studio.events.STATES`."""
+        return self._core.state
+
+    @property
+    def stats(self) -> Stats:
+        """How fast it goes."""
+        return self._core.stats()
+
+    @property
+    def error(self) -> ErrorReport | None:
+        """What went wrong, while the state is "error"."""
+        return self._core.error
+
+    @property
+    def log(self) -> list[BlockRecord]:
+        """What each block of this take was made under, in order."""
+        with self._core.changed:
+            return list(self._core.records)
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """The clean latents of each block of this take, `[1, f, C, H, W]` each."""
+        with self._core.changed:
+            return list(self._core.latents)
+
+    @property
+    def take(self) -> int:
+        """Number of the current take; `restart` raises it."""
+        return self._core.take
+
+    def block(self, index: int) -> DecodedBlock | None:
+        """The frames of a block.
+
+        Args:
+            index: block number.
+
+        Returns:
+            The block, or None when it is no longer held or not made yet.
+        """
+        with self._core.changed:
+            return self._core.ring.get(index)
+
+    # Playing
+
+    def play(self) -> None:
+        """Generate on and on; after an error, from the last good block on.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        self._core.run()
+
+    def pause(self) -> None:
+        """Stop generating after the current block.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        self._core.pause()
+
+    def step(self) -> None:
+        """Generate one block, however far consumers have come, and pause.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        self._core.run(steps=1)
+
+    def restart(self, seed: int | None = None) -> None:
+        """Begin a new take of the same timeline from block 0; the frames, latents and log of the old one are dropped.
+
+        Args:
+            seed: seed of the new take; None for the same one.
+
+        Raises:
+            RuntimeError: the session is closed.
+            ValueError: not a seed.
+        """
+        self._core.restart(self.seed if seed is None else check_seed(seed))
+
+    def stop(self) -> None:
+        """End the thread after the current block, and all loops over `frames`; `play` goes on from there."""
+        self._core.stop()
+
+    def close(self) -> None:
+        """End the session for good: its thread, its cache and its frames are gone; harmless when repeated."""
+        self._core.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        core = self._core
+        return f"<Session {self.name}: {self.state}, {core.made} blocks, seed {self.seed}, {self.device}>"
+
+    # Steering
+
+    @property
+    def timeline(self) -> Timeline:
+        """The prompts by block; set an edited one to steer the blocks that have not begun.
+
+        Raises:
+            RuntimeError: when set: the session is closed.
+            ValueError: when set: it differs in a block that has begun (colours and notes may differ), or does not count
+                as the model does.
+        """
+        return self._core.timeline
+
+    @timeline.setter
+    def timeline(self, timeline: Timeline) -> None:
+        self._core.set_timeline(timeline)
+
+    def switch(
+        self, prompt: str, *, policy: str | None = None, at: int | None = None, sink_policy: str | None = None
+    ) -> Switch:
+        """Change the prompt at the next block that has not begun, or at a later one.
+
+        The timeline gets a segment there, in place of one that started at the same block; later segments stay.
+
+        Args:
+            prompt: what to see.
+            policy: what it does to the cache: "recache", "keep", "clear"; None for the session's own.
+            at: block number; None for the next one.
+            sink_policy: whether a recache keeps or rewrites the sink: "keep", "rewrite"; None for the model's own.
+
+        Returns:
+            When it was asked for and when it takes effect.
+
+        Raises:
+            RuntimeError: the session is closed.
+            ValueError: a value that makes no sense, a block that has begun, or one past the end of the video.
+        """
+        return self._core.switch(Segment(prompt, 0, policy=policy, sink_policy=sink_policy), at)
+
+    def _find(self, text: str) -> list[UnknownWord]:
+        encoder = self._core.models.text if self._core.models else None
+        return [] if encoder is None else find_unknown(encoder, check_text(text, "text", 10**6))
+
+    @property
+    def unknown_words(self) -> UnknownWords:
+        """Words of the prompt in force that the model has never seen; call it with a text to look at that one."""
+        core = self._core
+        return UnknownWords(core.timeline.segment_at(max(0, core.begun - 1)).prompt, self._find)
+
+    # Watching
+
+    def frames(self, start: int | None = None) -> Frames:
+        """Iterate over the frames, block by block; starts playing.
+
+        Args:
+            start: first block; None goes on after the last one that was handed out.
+
+        Returns:
+            An iterator of uint8 `[T, H, W, 3]`; close it, or drop it, to detach.
+
+        Raises:
+            RuntimeError: the session is closed.
+            ValueError: a block that is no longer held.
+        """
+        frames = Frames(self, self._core, start)
+        self._core.run()
+        return frames
+
+    def attach(self) -> Attachment:
+        """Attach a consumer that shows blocks as they are announced; the slowest one bounds generation.
+
+        Returns:
+            Its handle, to report the playhead and to detach.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        return self._core.attach()
+
+    def played(self, frame: int) -> None:
+        """Report the playhead for a consumer that has no handle of its own: the first report attaches it.
+
+        Args:
+            frame: pixel frame being shown.
+
+        Raises:
+            RuntimeError: the session is closed.
+            ValueError: no frame number.
+        """
+        self._core.own_seat().played(frame)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Announce events to a listener.
+
+        Args:
+            listener: called with each event, one at a time; it must return at once. Bound methods are held weakly.
+
+        Returns:
+            A function that ends it, harmless when repeated.
+
+        Raises:
+            ValueError: it cannot be called.
+        """
+        return self._core.outbox.subscribe(listener)
+
+
+def describe_device(device: torch.device) -> str:
+    """Name what computes, for people.
+
+    Args:
+        device: a torch device.
+
+    Returns:
+        As "CPU, 2 threads" or the name of the GPU.
+    """
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return device.type.upper()
+
+
+def _policy(policy: object) -> str:
+    if policy is None:
+        raise ValueError(f"`policy` must be one of {', '.join(POLICIES)}, got None; leave it out for recache")
+    return check_policy(policy) or "recache"
+
+
+def _drop(core: weakref.ref[Core]) -> None:
+    # Runs wherever the garbage collector happens to be: it may set a flag, but must not wait or take a lock.
+    alive = core()
+    if alive is not None:
+        alive.dropped = True
