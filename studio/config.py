@@ -424,8 +424,8 @@ MINIATURE = ModelConfig(
     width=128,
     dit=DiTConfig(dim=256, ffn_dim=1024, heads=4, layers=8, text_dim=128, text_len=32, freq_dim=128),
     vae=VAEConfig(
-        dim=64,
-        dim_mult=(1, 2, 4),
+        dim=16,
+        dim_mult=(3, 4, 7),
         num_res_blocks=1,
         temporal_downsample=(True, True),
         patch=2,
