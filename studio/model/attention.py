@@ -6,6 +6,8 @@ network, `CachedContext` one pass over the KV cache, `TeacherForcedContext` a wh
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -44,7 +46,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         q: Queries `[B, Lq, N, D]`.
         k: Keys `[B, Lk, N, D]`.
         v: Values `[B, Lk, N, D]`.
-        mask: `[Lq, Lk]` bool, `True` where a query may look, or `None`.
+        mask: Bool, broadcast to `[B, N, Lq, Lk]`, `True` where a query may look, or `None`.
 
     Returns:
         `[B, Lq, N, D]` in `v`'s type.
@@ -111,9 +113,9 @@ class CachedContext:
 class TeacherForcedContext:
     """A whole clip under the cache's rules in one pass: the sequence is [clean frames | noisy frames].
 
-    A clean frame plays the committed cache, a noisy one the block being denoised. With window-relative positions, the
-    sink's distance stops growing once the window rolls; each late block therefore sees its own turned copy of the
-    sink's keys. After a switch at `recached` the earlier frames see each other fully, as a recache computes them.
+    A clean frame plays the committed cache, a noisy one the block being denoised. Each block asks only the frames that
+    the cache would show it, gathered in the order of the cache's slots. After a switch at `recached` the earlier frames
+    see each other fully, as a recache computes them.
 
     Args:
         config: Sink, window and positions.
@@ -148,48 +150,95 @@ class TeacherForcedContext:
             raise ValueError(f"`frames` must be a multiple of the block size {block}, got {frames}")
         if recached is not None and not 0 < recached <= capacity:
             raise ValueError(f"`recached` must lie in 1..{capacity}, the cache's capacity, got {recached}")
-        late = [stop for stop in range(block, frames + 1, block) if stop > capacity]
-        copies = late if config.positions == "window" else []
-        positions = [*range(frames), *range(frames)]
-        for stop in copies:
-            positions += [i + stop - capacity for i in range(config.sink)]
-        turns = rotary(torch.tensor(positions, device=device), *grid, head_dim)
-        tokens = grid[0] * grid[1]
-        count = 2 * frames * tokens
-        self.query_turn = (turns[0][:count], turns[1][:count])
-        self.copy_turn = (turns[0][count:], turns[1][count:])
-        self.sink_tokens, self.copies = config.sink * tokens, len(copies)
-        allowed = self._frame_mask(config, frames, block, copies, recached)
-        self.mask = allowed.to(device).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        self.frames, self.tokens = frames, grid[0] * grid[1]
+        seen = [self._seen(config, start, block, recached) for start in range(0, frames, block)]
+        noisy = [self._noisy(config, start, block, frames) for start in range(0, frames, block)]
+        slots = max(len(group) for group in (*seen, *noisy))
+        positions = config.positions
+        asks = [self._asks(group, range(i * block, (i + 1) * block), positions) for i, group in enumerate(seen)]
+        asks += [self._asks(group, [frames + f for f in range(i * block, (i + 1) * block)], positions, frames)
+                 for i, group in enumerate(noisy)]
+        groups = [*seen, *noisy]
+        self.groups, self.slots = len(groups), slots
+        at = [[(j if positions == "window" else f % frames) for j, f in enumerate(g)] + [0] * (slots - len(g))
+              for g in groups]
+        index = [[*g, *[0] * (slots - len(g))] for g in groups]
+        valid = torch.tensor([[True] * len(g) + [False] * (slots - len(g)) for g in groups], device=device)
+        self.index = torch.tensor(index, device=device).flatten()
+        self.mask = valid.repeat_interleave(self.tokens, 1)[:, None, None, :]
+        self.query_turn = rotary(torch.tensor(sum(asks, []), device=device), *grid, head_dim)
+        self.key_turn = rotary(torch.tensor(at, device=device).flatten(), *grid, head_dim)
+        self.memory: dict[int, tuple[Tensor, Tensor]] | None = None
 
     @staticmethod
-    def _frame_mask(
-        config: CacheConfig, frames: int, block: int, copies: list[int], recached: int | None
-    ) -> Tensor:
-        capacity, sink = config.capacity or 0, config.sink
-        mask = torch.zeros(2 * frames, 2 * frames + len(copies) * sink, dtype=torch.bool)
-        for start in range(0, frames, block):
-            stop = start + block
-            first = 0 if stop <= capacity else stop - (capacity - sink)
-            clean, noisy = mask[start:stop], mask[frames + start : frames + stop]
-            clean[:, first:stop] = True
-            noisy[:, first:start] = True
-            noisy[:, frames + start : frames + stop] = True
-            if stop <= capacity:
-                continue
-            column = 2 * frames + copies.index(stop) * sink if copies else 0
-            clean[:, column : column + sink] = noisy[:, column : column + sink] = True
-        if recached is not None:
-            mask[:recached, :recached] = True
-        return mask
+    def _seen(config: CacheConfig, start: int, block: int, recached: int | None) -> list[int]:
+        if recached is not None and start < recached:
+            return list(range(recached))
+        stop = start + block
+        if stop <= (config.capacity or stop):
+            return list(range(stop))
+        return [*range(config.sink), *range(stop - (config.window or stop), stop)]
+
+    @classmethod
+    def _noisy(cls, config: CacheConfig, start: int, block: int, frames: int) -> list[int]:
+        seen = cls._seen(config, start, block, None)
+        return [f if f < start else frames + f for f in seen]
+
+    @staticmethod
+    def _asks(group: list[int], own: Sequence[int], positions: str, frames: int = 0) -> list[int]:
+        return [group.index(f) if positions == "window" else f - frames for f in own]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
         """See `Context.attend`."""
-        q, turned = rotate(q, self.query_turn), rotate(k, self.query_turn)
-        if self.copies:
-            sink = k[:, : self.sink_tokens].repeat(1, self.copies, 1, 1)
-            turned = torch.cat([turned, rotate(sink, self.copy_turn)], dim=1)
-            v = torch.cat([v, v[:, : self.sink_tokens].repeat(1, self.copies, 1, 1)], dim=1)
+        if self.memory is not None:
+            clean = self.frames * self.tokens
+            self.memory[layer] = (k[:, :clean].detach(), v[:, :clean].detach())
+        return self._attend(layer, q, k, v, tap)
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None) -> Tensor:
+        q = rotate(q, self.query_turn)
+        k, v = (x.unflatten(1, (-1, self.tokens)).index_select(1, self.index).flatten(1, 2) for x in (k, v))
+        k = rotate(k, self.key_turn)
         if tap is not None:
-            tap.self_attention(layer, q, turned, v)
-        return attention(q, turned, v, self.mask)
+            tap.self_attention(layer, q, k, v)
+        batch = len(q)
+        q, k, v = (x.unflatten(1, (self.groups, -1)).flatten(0, 1) for x in (q, k, v))
+        out = attention(q, k, v, self.mask.repeat(batch, 1, 1, 1))
+        return out.unflatten(0, (batch, self.groups)).flatten(1, 2)
+
+    def remember(self) -> None:
+        """From now on keep the clean frames' keys and values of each pass, for `noisy_only`."""
+        self.memory = {}
+
+    def noisy_only(self) -> _NoisyContext:
+        """The same context for passes over the noisy frames alone, against the clean frames of the last pass.
+
+        Raises:
+            RuntimeError: If no pass was remembered.
+        """
+        if not self.memory:
+            raise RuntimeError("no clean frames are remembered; call `remember()` and run a whole pass first")
+        return _NoisyContext(self)
+
+
+class _NoisyContext:
+    """The noisy half of a teacher-forced pass, against remembered clean frames."""
+
+    def __init__(self, whole: TeacherForcedContext) -> None:
+        self.memory = whole.memory or {}
+        half = copy.copy(whole)
+        half.memory = None
+        half.groups = whole.groups // 2
+        half.index = whole.index[half.groups * whole.slots :]
+        half.mask = whole.mask[half.groups :]
+        count = whole.frames * whole.tokens
+        keys = half.groups * whole.slots * whole.tokens
+        half.query_turn = (whole.query_turn[0][count:], whole.query_turn[1][count:])
+        half.key_turn = (whole.key_turn[0][keys:], whole.key_turn[1][keys:])
+        self._half = half
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
+        """See `Context.attend`."""
+        clean_k, clean_v = self.memory[layer]
+        k, v = torch.cat([clean_k.type_as(k), k], dim=1), torch.cat([clean_v.type_as(v), v], dim=1)
+        return self._half._attend(layer, q, k, v, tap)

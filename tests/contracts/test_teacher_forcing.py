@@ -65,6 +65,25 @@ def test_equals_cached_blocks_after_a_recache(positions, switch):
     assert not torch.allclose(got[:, :switch], expected[:, :switch], atol=1e-3), "the old prompt must matter"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("recached", [None, 6])
+def test_noisy_frames_alone_against_remembered_clean_ones(recached):
+    dit, config = tiny.dit(), CacheConfig(positions="window")
+    clean, noisy, times = inputs()
+    text = tiny.text(batch=2)
+    context = TeacherForcedContext(
+        config, frames=FRAMES, block=3, grid=tiny.GRID, head_dim=tiny.DIT.head_dim, recached=recached
+    )
+    with pytest.raises(RuntimeError, match="remember"):
+        context.noisy_only()
+    context.remember()
+    both, timestep = torch.cat([clean, noisy], dim=1), torch.cat([torch.zeros_like(times), times], dim=1)
+    whole = dit(both, timestep, text, context=context)[:, FRAMES:]
+    other = tiny.latents(FRAMES, 9, 2)
+    dit(torch.cat([clean, other], dim=1), timestep, text, context=context)
+    torch.testing.assert_close(dit(noisy, times, text, context=context.noisy_only()), whole, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
