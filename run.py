@@ -129,7 +129,7 @@ def set_up(extra: str = "") -> None:
     except (OSError, ValueError):
         installed = {}
     extras = sorted({extra, *installed.get("extras", [])} - {""})
-    requirements = [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
+    requirements = [(ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")]
     wanted = {
         "place": digest(sys.version, str(ROOT), index),
         "requirements": digest(*requirements),
@@ -173,7 +173,7 @@ def install(extras: list[str], index: str) -> None:
     suffix = f"[{','.join(extras)}]" if extras else ""
     command = [*pip, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}{suffix}"]
     quietly(command, f"installing the studio{suffix}", REPORTS / "pip.log")
-    # JupyterLab's question about news would be the first thing that a newcomer sees, over the video.
+    # JupyterLab's question about news would be the first thing that a newcomer sees.
     settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False}
@@ -410,7 +410,7 @@ def summary(rows: list[Outcome], seconds: float) -> int:
 
 def main() -> int:
     """Reads the command line and runs its command."""
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=pyproject["project"]["description"])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lab", help="set up, then open the live notebook in JupyterLab (its options may follow)")

@@ -70,3 +70,76 @@ def test_the_closing_line_has_the_counts_and_the_exit_code_follows(capsys: pytes
 def test_what_could_not_run_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     run.summary([run.skip("browser", "no Chromium")], 1.0)
     assert "SKIPPED browser: no Chromium" in capsys.readouterr().out
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A checkout of its own, where creating and installing are only written down."""
+    made: list[str] = []
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    python = tmp_path / ".venv" / "bin" / "python"
+
+    def create() -> None:
+        made.append("create")
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.touch()
+
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(run, "venv_program", lambda name: str(python.with_name(name)))
+    monkeypatch.setattr(run, "create_venv", create)
+    monkeypatch.setattr(run, "install", lambda extras, index: made.append(f"install {' '.join(extras)}".strip()))
+    monkeypatch.delenv("STUDIO_TORCH_INDEX", raising=False)
+    return made
+
+
+def test_a_second_call_finds_everything_up_to_date(calls: list[str]) -> None:
+    run.set_up("test")
+    run.set_up("test")
+    run.set_up()
+    assert calls == ["create", "install test"]
+
+
+def test_the_tests_packages_come_on_top_and_stay(calls: list[str], tmp_path: Path) -> None:
+    run.set_up()
+    run.set_up("test")
+    (tmp_path / "constraints.txt").write_text("torch==2.8.0\n")
+    run.set_up()
+    assert calls == ["create", "install", "install test", "install test"]
+
+
+def test_another_torch_index_starts_afresh(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run.set_up()
+    monkeypatch.setenv("STUDIO_TORCH_INDEX", "file:///wheels")
+    run.set_up()
+    assert calls == ["create", "install", "create", "install"]
+
+
+def test_a_broken_environment_is_made_again(calls: list[str], tmp_path: Path) -> None:
+    run.set_up()
+    (tmp_path / ".venv" / "bin" / "python").unlink()
+    (tmp_path / "pyproject.toml").write_text("")
+    run.set_up()
+    assert calls == ["create", "install", "create", "install"]
+
+
+def test_an_installation_that_failed_is_not_taken_for_done(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(extras: list[str], index: str) -> None:
+        raise SystemExit("no network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "install", fail)
+        with pytest.raises(SystemExit, match="no network"):
+            run.set_up()
+    run.set_up()
+    assert calls[-1] == "install"
+
+
+def test_a_failing_command_shows_what_it_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    command = [sys.executable, "-c", "print('no such package'); raise SystemExit(3)"]
+    with pytest.raises(SystemExit, match="exit code 3"):
+        run.quietly(command, "installing", tmp_path / "log", tmp_path)
+    assert "no such package" in capsys.readouterr().out
