@@ -297,23 +297,20 @@ def _check_times(items: list[dict[str, Any]]) -> None:
 
 def _check_meeting(i: int, unit: str, before: tuple[Any, Any], start: float) -> None:
     began, ended = before
-    name = "seconds" if unit == "_s" else "block"
+    show = (lambda time: f"{time:g} s") if unit == "_s" else (lambda time: f"block {time}")
+    remedy = f"set end{unit} of {i - 1} to {start:g}, or leave it out"
     if began is not None and start < began:
         raise ValueError(
-            f"segments must be in order, but {i} starts at {name} {start:g} and {i - 1} at {began:g}; sort them"
+            f"segments must be in order, but {i} starts at {show(start)} and {i - 1} at {show(began)}; sort them"
         )
     if began is not None and start == began:
-        raise ValueError(f"segments {i - 1} and {i} overlap: both start at {name} {start:g}; move one or remove it")
+        raise ValueError(f"segments {i - 1} and {i} overlap: both start at {show(start)}; move one or remove it")
     if ended is not None and ended > start:
         raise ValueError(
-            f"segments {i - 1} and {i} overlap: {i - 1} ends at {name} {ended:g} and {i} starts at {start:g}; "
-            f"set end{unit} of {i - 1} to {start:g}, or leave it out"
+            f"segments {i - 1} and {i} overlap: {i - 1} ends at {show(ended)} and {i} starts at {show(start)}; {remedy}"
         )
     if ended is not None and ended < start:
-        raise ValueError(
-            f"segments {i - 1} and {i} leave a gap from {name} {ended:g} to {start:g}; "
-            f"set end{unit} of {i - 1} to {start:g}, or leave it out"
-        )
+        raise ValueError(f"segments {i - 1} and {i} leave a gap from {show(ended)} to {show(start)}; {remedy}")
 
 
 def _check_ends(items: list[dict[str, Any]], reader: _Clock, length: int | None) -> int | None:

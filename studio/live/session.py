@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -264,11 +265,17 @@ class Session:
         encoder = self._core.models.text if self._core.models else None
         return [] if encoder is None else find_unknown(encoder, check_text(text, "text", 10**6))
 
-    @property
-    def unknown_words(self) -> UnknownWords:
-        """Words of the prompt in force that the model has never seen; call it with a text to look at that one."""
-        core = self._core
-        return UnknownWords(core.timeline.segment_at(max(0, core.begun - 1)).prompt, self._find)
+    if TYPE_CHECKING:
+        # To a type checker it is the method that widgets call; read without a call, it tells of the current prompt.
+        def unknown_words(self, text: str) -> list[UnknownWord]: ...
+
+    else:
+
+        @property
+        def unknown_words(self) -> UnknownWords:
+            """Words of the prompt in force that the model has never seen; call it with a text to look at that one."""
+            core = self._core
+            return UnknownWords(core.timeline.segment_at(max(0, core.begun - 1)).prompt, self._find)
 
     # Watching
 
