@@ -63,12 +63,3 @@ def _seeds() -> None:
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The path of the browser to drive; the test is skipped where there is none."""
-    path = chromium_path()
-    if not path:
-        pytest.skip("no Chromium: install it, or name one in STUDIO_CHROMIUM")
-    return path
