@@ -1,0 +1,12 @@
+"""Widgets: show a video being generated and let it be steered, in a notebook.
+
+They work against the small protocol of `studio.widgets.source` and import no torch, so that a live session, a recording
+and a test double all fit.
+"""
+
+from __future__ import annotations
+
+from studio.widgets.source import FrameSource
+from studio.widgets.studio import Studio
+
+__all__ = ["FrameSource", "Studio"]

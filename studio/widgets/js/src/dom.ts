@@ -1,0 +1,52 @@
+type Child = Node | string | null;
+type Props = Record<string, string | number | boolean | ((event: never) => void) | undefined>;
+
+/** Make an element. Text becomes text nodes and attributes are set as such: nothing is ever parsed as markup. */
+export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props: Props = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name, value as EventListener);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.filter((child): child is Node | string => child !== null));
+  return element;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+const SHAPES = {
+  play: "M7 4.5v15l12-7.5z",
+  pause: "M6.5 5h4v14h-4zM13.5 5h4v14h-4z",
+  restart: "M5 5h2.6v14H5zM19 5v14L9 12z",
+  back: "M16 5v14L6 12z",
+  forward: "M8 5v14l10-7z",
+  add: "M11 5h2v6h6v2h-6v6h-2v-6H5v-2h6z",
+  less: "M5 11h14v2H5z",
+} as const;
+
+export function icon(name: keyof typeof SHAPES): SVGSVGElement {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  svg.setAttribute("class", "ls-icon");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", SHAPES[name]);
+  svg.append(path);
+  return svg;
+}
+
+/** Set a text only where it differs, so that nothing is laid out anew without need. */
+export function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export function show(element: HTMLElement, visible: boolean): void {
+  if (element.hidden === visible) element.hidden = !visible;
+}
+
+/** A place in the palette, or a colour of its own, as a CSS value. Anything else is no colour. */
+export function colour(value: number | string): string {
+  if (typeof value === "number") return `var(--ls-p${(value % 7) + 1})`;
+  return /^#[0-9a-fA-F]{3,8}$/.test(value) ? value : "var(--ls-p1)";
+}

@@ -1,0 +1,76 @@
+import { h, setText } from "./dom";
+import { listen } from "./keys";
+import { Store } from "./store";
+import { followTheme } from "./theme";
+import type { Model } from "./types";
+import { ComposerView } from "./views/composer";
+import { HelpView } from "./views/help";
+import { NoticeView } from "./views/notice";
+import { PlayerView, situation } from "./views/player";
+import { StatusView } from "./views/status";
+import { TimelineView } from "./views/timeline";
+
+interface Opened {
+  model: Model;
+  el: HTMLElement;
+}
+
+/** Build one view of the studio; returns what takes it down again. */
+function mount(store: Store, { model, el }: Opened): () => void {
+  const help = new HelpView();
+  const player = new PlayerView(store);
+  const composer = new ComposerView(store);
+  const timeline = new TimelineView(store);
+  const status = new StatusView(store, () => help.toggle());
+  const notice = new NoticeView(store);
+  const spoken = h("div", { class: "ls-spoken", "aria-live": "polite" });
+  player.cover(notice.element);
+  const grid = h("div", { class: "ls-grid" }, player.element, timeline.element, composer.element, status.element);
+  const root = h("div", { class: "ls-studio", tabindex: 0, role: "region", "aria-label": "Live studio" }, grid, help.element, spoken);
+  const setWidth = () => (root.style.width = String(model.get("width") ?? "100%"));
+  setWidth();
+  el.replaceChildren(root);
+
+  const view = {
+    update() {
+      for (const part of [player, composer, timeline, status, notice]) part.update();
+      setText(spoken, `${situation(store).label}. ${store.promptInForce}`);
+    },
+    draw(picture: ImageBitmap, frame: number) {
+      player.draw(picture, frame);
+      timeline.moveHead();
+    },
+  };
+  const leave = [
+    followTheme(root),
+    listen(root, store, {
+      prompt: () => composer.focus(),
+      help: () => help.toggle(),
+      escape: () => help.close(),
+      restart: () => store.restart(store.stats?.seed ?? null),
+    }),
+  ];
+  model.on("change:width", setWidth);
+  store.attach(view);
+  view.update();
+  return () => {
+    model.off("change:width", setWidth);
+    for (const action of leave) action();
+    store.detach(view);
+  };
+}
+
+export default () => {
+  let store: Store | null = null;
+  return {
+    initialize({ model }: { model: Model }) {
+      const made = new Store(model);
+      store = made;
+      return () => made.destroy();
+    },
+    render(opened: Opened) {
+      store ??= new Store(opened.model);
+      return mount(store, opened);
+    },
+  };
+};

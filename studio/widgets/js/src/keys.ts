@@ -1,0 +1,49 @@
+import type { Store } from "./store";
+
+/** Keys with Ctrl or Cmd that mean something while text is edited; all others stay the notebook's (save, find, ...). */
+const EDITING = new Set(["a", "c", "v", "x", "z", "y", "enter", "arrowleft", "arrowright", "backspace", "home", "end"]);
+
+export interface Doors {
+  prompt(): void;
+  help(): void;
+  escape(): void;
+  restart(): void;
+}
+
+/** Steer by keys while the studio has the focus, without taking any from text boxes or from the notebook. */
+export function listen(root: HTMLElement, store: Store, doors: Doors): () => void {
+  const onKey = (event: KeyboardEvent) => {
+    event.stopPropagation();
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    const target = event.target as HTMLElement;
+    if (event.key === "Escape") return doors.escape();
+    if (target.closest("input, textarea, select") !== null) return;
+    // Space and Enter press the button that has the focus.
+    if (event.key === " " && target.closest("button, summary") !== null) return;
+    const action = {
+      " ": () => store.toggle(),
+      ArrowLeft: () => store.stepBack(),
+      ArrowRight: () => store.stepForward(),
+      Home: doors.restart,
+      "/": doors.prompt,
+      "?": doors.help,
+    }[event.key];
+    if (action === undefined) return;
+    event.preventDefault();
+    action();
+  };
+  // The notebook looks at keys before this page's elements do; it lets those alone whose target carries the attribute.
+  const onAnyKey = (event: KeyboardEvent) => {
+    if (!root.contains(event.target as Node)) return;
+    const notebooks = (event.ctrlKey || event.metaKey) && !EDITING.has(event.key.toLowerCase());
+    root.toggleAttribute("data-lm-suppress-shortcuts", !notebooks);
+    if (!notebooks) root.setAttribute("data-lm-suppress-shortcuts", "true");
+  };
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.addEventListener("keydown", onKey);
+  addEventListener("keydown", onAnyKey, true);
+  return () => {
+    root.removeEventListener("keydown", onKey);
+    removeEventListener("keydown", onAnyKey, true);
+  };
+}

@@ -1,0 +1,440 @@
+import { Decoder } from "./decoder";
+import { Film } from "./film";
+import { Grid } from "./grid";
+import { Link } from "./link";
+import { Playback } from "./playback";
+import type {
+  BlockMessage, Failure, Hello, Message, Model, Reply, Segment, SourceState, Stats, Switch, Timeline, UnknownWord,
+} from "./types";
+
+const REPORT_MS = 500;
+const FLASH_MS = 7000;
+
+/** A part of the page that shows the studio. */
+export interface View {
+  /** Something to show has changed. */
+  update(): void;
+  /** Another frame is to be drawn. */
+  draw(picture: ImageBitmap, frame: number): void;
+}
+
+/** What was just switched, told on the picture for a moment. */
+export interface Flash {
+  /** Seconds of video at which the prompt came into force. */
+  at: number;
+  /** Seconds from Enter to its first picture. */
+  after: number;
+  until: number;
+}
+
+/** Everything one widget knows in this page; all its views show the same. */
+export class Store {
+  readonly film = new Film();
+  readonly playback = new Playback(this.film, 16);
+  readonly decoder: Decoder;
+  readonly link: Link;
+  grid = new Grid({ first: 9, rest: 12 }, 16);
+  hello: Hello | null = null;
+  source: SourceState = "idle";
+  timeline: Timeline = { segments: [], length: null };
+  stats: Stats | null = null;
+  switches: Switch[] = [];
+  error: Failure | null = null;
+  flash: Flash | null = null;
+  /** Why the kernel would not do what was asked for last. */
+  refusal: string | null = null;
+  private views = new Set<View>();
+  private scheduled = false;
+  private looping = false;
+  private drawn = -1;
+  private reported = { frame: -1, at: 0 };
+  private stepping = false;
+  private resumed = { frame: 0, blocks: 0 };
+  private asked: { at: number; block: number } | null = null;
+  private ticker: ReturnType<typeof setInterval> | null = null;
+
+  constructor(model: Model) {
+    this.link = new Link(model, (message, buffers) => this.guard(() => this.receive(message, buffers)), () => this.changed());
+    this.decoder = new Decoder(this.film, (frame) => this.decoded(frame), (error) => this.fail(error));
+  }
+
+  // Views
+
+  attach(view: View): void {
+    this.views.add(view);
+    if (this.views.size === 1) {
+      this.link.open();
+      document.addEventListener("visibilitychange", this.onVisibility);
+      addEventListener("pagehide", this.onLeave);
+      this.ticker = setInterval(() => this.changed(), REPORT_MS);
+      this.loop();
+    } else {
+      this.redraw();
+    }
+  }
+
+  detach(view: View): void {
+    this.views.delete(view);
+    if (this.views.size > 0) return;
+    this.link.leave();
+    document.removeEventListener("visibilitychange", this.onVisibility);
+    removeEventListener("pagehide", this.onLeave);
+    if (this.ticker !== null) clearInterval(this.ticker);
+    this.ticker = null;
+    this.decoder.clear();
+    this.drawn = -1;
+  }
+
+  destroy(): void {
+    this.views.clear();
+    this.link.destroy();
+    this.decoder.clear();
+  }
+
+  /** Let the views show what has changed, once for many changes. */
+  changed(): void {
+    if (this.scheduled) return;
+    this.scheduled = true;
+    queueMicrotask(() => {
+      this.scheduled = false;
+      for (const view of this.views) this.guard(() => view.update());
+    });
+  }
+
+  /** Tell Python what went wrong here. */
+  fail(error: unknown): void {
+    const failure = error instanceof Error ? error : new Error(String(error));
+    console.error("studio:", failure);
+    this.link.tell("failure", { message: failure.message.slice(0, 2000), stack: (failure.stack ?? "").slice(0, 8000) });
+  }
+
+  guard(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  // What is shown
+
+  get playhead(): number {
+    return Math.max(0, this.playback.frame);
+  }
+
+  get paused(): boolean {
+    return !this.playback.running;
+  }
+
+  /** First block that a switch asked for now would change. */
+  get nextBlock(): number {
+    const made = Math.max(this.stats?.generated_blocks ?? 0, this.film.end > 0 ? this.grid.blockAt(this.film.end - 1) + 1 : 0);
+    return made + (this.source === "playing" || this.source === "warming" ? 1 : 0);
+  }
+
+  /** The segment in force at a block. */
+  segmentAt(block: number): Segment | undefined {
+    return this.timeline.segments.findLast((segment) => segment.start <= block);
+  }
+
+  get promptInForce(): string {
+    return this.segmentAt(this.grid.blockAt(this.playhead))?.prompt ?? "";
+  }
+
+  /** The prompt that the next block to be generated is under. */
+  get lastPrompt(): string {
+    return this.segmentAt(this.nextBlock)?.prompt ?? "";
+  }
+
+  /** Draw the picture once more: its place has another size. */
+  redraw(): void {
+    this.drawn = -1;
+    this.show();
+  }
+
+  /** Say why something cannot be done. */
+  refuse(why: string): void {
+    this.refusal = why;
+    this.changed();
+  }
+
+  // What the user does
+
+  play(): void {
+    if (this.done && this.playhead >= this.film.end - 1) this.seek(this.film.first);
+    this.playback.play();
+    if (!this.done) void this.command("play");
+    this.loop();
+    this.changed();
+  }
+
+  pause(): void {
+    this.playback.pause();
+    this.stepping = false;
+    void this.command("pause");
+    this.report(true);
+    this.changed();
+  }
+
+  toggle(): void {
+    if (this.playback.running) this.pause();
+    else this.play();
+  }
+
+  /** Play one block and stop; at the end of what is held, generate it first. */
+  stepForward(): void {
+    const from = this.playback.frame;
+    const block = from < 0 ? 0 : this.grid.blockAt(from + 1);
+    const held = this.film.has(this.grid.start(block + 1) - 1);
+    if (this.playback.running) {
+      this.playback.pause();
+      void this.command("pause");
+    }
+    this.stepping = !held && !this.done;
+    this.playback.runTo(this.grid.start(block + 1) - 1);
+    if (this.stepping) void this.command("step");
+    this.loop();
+    this.changed();
+  }
+
+  /** Show the start of this block, or of the one before, within what is held. */
+  stepBack(): void {
+    if (this.playback.running) this.pause();
+    const at = this.playhead;
+    const block = this.grid.blockAt(at);
+    const start = this.grid.start(block);
+    this.seek(at > start ? start : this.grid.start(Math.max(0, block - 1)));
+  }
+
+  seek(frame: number): void {
+    this.playback.seek(frame);
+    this.show();
+    this.report(true);
+    this.changed();
+  }
+
+  restart(seed: number | null): void {
+    void this.command("restart", { seed }).then(() => this.play());
+  }
+
+  /** Switch the prompt; resolves with the kernel's answer. */
+  async switchTo(prompt: string, policy: string): Promise<Reply> {
+    const at = performance.now();
+    const reply = await this.command("switch", { prompt, policy, at: null });
+    if (reply.error === null && reply.effective_block !== undefined) this.asked = { at, block: reply.effective_block };
+    return reply;
+  }
+
+  /** Ask the kernel for something; a refusal is shown until the next thing is asked for. */
+  async command(name: string, fields: Record<string, unknown> = {}): Promise<Reply> {
+    this.refusal = null;
+    const reply = await this.link.ask(name, fields);
+    this.refusal = reply.error;
+    this.changed();
+    return reply;
+  }
+
+  unknownWords(text: string, answered: (unknown: UnknownWord[]) => void): void {
+    this.link.askFor("words", { text }, (answer) => {
+      if (answer.type === "words") answered(answer.unknown);
+    });
+  }
+
+  // What the kernel says
+
+  private receive(message: Message, buffers: DataView[]): void {
+    switch (message.type) {
+      case "hello":
+        this.welcome(message);
+        break;
+      case "block":
+        this.store(message, buffers);
+        return;
+      case "timeline":
+        this.timeline = { segments: message.segments, length: message.length };
+        break;
+      case "stats":
+        this.stats = message;
+        break;
+      case "state":
+        this.enter(message.state);
+        break;
+      case "switch":
+        this.note(message.switch);
+        break;
+      case "error":
+        this.error = { message: message.message, traceback: message.traceback };
+        break;
+      case "restart":
+        this.begin(message.take);
+        break;
+      default:
+        return;
+    }
+    this.changed();
+  }
+
+  private welcome(hello: Hello): void {
+    const first = this.hello === null;
+    this.hello = hello;
+    this.grid = new Grid(hello.grid, hello.fps);
+    this.playback.setFps(hello.fps);
+    this.timeline = hello.timeline;
+    this.stats = hello.stats;
+    this.switches = hello.switches;
+    this.error = hello.error;
+    if (hello.take !== this.film.take) {
+      this.begin(hello.take);
+      this.switches = hello.switches;
+    }
+    if (first && hello.playhead > 0) this.playback.frame = hello.playhead - 1;
+    this.enter(hello.state);
+  }
+
+  private begin(take: number): void {
+    this.film.clear(take);
+    this.playback.reset();
+    this.decoder.clear();
+    this.drawn = -1;
+    this.switches = [];
+    this.error = null;
+    this.flash = null;
+    this.asked = null;
+    this.reported = { frame: -1, at: 0 };
+  }
+
+  private store(message: BlockMessage, buffers: DataView[]): void {
+    this.link.tell("ack", { serial: message.serial });
+    if (message.take < this.film.take) return;
+    if (message.take > this.film.take) this.begin(message.take);
+    const data = buffers[0];
+    if (data === undefined) throw new Error(`block ${message.index} came without its frames`);
+    const fresh = this.film.put(
+      message.index, message.first, message.sizes, new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+    );
+    if (!fresh) return;
+    if (message.switch !== null) this.note(message.switch);
+    if (message.first + message.sizes.length >= message.end) this.resumed.blocks++;
+    if (this.playback.frame < 0 && !this.playback.running) this.poster();
+    this.loop();
+    this.changed();
+  }
+
+  /** Show the first picture although nothing plays. */
+  private poster(): void {
+    this.playback.seek(this.film.first);
+    this.show();
+  }
+
+  private enter(state: SourceState): void {
+    const before = this.source;
+    this.source = state;
+    if (state !== "error") this.error = null;
+    if (state === "playing" || state === "waiting" || state === "warming") {
+      const held = before === "paused" || before === "idle" || before === "error";
+      if (held && !this.stepping) {
+        this.resumed = { frame: this.film.end, blocks: 0 };
+        this.playback.play();
+      }
+    } else if (state === "paused") {
+      this.halt();
+    } else if (state === "finished" && before !== "finished" && !this.stepping) {
+      this.playback.play();
+    }
+    this.loop();
+  }
+
+  private halt(): void {
+    if (this.playback.until !== null) return;
+    // One block since it went on means that Python made a step: it is shown to its end.
+    const stepped = this.resumed.blocks === 1 && this.playback.frame <= this.resumed.frame;
+    if (stepped && this.film.end > 0) this.playback.runTo(this.film.end - 1);
+    else this.playback.pause();
+    this.report(true);
+  }
+
+  private note(item: Switch): void {
+    const others = this.switches.filter((other) => other.effective_block !== item.effective_block);
+    this.switches = [...others, item].sort((a, b) => a.effective_block - b.effective_block).slice(-200);
+  }
+
+  private get done(): boolean {
+    return this.source === "finished" || this.source === "closed";
+  }
+
+  // Showing
+
+  private loop(): void {
+    if (this.looping || this.views.size === 0) return;
+    this.looping = true;
+    const turn = (now: number) => {
+      if (this.views.size === 0) {
+        this.looping = false;
+        return;
+      }
+      const starved = this.playback.starved;
+      const running = this.playback.running;
+      this.guard(() => {
+        if (this.playback.tick(now, !document.hidden)) this.show();
+      });
+      if (starved !== this.playback.starved || running !== this.playback.running) this.changed();
+      if (running && !this.playback.running) {
+        this.stepping = false;
+        this.report(true);
+      }
+      if (this.playback.running) requestAnimationFrame(turn);
+      else this.looping = false;
+    };
+    requestAnimationFrame(turn);
+  }
+
+  private show(): void {
+    const frame = this.playback.frame;
+    if (frame < 0) return;
+    this.decoder.want(frame);
+    const picture = this.decoder.picture(frame);
+    if (picture !== undefined && this.drawn !== frame) {
+      this.drawn = frame;
+      for (const view of this.views) this.guard(() => view.draw(picture, frame));
+    }
+    this.announce(frame);
+    this.report(false);
+  }
+
+  private decoded(frame: number): void {
+    if (frame === this.playback.frame) this.guard(() => this.show());
+  }
+
+  private announce(frame: number): void {
+    if (this.asked === null || this.grid.blockAt(frame) < this.asked.block) return;
+    const now = performance.now();
+    this.flash = {
+      at: this.grid.blockSeconds(this.asked.block),
+      after: (now - this.asked.at) / 1000,
+      until: now + FLASH_MS,
+    };
+    this.asked = null;
+    this.changed();
+  }
+
+  private report(now: boolean): void {
+    const frame = this.playback.frame;
+    if (frame < 0 || this.film.take < 0) return;
+    const at = performance.now();
+    const crossed = this.grid.blockAt(frame) !== this.grid.blockAt(Math.max(0, this.reported.frame));
+    if (!now && this.reported.frame >= 0 && !crossed && at - this.reported.at < REPORT_MS) return;
+    this.reported = { frame, at };
+    this.link.tell("played", { frame, take: this.film.take, hidden: document.hidden });
+  }
+
+  private onVisibility = (): void => {
+    this.report(true);
+    if (!document.hidden) {
+      this.link.watch();
+      this.loop();
+      this.show();
+    }
+  };
+
+  private onLeave = (): void => this.link.tell("bye");
+}

@@ -1,0 +1,124 @@
+// The messages between the kernel and this page; studio/widgets/protocol.py has the other end.
+
+export interface GridSize {
+  /** Frames in the first block. */
+  first: number;
+  /** Frames in every later block. */
+  rest: number;
+}
+
+export interface Segment {
+  prompt: string;
+  /** First block. */
+  start: number;
+  policy: string | null;
+  /** A place in the palette, or a colour of its own. */
+  colour: number | string;
+}
+
+export interface Timeline {
+  segments: Segment[];
+  /** Blocks in all; null for no end. */
+  length: number | null;
+}
+
+export interface Switch {
+  prompt: string;
+  policy: string;
+  requested_frame: number;
+  requested_block: number;
+  effective_block: number;
+  effective_frame: number;
+  latency_s: number | null;
+}
+
+export interface Stats {
+  generated_fps: number | null;
+  denoise_ms: number | null;
+  commit_ms: number | null;
+  recache_ms: number | null;
+  vae_ms: number | null;
+  switch_latency_s: number | null;
+  lead_s: number | null;
+  generated_blocks: number;
+  generated_frames: number;
+  seed: number;
+  device: string;
+}
+
+export interface Failure {
+  message: string;
+  traceback: string;
+}
+
+export interface UnknownWord {
+  word: string;
+  start: number;
+  end: number;
+  nearest: string | null;
+}
+
+export type SourceState =
+  | "idle" | "warming" | "playing" | "waiting" | "paused" | "finished" | "error" | "closed";
+
+export interface Hello {
+  type: "hello";
+  version: number;
+  name: string;
+  fps: number;
+  width: number;
+  height: number;
+  grid: GridSize;
+  take: number;
+  playhead: number;
+  state: SourceState;
+  timeline: Timeline;
+  /** The switches of this take so far. */
+  switches: Switch[];
+  stats: Stats;
+  error: Failure | null;
+}
+
+export interface BlockMessage {
+  type: "block";
+  serial: number;
+  take: number;
+  index: number;
+  /** Frame number of the first frame sent. */
+  first: number;
+  /** Frame number just past the block, of which this message may hold a part. */
+  end: number;
+  sizes: number[];
+  prompt: string;
+  switch: Switch | null;
+}
+
+export interface Reply {
+  type: "reply";
+  client: string;
+  id: number;
+  error: string | null;
+  effective_block?: number;
+}
+
+export type Message =
+  | Hello
+  | BlockMessage
+  | Reply
+  | ({ type: "timeline" } & Timeline)
+  | ({ type: "stats" } & Stats)
+  | ({ type: "error" } & Failure)
+  | { type: "state"; state: SourceState }
+  | { type: "switch"; switch: Switch }
+  | { type: "restart"; take: number; seed: number }
+  | { type: "words"; client: string; id: number; unknown: UnknownWord[] }
+  | { type: "pong"; client: string; id: number }
+  | { type: "beat" };
+
+/** The part of a Jupyter widget model that is used here. */
+export interface Model {
+  get(name: string): unknown;
+  on(name: string, callback: (...args: never[]) => void): void;
+  off(name?: string | null, callback?: ((...args: never[]) => void) | null): void;
+  send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
+}

@@ -1,0 +1,181 @@
+import { h, setText, show } from "../dom";
+import { clock } from "../grid";
+import type { Store } from "../store";
+import type { UnknownWord } from "../types";
+import { cut, fromCodePoints, replaceWord } from "../words";
+
+const LOOK_UP_MS = 200;
+const NOTE_MS = 6000;
+
+const POLICIES: readonly [string, string][] = [
+  ["recache", "re-reads what was shown under the new prompt: changes soon, without a cut"],
+  ["keep", "leaves the memory as it is: the old prompt lingers for a while"],
+  ["clear", "forgets what was shown: changes soon, with a cut"],
+];
+
+/** The box for the next prompt: says before Enter when it will take effect, and which words are not known. */
+export class ComposerView {
+  readonly element: HTMLElement;
+  readonly box = h("textarea", {
+    class: "ls-input", rows: 1, spellcheck: "false", "aria-label": "Next prompt; Enter switches to it", dir: "auto",
+    placeholder: "what should happen next", autocomplete: "off",
+  });
+  private readonly mirror = h("div", { class: "ls-mirror", "aria-hidden": "true", dir: "auto" });
+  private readonly policy = h(
+    "select", { "aria-label": "What happens to the memory of the old prompt" },
+    ...POLICIES.map(([name, meaning]) => h("option", { value: name, title: meaning }, name)),
+  );
+  private readonly button = h("button", { class: "ls-primary", type: "button" }, "Switch ", h("kbd", { "aria-hidden": "true" }, "⏎"));
+  private readonly effect = h("span", { class: "ls-num" });
+  private readonly advice = h("span", { class: "ls-warn", role: "status" });
+  private readonly meaning = h("span", { class: "ls-muted ls-meaning" });
+  private unknown: UnknownWord[] = [];
+  private touched = false;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private note: { text: string; until: number } | null = null;
+  private said = "";
+
+  constructor(private readonly store: Store) {
+    this.box.addEventListener("input", () => this.onInput());
+    this.box.addEventListener("keydown", (event) => this.onKey(event));
+    this.box.addEventListener("scroll", () => (this.mirror.scrollTop = this.box.scrollTop));
+    this.policy.addEventListener("change", () => this.update());
+    this.button.addEventListener("click", () => void this.apply());
+    this.element = h(
+      "section", { class: "ls-card ls-compose", "aria-label": "Prompt" },
+      h("div", { class: "ls-box" }, h("div", { class: "ls-prompt" }, this.mirror, this.box), this.policy, this.button),
+      h("div", { class: "ls-hint" }, this.effect, this.advice, h("span", { class: "ls-grow" }), this.meaning),
+    );
+    new ResizeObserver(() => this.fit()).observe(this.element);
+  }
+
+  update(): void {
+    const { store } = this;
+    if (!this.touched && document.activeElement !== this.box && this.box.value !== store.lastPrompt) {
+      this.box.value = store.lastPrompt;
+      this.fit();
+      this.lookUp();
+    }
+    this.showEffect();
+    this.showAdvice();
+    setText(this.meaning, `${this.policy.value} ${POLICIES.find(([name]) => name === this.policy.value)?.[1] ?? ""}`);
+    this.button.disabled = this.box.value.trim() === "" || store.link.contact === "restarted";
+  }
+
+  focus(): void {
+    this.box.focus();
+    this.box.select();
+  }
+
+  private showEffect(): void {
+    const { store, note } = this;
+    if (note !== null && performance.now() < note.until) {
+      setText(this.effect, note.text);
+    } else if (store.hello === null) {
+      setText(this.effect, "");
+    } else {
+      const block = store.nextBlock;
+      setText(this.effect, `takes effect at ${clock(store.grid.blockSeconds(block))} (block ${block})`);
+    }
+  }
+
+  private showAdvice(): void {
+    const { store } = this;
+    const known = this.unknown.slice(0, 3);
+    const said = store.refusal ?? known.map((word) => `${word.word} ${word.nearest} ${word.start}`).join();
+    show(this.advice, said !== "");
+    if (said === this.said) return;
+    this.said = said;
+    if (store.refusal !== null) {
+      this.advice.replaceChildren(store.refusal);
+      return;
+    }
+    const world = store.hello === null ? "the model" : `the ${store.hello.name}’s`;
+    this.advice.replaceChildren(
+      ...known.flatMap((word, i) => [
+        i > 0 ? " · " : "", `“${word.word}” is not in ${world} world`, ...(word.nearest === null ? [] : ["; nearest: ", this.offer(word)]),
+      ]),
+    );
+  }
+
+  private offer(word: UnknownWord): HTMLElement {
+    const take = () => {
+      const text = replaceWord(this.box.value, word, word.nearest ?? word.word);
+      if (text !== null) this.setText(text);
+      this.box.focus();
+    };
+    return h("button", { type: "button", class: "ls-link", click: take, title: `Write “${word.nearest}” instead` }, word.nearest);
+  }
+
+  private setText(text: string): void {
+    this.box.value = text;
+    this.onInput();
+  }
+
+  private onInput(): void {
+    this.touched = true;
+    this.note = null;
+    this.store.refusal = null;
+    this.unknown = [];
+    this.fit();
+    this.update();
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.lookUp(), LOOK_UP_MS);
+  }
+
+  private lookUp(): void {
+    const text = this.box.value;
+    if (text.trim() === "") return;
+    this.store.unknownWords(text, (unknown) => {
+      if (this.box.value !== text) return;
+      this.unknown = fromCodePoints(text, unknown);
+      this.paint();
+      this.update();
+    });
+  }
+
+  private onKey(event: KeyboardEvent): void {
+    if (event.isComposing) return;
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      void this.apply();
+    } else if (event.key === "Escape") {
+      event.preventDefault();
+      this.touched = false;
+      this.unknown = [];
+      this.store.refusal = null;
+      this.box.value = this.store.lastPrompt;
+      this.fit();
+      this.lookUp();
+      this.box.blur();
+      this.element.closest<HTMLElement>(".ls-studio")?.focus();
+    }
+  }
+
+  private async apply(): Promise<void> {
+    const prompt = this.box.value.trim();
+    if (prompt === "") return;
+    const reply = await this.store.switchTo(prompt, this.policy.value);
+    if (reply.error !== null) return;
+    this.touched = false;
+    if (reply.effective_block !== undefined) {
+      const seconds = clock(this.store.grid.blockSeconds(reply.effective_block));
+      this.note = { text: `switching at ${seconds} (block ${reply.effective_block})`, until: performance.now() + NOTE_MS };
+    }
+    this.update();
+  }
+
+  /** As high as its text, up to a few lines. */
+  private fit(): void {
+    this.box.style.height = "auto";
+    this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 116)}px`;
+    this.paint();
+  }
+
+  /** Underline the unknown words by a copy of the text behind the box. */
+  private paint(): void {
+    this.mirror.replaceChildren(
+      ...cut(this.box.value, this.unknown).map((piece) => (piece.word === null ? piece.text : h("u", {}, piece.text))),
+    );
+  }
+}

@@ -1,0 +1,179 @@
+import { colour, h, icon, setText, show } from "../dom";
+import { clock } from "../grid";
+import type { Store } from "../store";
+
+/** The picture, what state it is in, and the buttons that move in time. */
+export class PlayerView {
+  readonly element: HTMLElement;
+  private readonly canvas = h("canvas", { class: "ls-picture", role: "img" });
+  private readonly ambient = h("canvas", { class: "ls-ambient", width: 5, height: 3, "aria-hidden": "true" });
+  private readonly state = h("span");
+  private readonly badge = h("div", { class: "ls-badge" }, h("span", { class: "ls-dot" }), this.state);
+  private readonly flash = h("div", { class: "ls-badge ls-right ls-num", hidden: true });
+  private readonly caption = h("div", { class: "ls-caption" }, h("span", { class: "ls-swatch" }), h("span", { dir: "auto" }));
+  private readonly toggle = h("button", { class: "ls-primary ls-toggle", type: "button" });
+  private readonly time = h("span", { class: "ls-time" });
+  private readonly place = h("span", { class: "ls-muted" });
+  private readonly seed = h("input", {
+    class: "ls-seed", type: "text", inputmode: "numeric", "aria-label": "Seed; Enter starts again with it", size: 6,
+    title: "Seed of the noise: the same seed and prompts give the same video. Enter starts again with it.",
+  });
+  private readonly stage: HTMLElement;
+  private sized = "";
+  private glow = 0;
+
+  constructor(private readonly store: Store) {
+    this.stage = h("div", { class: "ls-stage" }, this.ambient, this.canvas, this.badge, this.flash, this.caption);
+    const button = (name: "restart" | "back" | "forward", label: string, action: () => void) =>
+      h("button", { type: "button", "aria-label": label, title: label, click: action }, icon(name));
+    this.toggle.addEventListener("click", () => store.toggle());
+    this.seed.addEventListener("keydown", (event) => this.onSeedKey(event));
+    this.seed.addEventListener("blur", () => this.showSeed());
+    const bar = h(
+      "div", { class: "ls-bar" },
+      this.toggle,
+      button("restart", "Start again (Home)", () => this.restart()),
+      button("back", "One block back (left arrow)", () => store.stepBack()),
+      button("forward", "One block on (right arrow)", () => store.stepForward()),
+      h("span", { class: "ls-position ls-num" }, this.time, this.place),
+      h("span", { class: "ls-grow" }),
+      h("label", { class: "ls-field" }, h("span", { class: "ls-muted" }, "seed"), this.seed),
+    );
+    this.element = h("section", { class: "ls-card ls-player", "aria-label": "Player" }, this.stage, bar);
+    new ResizeObserver(() => this.resize()).observe(this.stage);
+  }
+
+  update(): void {
+    const { store } = this;
+    const { label, kind } = situation(store);
+    setText(this.state, label);
+    this.badge.dataset.kind = kind;
+    this.updateToggle(store.playback.running);
+    this.updatePosition();
+    this.updateFlash();
+    this.updateCaption();
+    if (document.activeElement !== this.seed) this.showSeed();
+    const size = `${store.hello?.width ?? 0}x${store.hello?.height ?? 0}`;
+    if (size !== this.sized) this.resize();
+  }
+
+  draw(picture: ImageBitmap, frame: number): void {
+    const context = this.canvas.getContext("2d");
+    if (context === null) return;
+    context.imageSmoothingEnabled = true;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
+    this.canvas.dataset.frame = String(frame);
+    this.canvas.classList.add("ls-shown");
+    this.drawAmbient(picture);
+    this.updatePosition();
+  }
+
+  /** Put a notice over the picture. */
+  cover(notice: HTMLElement): void {
+    this.stage.append(notice);
+  }
+
+  /** Let the surroundings take on the picture's colours, slowly and without its shapes. */
+  private drawAmbient(picture: ImageBitmap): void {
+    const context = this.ambient.getContext("2d");
+    if (context === null || this.glow++ % 2 > 0) return;
+    context.globalAlpha = this.glow === 1 ? 1 : 0.1;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, 0, 0, this.ambient.width, this.ambient.height);
+  }
+
+  private resize(): void {
+    const { hello } = this.store;
+    const ratio = hello === null ? 1 : hello.width / hello.height;
+    this.sized = `${hello?.width ?? 0}x${hello?.height ?? 0}`;
+    const { clientWidth, clientHeight } = this.stage;
+    if (clientWidth === 0) return;
+    const width = Math.min(clientWidth, Math.round(clientHeight * ratio));
+    const height = Math.round(width / ratio);
+    this.canvas.style.width = `${width}px`;
+    this.canvas.style.height = `${height}px`;
+    const density = Math.min(devicePixelRatio || 1, 2);
+    const pixels = [Math.max(1, Math.round(width * density)), Math.max(1, Math.round(height * density))] as const;
+    if (this.canvas.width === pixels[0] && this.canvas.height === pixels[1]) return;
+    [this.canvas.width, this.canvas.height] = pixels;
+    this.store.redraw();
+  }
+
+  private updateToggle(running: boolean): void {
+    const label = running ? "Pause (space)" : "Play (space)";
+    if (this.toggle.getAttribute("aria-label") === label) return;
+    this.toggle.setAttribute("aria-label", label);
+    this.toggle.title = label;
+    this.toggle.replaceChildren(icon(running ? "pause" : "play"));
+  }
+
+  private updatePosition(): void {
+    const { store } = this;
+    const frame = store.playhead;
+    setText(this.time, clock(store.grid.seconds(frame)));
+    const total = store.timeline.length === null ? "" : ` / ${clock(store.grid.blockSeconds(store.timeline.length))}`;
+    setText(this.place, `${total} · block ${store.grid.blockAt(frame)} · frame ${frame}`);
+  }
+
+  private updateFlash(): void {
+    const { flash } = this.store;
+    const visible = flash !== null && performance.now() < flash.until;
+    show(this.flash, visible);
+    if (flash !== null && visible) {
+      setText(this.flash, `new prompt at ${clock(flash.at)} · on screen ${flash.after.toFixed(1)} s after Enter`);
+    }
+  }
+
+  private updateCaption(): void {
+    const { store } = this;
+    const segment = store.segmentAt(store.grid.blockAt(store.playhead));
+    const [swatch, text] = this.caption.children as unknown as [HTMLElement, HTMLElement];
+    show(this.caption, segment !== undefined);
+    if (segment === undefined) return;
+    swatch.style.background = colour(segment.colour);
+    setText(text, segment.prompt);
+    this.canvas.setAttribute("aria-label", `Generated video: ${segment.prompt.slice(0, 200)}`);
+  }
+
+  private showSeed(): void {
+    const seed = String(this.store.stats?.seed ?? "");
+    if (this.seed.value !== seed) this.seed.value = seed;
+    this.seed.removeAttribute("aria-invalid");
+  }
+
+  private onSeedKey(event: KeyboardEvent): void {
+    if (event.key === "Escape") this.showSeed();
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    this.restart();
+  }
+
+  private restart(): void {
+    const text = this.seed.value.trim();
+    const seed = Number(text);
+    const valid = /^\d{1,16}$/.test(text) && Number.isSafeInteger(seed);
+    if (!valid) {
+      this.seed.setAttribute("aria-invalid", "true");
+      this.store.refuse(`the seed must be a whole number from 0 up, got “${text.slice(0, 20)}”`);
+      return;
+    }
+    this.store.restart(seed);
+  }
+}
+
+/** The state in a word or two, and how to mark it. */
+export function situation(store: Store): { label: string; kind: string } {
+  const { contact } = store.link;
+  if (contact === "restarted") return { label: "disconnected", kind: "off" };
+  if (store.hello === null) return { label: contact === "lost" ? "disconnected" : "connecting", kind: "wait" };
+  if (store.source === "error") return { label: "stopped by an error", kind: "error" };
+  if (store.source === "closed") return { label: "closed", kind: "off" };
+  if (contact === "lost") return { label: "no answer from the kernel", kind: "wait" };
+  if (store.film.size === 0 && store.source !== "idle" && store.source !== "paused") return { label: "warming up", kind: "wait" };
+  const ended = store.source === "finished" && store.playhead >= store.film.end - 1;
+  if (ended) return { label: "finished", kind: "off" };
+  if (!store.playback.running) return { label: store.source === "idle" ? "ready" : "paused", kind: "off" };
+  if (store.playback.starved) return { label: "waiting for frames", kind: "wait" };
+  return { label: store.source === "finished" ? "playing" : "live", kind: "live" };
+}

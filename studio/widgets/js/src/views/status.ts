@@ -1,0 +1,48 @@
+import { h, setText } from "../dom";
+import { figure } from "../grid";
+import type { Store } from "../store";
+
+/** The numbers, calm: twice a second, each with its unit. */
+export class StatusView {
+  readonly element: HTMLElement;
+  private readonly figures: Record<string, HTMLElement> = {};
+
+  constructor(private readonly store: Store, openKeys: () => void) {
+    const value = (name: string) => (this.figures[name] = h("b", {}, "–"));
+    this.element = h(
+      "footer", { class: "ls-status ls-num", "aria-label": "Speed" },
+      h("span", { title: "Frames a second that the model generates while it is at work" }, "generated ", value("generated"), " frames/s"),
+      h("span", { title: "Frames a second on this screen" }, "played ", value("played"), " frames/s"),
+      h("span", { title: "Seconds of video generated ahead of what is shown" }, "ahead ", value("ahead"), " s"),
+      h(
+        "span", { title: "Time a block takes: denoising steps, the clean pass that stores it, decoding to pixels" },
+        "denoise ", value("denoise"), " · commit ", value("commit"), " · VAE ", value("vae"), " ms a block",
+      ),
+      h("span", {}, value("name"), " · ", value("device")),
+      h("span", { class: "ls-grow" }),
+      h("button", { type: "button", class: "ls-quiet", click: openKeys, "aria-label": "Keys" }, h("kbd", {}, "?"), " keys"),
+    );
+  }
+
+  update(): void {
+    const { stats, hello, playback } = this.store;
+    const set = (name: string, text: string) => setText(this.figures[name] as HTMLElement, text);
+    set("generated", figure(stats?.generated_fps));
+    set("played", figure(playback.running && !playback.starved ? playback.rate(performance.now()) : null));
+    set("ahead", figure(this.ahead()));
+    set("denoise", whole(stats?.denoise_ms));
+    set("commit", whole(stats?.commit_ms));
+    set("vae", whole(stats?.vae_ms));
+    set("name", hello?.name ?? "–");
+    set("device", stats?.device ?? "–");
+  }
+
+  private ahead(): number | null {
+    const { film, playhead, grid } = this.store;
+    return film.size === 0 ? null : Math.max(0, grid.seconds(film.end - 1 - playhead));
+  }
+}
+
+function whole(value: number | null | undefined): string {
+  return value === null || value === undefined ? "–" : value.toFixed(0);
+}

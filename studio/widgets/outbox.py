@@ -1,0 +1,245 @@
+"""Sends to the browser from a thread of its own, and never further ahead than the browser confirms."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from studio.events import DecodedBlock
+from studio.widgets.protocol import block_message
+
+__all__ = ["Outbox"]
+
+Message = dict[str, Any]
+Send = Callable[[Message, list[bytes] | None], None]
+Encode = Callable[[Any], Sequence[bytes]]
+
+# Of these only the latest matters, so an unsent one is replaced.
+_LATEST = frozenset({"state", "timeline", "stats"})
+
+
+@dataclass
+class _Client:
+    """A page that shows the widget."""
+
+    acked: int
+    heard: float
+    hidden: bool = False
+    fresh: bool = True
+    sent: dict[int, float] = field(default_factory=dict)
+
+
+class Outbox:
+    """Ordered sending with back-pressure, for any number of pages that show one widget.
+
+    Small messages leave at once. Blocks wait until fewer than `window` are unconfirmed by the slowest page; a page that
+    confirms nothing, or says nothing while it is visible, for `timeout_s` seconds is left out until it is heard from
+    again. The thread starts with the first page and ends with the last.
+
+    Args:
+        send: Sends a message with its buffers; called from the outbox's thread only.
+        encode: Compresses the frames of a block, one file a frame.
+        silent: Called without arguments when no page confirms any more.
+        window: Largest number of unconfirmed block messages.
+        timeout_s: Seconds after which an unconfirmed message counts as lost, and a silent page as gone.
+        forget_s: Seconds of silence after which any page is forgotten.
+        beat_s: Seconds between two signs of life towards the pages.
+        stats_s: Least seconds between two messages with figures.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        encode: Encode,
+        *,
+        silent: Callable[[], None] = lambda: None,
+        window: int = 2,
+        timeout_s: float = 15.0,
+        forget_s: float = 900.0,
+        beat_s: float = 2.0,
+        stats_s: float = 0.5,
+    ):
+        self._send, self._encode, self._silent = send, encode, silent
+        self._window, self._timeout_s, self._forget_s = window, timeout_s, forget_s
+        self._beat_s, self._stats_s = beat_s, stats_s
+        self._wake = threading.Condition()
+        self._clients: dict[str, _Client] = {}
+        self._messages: deque[Message] = deque()
+        self._blocks: deque[tuple[DecodedBlock, int, int]] = deque()
+        self._serial = 0
+        self._next_beat = self._next_stats = 0.0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # What the pages say
+
+    def join(self, client: str, hidden: bool = False) -> None:
+        """Count a page in; what was unconfirmed by it is given up."""
+        with self._wake:
+            if self._closed:
+                return
+            self._clients[client] = _Client(acked=self._serial, heard=time.monotonic(), hidden=hidden)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="studio-widget-sender", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+
+    def leave(self, client: str) -> None:
+        """Count a page out; without any page nothing is kept for sending."""
+        with self._wake:
+            self._clients.pop(client, None)
+            if not self._clients:
+                self._messages.clear()
+                self._blocks.clear()
+            self._wake.notify_all()
+
+    def heard(self, client: str, hidden: bool | None = None) -> bool:
+        """Note a sign of life.
+
+        Args:
+            client: The page.
+            hidden: Whether nobody can see it, where the message says so; browsers let hidden pages speak rarely.
+
+        Returns:
+            False if the page is unknown or had been given up: what it shows may have holes.
+        """
+        with self._wake:
+            known = self._clients.get(client)
+            if known is not None:
+                known.heard = time.monotonic()
+                known.hidden = known.hidden if hidden is None else hidden
+            return known is not None and known.fresh
+
+    def ack(self, client: str, serial: int) -> None:
+        """Note that a page has received the block message `serial` and all before it."""
+        with self._wake:
+            known = self._clients.get(client)
+            if known is None:
+                return
+            known.acked = max(known.acked, min(serial, self._serial))
+            known.sent = {number: when for number, when in known.sent.items() if number > known.acked}
+            self._wake.notify_all()
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The pages that confirm."""
+        with self._wake:
+            return tuple(name for name, client in self._clients.items() if client.fresh)
+
+    @property
+    def in_flight(self) -> int:
+        """Block messages that the slowest page has not confirmed."""
+        with self._wake:
+            return self._in_flight()
+
+    # What the source says
+
+    def post(self, message: Message) -> None:
+        """Send a small message soon; never blocks."""
+        with self._wake:
+            if self._closed or not self._clients:
+                return
+            if message["type"] in _LATEST:
+                self._messages = deque(old for old in self._messages if old["type"] != message["type"])
+            self._messages.append(message)
+            self._wake.notify_all()
+
+    def post_block(self, block: DecodedBlock, *, parts: int = 1) -> None:
+        """Send a block when the pages have room for it; never blocks.
+
+        Args:
+            block: The block; its frames must not change any more.
+            parts: Messages to cut it into, so that the first frames arrive sooner.
+        """
+        with self._wake:
+            if self._closed or not self._clients:
+                return
+            count = len(block.frames)
+            cuts = [round(count * part / parts) for part in range(parts + 1)]
+            self._blocks.extend((block, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if stop > start)
+            self._wake.notify_all()
+
+    def drop_blocks(self) -> None:
+        """Forget the blocks not sent yet: a new take makes them stale."""
+        with self._wake:
+            self._blocks.clear()
+
+    def close(self) -> None:
+        """End the thread and wait for it, unless called from it."""
+        with self._wake:
+            self._closed = True
+            self._clients.clear()
+            self._messages.clear()
+            self._blocks.clear()
+            thread = self._thread
+            self._wake.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=5.0)
+
+    # The thread
+
+    def _run(self) -> None:
+        while True:
+            item: Message | tuple[DecodedBlock, int, int] | None = None
+            with self._wake:
+                silenced = self._give_up(time.monotonic())
+                if not self._clients and not silenced:
+                    self._thread = None
+                    return
+                if not silenced:
+                    item, wait = self._next(time.monotonic())
+                    if item is None:
+                        self._wake.wait(wait)
+            # Nothing foreign is called under the lock.
+            if silenced:
+                self._silent()
+            elif isinstance(item, dict):
+                self._send(item, None)
+            elif item is not None:
+                self._send_block(*item)
+
+    def _next(self, now: float) -> tuple[Message | tuple[DecodedBlock, int, int] | None, float]:
+        """What to send now, or nothing and how long to wait."""
+        wait = min(self._next_beat - now, self._timeout_s / 4)
+        for position, message in enumerate(self._messages):
+            if message["type"] != "stats" or now >= self._next_stats:
+                del self._messages[position]
+                if message["type"] == "stats":
+                    self._next_stats = now + self._stats_s
+                return message, 0.0
+            wait = min(wait, self._next_stats - now)
+        if now >= self._next_beat:
+            self._next_beat = now + self._beat_s
+            return {"type": "beat"}, 0.0
+        if self._blocks and self._in_flight() < self._window and any(c.fresh for c in self._clients.values()):
+            return self._blocks.popleft(), 0.0
+        return None, max(0.01, min(wait, self._beat_s))
+
+    def _send_block(self, block: DecodedBlock, start: int, stop: int) -> None:
+        jpegs = list(self._encode(block.frames[start:stop]))
+        message = block_message(block, start, jpegs)
+        with self._wake:
+            self._serial += 1
+            now = time.monotonic()
+            for client in self._clients.values():
+                client.sent[self._serial] = now
+            message["serial"] = self._serial
+        self._send(message, [b"".join(jpegs)])
+
+    def _in_flight(self) -> int:
+        return max((self._serial - c.acked for c in self._clients.values() if c.fresh), default=0)
+
+    def _give_up(self, now: float) -> bool:
+        """Leave out the pages that fell silent; whether the last one just did."""
+        before = any(client.fresh for client in self._clients.values())
+        for client in self._clients.values():
+            unconfirmed = bool(client.sent) and now - min(client.sent.values()) > self._timeout_s
+            silent = not client.hidden and now - client.heard > self._timeout_s
+            if client.fresh and (unconfirmed or silent):
+                client.fresh, client.sent = False, {}
+        self._clients = {name: c for name, c in self._clients.items() if now - c.heard < self._forget_s}
+        return before and not any(client.fresh for client in self._clients.values())

@@ -1,0 +1,44 @@
+"""One colour a prompt, and the same one for as long as the widget lives."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from studio.timeline import Timeline
+
+__all__ = ["COLOURS", "Palette"]
+
+# How many colours the style sheet defines: those of Okabe and Ito, which colour-blind eyes tell apart.
+COLOURS = 7
+
+
+class Palette:
+    """Gives each prompt a place in the palette."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._before: dict[int, str] = {}
+
+    def colours(self, timeline: Timeline) -> list[int | str]:
+        """Colours of the segments.
+
+        A prompt that was edited in place keeps the colour of its segment; a new one gets the colour used least.
+
+        Args:
+            timeline: The timeline.
+
+        Returns:
+            For each segment its own colour if it has one, else a place in the palette from 0 to `COLOURS` - 1.
+        """
+        prompts = {segment.prompt for segment in timeline.segments}
+        for segment in timeline.segments:
+            if segment.prompt in self._places:
+                continue
+            former = self._before.get(segment.start)
+            if former is not None and former not in prompts:
+                self._places[segment.prompt] = self._places[former]
+            else:
+                used = Counter(self._places[prompt] for prompt in prompts if prompt in self._places)
+                self._places[segment.prompt] = min(range(COLOURS), key=lambda place: (used[place], place))
+        self._before = {segment.start: segment.prompt for segment in timeline.segments}
+        return [segment.colour or self._places[segment.prompt] for segment in timeline.segments]
