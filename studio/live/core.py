@@ -15,6 +15,7 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from studio.events import DecodedBlock, ErrorReport, Stats, Switch
@@ -62,6 +63,7 @@ class Core:
         self._first_frame_s: float | None = None
         self._announced = "idle"
         self._seat: Attachment | None = None
+        self._unread_for_good: set[str] = set()
         self._begin_take()
         self.timeline = timeline
         self.check_units(timeline)
@@ -382,15 +384,17 @@ class Core:
         if not self.made:
             return None
         for segment in self.timeline.segments[self.timeline.index_at(self.begun) :][:2]:
-            if segment.prompt not in self.texts and self.error is None:
+            if segment.prompt not in self.texts and segment.prompt not in self._unread_for_good:
                 return segment.prompt
         return None
 
     def _read_ahead(self, prompt: str) -> None:
         try:
             self.texts(prompt)
-        except Exception as error:
-            self._fail(error, self._engine)
+        except Exception:
+            # The block that needs it will say so; until then the prompt may still be replaced.
+            logger.debug("could not encode %s ahead of its block", shorten(prompt), exc_info=True)
+            self._unread_for_good.add(prompt)
 
     def work(self) -> None:
         """Make one block."""
@@ -525,8 +529,8 @@ class Core:
             self._drop_engine()
             self.outbox.post("error", self.error)
             self._settle()
-        logger.warning("the generator stopped: %s", message)
         self.outbox.deliver()
+        logger.warning("the generator stopped: %s", message)
 
     def _drop_engine(self) -> None:
         engine, self._engine = self._engine, None
@@ -587,6 +591,9 @@ def shorten_line(text: str, limit: int = 300) -> str:
 
 
 def _work(core: Core) -> None:
+    # Asking for the number of threads makes this thread take over the process's setting at once. Without it the first
+    # products may be split another way, and a take that went on in another thread would differ in the last bits.
+    torch.get_num_threads()
     while core.await_work():
         core.work()
     if core.dropped or core.closing:

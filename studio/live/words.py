@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from studio.events import UnknownWord
 from studio.timeline import nearest
+
+_WHOLE = r"(?<![^\W_]){}(?![^\W_])"
 
 
 def find_unknown(encoder: Any, text: str) -> list[UnknownWord]:
     """Find the words of a text that the encoder does not know, where they stand and what is close to them.
 
     Args:
-        encoder: has `unknown_words(text) -> list of words`; its `vocabulary`, where it has one, is searched for close
-            words.
+        encoder: has `unknown_words(text) -> list of words`; the `words` of its `tokenizer`, where it has them, are
+            searched for close ones.
         text: any text.
 
     Returns:
         One entry for each place, in the order of the text.
     """
-    names = dict.fromkeys(str(word) for word in encoder.unknown_words(text))
-    known = _vocabulary(encoder)
+    known = getattr(getattr(encoder, "tokenizer", None), "words", ())
     found = []
-    for name in names:
-        close = nearest(name.lower(), known)
-        for place in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE):
-            found.append(UnknownWord(word=place.group(), start=place.start(), end=place.end(), nearest=close))
+    for name in dict.fromkeys(encoder.unknown_words(text)):
+        close = nearest(name.lower(), known, cutoff=0.5)
+        places = [place.span() for place in re.finditer(_WHOLE.format(re.escape(name)), text, re.IGNORECASE)]
+        # A word that the encoder normalised may not stand in the text as it is; it is reported without its place.
+        for start, end in places or [(0, 0)]:
+            found.append(UnknownWord(word=text[start:end] or name, start=start, end=end, nearest=close))
     return sorted(found, key=lambda word: word.start)
-
-
-def _vocabulary(encoder: Any) -> Iterable[str]:
-    for holder in (encoder, getattr(encoder, "tokenizer", None)):
-        words = getattr(holder, "vocabulary", None)
-        if words is not None:
-            return words() if callable(words) else words  # type: ignore[return-value]
-    return ()
 
 
 class UnknownWords(tuple[UnknownWord, ...]):

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -45,9 +46,8 @@ def tiny_config(**cache: Any) -> ModelConfig:
 class HashText:
     """A text encoder that turns a prompt into noise of its own."""
 
-    vocabulary = WORDS
-
     def __init__(self) -> None:
+        self.tokenizer = SimpleNamespace(words=WORDS)
         self.calls: list[str] = []
 
     def encode(self, prompts: list[str]) -> Tensor:
