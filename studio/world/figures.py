@@ -29,6 +29,9 @@ TONES = {  # share of the figure's colour, added rgb
     "wing": (0.0, 0.97, 0.97, 1.0),
     "wing_far": (0.0, 0.80, 0.82, 0.92),
 }
+# Size of each figure, so that a small body fills the stage as well as a tall neck.
+SIZE = {"fox": 1.02, "rabbit": 0.98, "elephant": 1.0, "penguin": 1.05, "turtle": 1.12, "giraffe": 0.90, "robot": 0.96,
+        "octopus": 1.06}
 LEG_HEIGHT = {"fox": 0.20, "rabbit": 0.06, "elephant": 0.20, "penguin": 0.04, "turtle": 0.12, "giraffe": 0.24,
               "robot": 0.16, "octopus": 0.16}
 _PIVOTS = {
@@ -78,8 +81,9 @@ def part(x: float, y: float, rx: float, ry: float, tone: str = "main", *, angle:
         The part's columns and bone.
     """
     share, r, g, b = TONES[tone]
-    return dict(x=x, y=y, angle=angle * torch.pi / 180, rx=rx, ry=ry, taper=taper, bend=bend, square=square,
-                share=share, r=r, g=g, b=b, limb=limb, lid=lid, wing=wing, show=1.0, bone=bone)
+    return {"x": x, "y": y, "angle": angle * torch.pi / 180, "rx": rx, "ry": ry, "taper": taper, "bend": bend,
+            "square": square, "share": share, "r": r, "g": g, "b": b, "limb": limb, "lid": lid, "wing": wing,
+            "show": 1.0, "bone": bone}
 
 
 def leg(x: float, y: float, width: float, tone: str, bone: str, *, top: float, square: float = 0.6,
@@ -91,8 +95,8 @@ def leg(x: float, y: float, width: float, tone: str, bone: str, *, top: float, s
 
 def eye(x: float, y: float, size: float, bone: str | None = "head", look: float = 0.3) -> list[Part]:
     """A white eye with a dark pupil that looks ahead; see `part` for the units."""
-    return [part(x, y, size, size * 1.12, "white", bone=bone, lid=0.9),
-            part(x + look * size, y - 0.05 * size, size * 0.62, size * 0.74, "black", bone=bone, lid=0.75)]
+    return [part(x, y, size, size * 1.12, "white", bone=bone, lid=1.0),
+            part(x + look * size, y - 0.05 * size, size * 0.62, size * 0.74, "black", bone=bone, lid=0.68)]
 
 
 def wing(x: float, y: float, bone: str, tone: str, angle: float, size: float = 0.30) -> Part:
@@ -190,8 +194,8 @@ def _turtle() -> list[Part]:
         *eye(0.57, 0.52, 0.06),
         leg(0.25, 0.0, 0.095, "light", "leg_a", top=0.30), leg(-0.31, 0.0, 0.095, "light", "leg_c", top=0.30),
         part(-0.05, 0.40, 0.44, 0.34, "main", square=0.15),
-        part(-0.05, 0.17, 0.45, 0.075, "pale", square=0.5),
-        part(-0.05, 0.215, 0.47, 0.05, "dark", square=0.5),
+        part(-0.05, 0.155, 0.36, 0.07, "pale", square=0.6),
+        part(-0.05, 0.215, 0.45, 0.055, "dark", square=0.8),
         part(-0.05, 0.52, 0.145, 0.13, "dark"), part(-0.31, 0.40, 0.095, 0.115, "dark", angle=-18),
         part(0.21, 0.40, 0.095, 0.115, "dark", angle=18),
         wing(-0.06, 0.60, "wing_a", "wing", 122),
@@ -245,18 +249,19 @@ def _robot() -> list[Part]:
 
 def _octopus() -> list[Part]:
     return [
-        wing(-0.28, 0.58, "wing_a", "wing_far", 155), wing(0.28, 0.58, "wing_b", "wing_far", 25),
-        part(0.0, 0.15, 0.19, 0.07, "far", angle=-90, taper=-0.3, bone="tail", limb=0.5),
-        part(-0.40, 0.22, 0.24, 0.078, "main", angle=-140, taper=-0.35, bend=-1.1, bone="leg_d", limb=0.35),
-        part(0.40, 0.22, 0.24, 0.078, "main", angle=-40, taper=-0.35, bend=1.1, bone="leg_a", limb=0.35),
-        part(-0.19, 0.15, 0.20, 0.082, "main", angle=-108, taper=-0.3, bend=-0.5, bone="leg_c", limb=0.5),
-        part(0.19, 0.15, 0.20, 0.082, "main", angle=-72, taper=-0.3, bend=0.5, bone="leg_b", limb=0.5),
-        part(0.0, 0.32, 0.31, 0.12, "main"),
-        part(0.0, 0.64, 0.34, 0.33, "main", square=0.1, bone="head"),
-        part(-0.17, 0.82, 0.065, 0.055, "light", angle=35, bone="head"),
-        part(0.02, 0.88, 0.05, 0.04, "light", bone="head"),
-        *eye(-0.125, 0.58, 0.092, look=0.2), *eye(0.125, 0.58, 0.092, look=0.2),
-        part(0.0, 0.43, 0.075, 0.03, "dark", bone="head", bend=-0.6),
+        wing(-0.28, 0.62, "wing_a", "wing_far", 155), wing(0.28, 0.62, "wing_b", "wing_far", 25),
+        part(0.0, 0.15, 0.19, 0.085, "far", angle=-90, bone="tail", limb=0.5),
+        part(-0.42, 0.19, 0.215, 0.085, "main", angle=180, bend=1.0, bone="leg_d", limb=0.3),
+        part(0.42, 0.19, 0.215, 0.085, "main", angle=0, bend=1.0, bone="leg_a", limb=0.3),
+        part(-0.21, 0.16, 0.20, 0.09, "main", angle=-105, bend=-0.5, bone="leg_c", limb=0.5),
+        part(0.21, 0.16, 0.20, 0.09, "main", angle=-75, bend=0.5, bone="leg_b", limb=0.5),
+        part(0.0, 0.31, 0.35, 0.13, "main"),
+        part(0.0, 0.66, 0.36, 0.35, "main", square=0.1, bone="head"),
+        part(-0.19, 0.86, 0.075, 0.06, "light", angle=35, bone="head"),
+        part(0.03, 0.92, 0.055, 0.045, "light", bone="head"),
+        part(-0.23, 0.47, 0.065, 0.045, "light", bone="head"), part(0.23, 0.47, 0.065, 0.045, "light", bone="head"),
+        *eye(-0.13, 0.61, 0.092, look=0.2), *eye(0.13, 0.61, 0.092, look=0.2),
+        part(0.0, 0.45, 0.075, 0.032, "dark", bone="head", bend=0.9),
     ]
 
 
@@ -272,7 +277,8 @@ def figure_tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, tor
         device: where the tables live.
 
     Returns:
-        Parts `[shapes, PARTS, columns]`, bone weights `[shapes, PARTS, bones]`, leg heights `[shapes]`.
+        Parts `[shapes, PARTS, columns]`, bone weights `[shapes, PARTS, bones]`, leg height and size
+        `[shapes, 2]`.
     """
     columns = torch.zeros(len(SHAPES), PARTS, len(COLUMNS))
     bones = torch.zeros(len(SHAPES), PARTS, len(BONES))
@@ -288,5 +294,5 @@ def figure_tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, tor
             columns[s, k] = torch.tensor([entry[c] for c in COLUMNS])
             if bone is not None:
                 bones[s, k, BONES.index(bone)] = 1.0
-    heights = torch.tensor([LEG_HEIGHT[s] for s in SHAPES])
-    return columns.to(device), bones.to(device), heights.to(device)
+    build = torch.tensor([[LEG_HEIGHT[s], SIZE[s]] for s in SHAPES])
+    return columns.to(device), bones.to(device), build.to(device)

@@ -96,12 +96,12 @@ def _flies(t: Tensor, p: Tensor) -> dict:
 
 def _sleeps(t: Tensor, p: Tensor) -> dict:
     breath = _wave(t, p, 0.4)
-    return {"tall": 0.74 + 0.045 * breath, "wide": 1.10 - 0.015 * breath, "closed": 1.0, "tuck": 1.0,
-            "head": -0.20 + 0.03 * breath, "tail": 0.55, "turn": 0.0}
+    return {"tall": 0.74 + 0.045 * breath, "wide": 1.05 - 0.015 * breath, "closed": 1.0, "tuck": 1.0,
+            "head": -0.20 + 0.03 * breath, "tail": 0.2}
 
 
 def _grows(t: Tensor, p: Tensor) -> dict:
-    size = 0.86 - 0.34 * torch.cos(2 * math.pi * (t * 0.42 + p))
+    size = 0.88 - 0.29 * torch.cos(2 * math.pi * (t * 0.42 + p))
     return {"tall": size, "wide": size, "arm_a": -0.8 * (size - 0.6), "arm_b": 0.8 * (size - 0.6)}
 
 
@@ -109,14 +109,14 @@ def _dances(t: Tensor, p: Tensor) -> dict:
     sway = _wave(t, p, 0.8)
     hop = _wave(t, p, 0.8, 0.25).abs()
     arms = _wave(t, p, 0.8, 0.1)
-    return {"x": 0.15 * sway, "turn": -0.30 * sway, "y": 0.05 * hop, "tall": 0.95 + 0.08 * hop, "head": 0.22 * sway,
-            "tail": 0.5 * sway, "arm_a": -1.5 + 0.7 * arms, "arm_b": 1.5 + 0.7 * arms, "leg_a": 0.35 * sway,
-            "leg_b": 0.25 * sway, "leg_c": 0.3 * sway, "leg_d": 0.2 * sway}
+    return {"x": 0.19 * sway, "turn": -0.34 * sway, "y": 0.06 * hop, "tall": 0.95 + 0.08 * hop, "head": 0.22 * sway,
+            "tail": 0.5 * sway, "arm_a": -1.5 + 0.7 * arms, "arm_b": 1.5 + 0.7 * arms, "leg_a": 0.5 * sway,
+            "leg_b": 0.4 * sway, "leg_c": 0.45 * sway, "leg_d": 0.35 * sway}
 
 
 def _rolls(t: Tensor, p: Tensor) -> dict:
-    return {"turn": -2 * math.pi * (t * 0.55 + p), "y": 0.06, "tuck": 0.8, "tall": 0.92, "wide": 0.98, "tail": -0.5,
-            "arm_a": 0.5, "arm_b": -0.5, "head": -0.15}
+    return {"turn": -2 * math.pi * (t * 0.55 + p), "y": 0.06, "tuck": 0.8, "tall": 0.92, "wide": 0.98, "tail": -1.0,
+            "arm_a": 0.4, "arm_b": -0.4, "head": -0.35}
 
 
 _MOTIONS = {"runs": _runs, "jumps": _jumps, "spins": _spins, "flies": _flies, "sleeps": _sleeps, "grows": _grows,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from studio.world.places import GROUND, GROUPS, HILLS, PARALLAX, PERIOD
+from studio.world.places import GROUPS, HILLS, PARALLAX, PERIOD
 
 _EDGE = 1.25  # Width of an anti-aliased edge, pixels: soft enough for a small VAE.
 
@@ -37,8 +38,28 @@ def over(below: Tensor, colour: Tensor, alpha: Tensor) -> Tensor:
     return below + (colour - below) * alpha[:, None]
 
 
-def blob(x: Tensor, y: Tensor, c: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The level of one soft blob, 1 on its edge, with its normal and slope.
+class Blob(NamedTuple):
+    """What a pixel knows of a soft blob.
+
+    Args:
+        level: 1 on the edge, less inside.
+        nx: the normal's x, 0 in the middle, length 1 at the edge.
+        ny: the normal's y.
+        sx: slope of the level along x.
+        sy: slope of the level along y.
+        beyond: how far past the ends of its axis the pixel lies.
+    """
+
+    level: Tensor
+    nx: Tensor
+    ny: Tensor
+    sx: Tensor
+    sy: Tensor
+    beyond: Tensor
+
+
+def blob(x: Tensor, y: Tensor, c: Sequence[Tensor]) -> Blob:
+    """Look at one soft blob from every pixel.
 
     Args:
         x: `[N, H, W]` (or broadcastable) horizontal coordinate.
@@ -46,39 +67,110 @@ def blob(x: Tensor, y: Tensor, c: dict[str, Tensor]) -> tuple[Tensor, Tensor, Te
         c: x, y, angle, rx, ry, taper, bend, square, each `[N, 1, 1]`.
 
     Returns:
-        The level, the normal's x and y (0 in the middle, length 1 at the edge), the slope's x and y.
+        Level, normal and slope.
     """
-    cos, sin = torch.cos(c["angle"]), torch.sin(c["angle"])
-    dx, dy = x - c["x"], y - c["y"]
-    u = (dx * cos + dy * sin) / c["rx"]
-    width = c["ry"] * (1 + c["taper"] * u.clamp(-1.1, 1.1)).clamp_min(0.06)
-    v = (dy * cos - dx * sin - c["bend"] * c["ry"] * (u * u).clamp_max(2.0)) / width
+    at_x, at_y, angle, rx, ry, taper, bend, square = c
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    dx, dy = x - at_x, y - at_y
+    u = (dx * cos + dy * sin) / rx
+    # A narrow end keeps a fifth of its width: slopes of a true point would streak.
+    width = ry * (1 + taper * u.clamp(-1.1, 1.1)).clamp_min(0.22)
+    v = (dy * cos - dx * sin - bend * ry * (u * u).clamp_max(2.0)) / width
     u2, v2 = u * u, v * v
     round_level = torch.sqrt(u2 + v2 + 1e-6)
     box_level = torch.sqrt(torch.sqrt(u2 * u2 + v2 * v2 + 1e-9))
-    level = round_level + (box_level - round_level) * c["square"]
-    su, sv = u / c["rx"] / round_level, v / width / round_level
-    return level, u * cos - v * sin, u * sin + v * cos, su * cos - sv * sin, su * sin + sv * cos
+    level = round_level + (box_level - round_level) * square
+    su, sv = u / rx / round_level, v / width / round_level
+    return Blob(level, u * cos - v * sin, u * sin + v * cos, su * cos - sv * sin, su * sin + sv * cos,
+                (u.abs() - 1) * rx)
 
 
-def paint(scene: dict[str, Tensor], figure: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
+def prop_layer(picture: Tensor, near: Tensor, y: Tensor, c: Tensor, pixel: float) -> Tensor:
+    """Lay one prop over the picture.
+
+    Args:
+        picture: `[N, 3, H, W]`.
+        near: `[N, H, W]` horizontal distance from the prop's own place.
+        y: `[1, H, 1]` pixel centres.
+        c: `[N, columns]` of `places.PROP`.
+        pixel: side of a pixel, screen halves.
+
+    Returns:
+        The picture with the prop.
+    """
+    c = c[:, :, None, None]
+    shape = [torch.zeros_like(c[:, 1]), *(c[:, i] for i in range(1, 8))]
+    seen = blob(near, y, shape)
+    distance = (seen.level - 1) / torch.sqrt(seen.sx * seen.sx + seen.sy * seen.sy + 1e-6)
+    alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.4)) * c[:, 12]
+    shade = 1 + 0.09 * seen.ny.clamp(-1, 1)
+    return over(picture, c[:, 8:11] * shade[:, None], alpha)
+
+
+def part_layer(colour: Tensor, clear: Tensor, nearest: Tensor, x: Tensor, y: Tensor, c: Tensor, view: Tensor,
+               pixel: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay one part over the figure.
+
+    Args:
+        colour: `[N, 3, H, W]` the figure so far.
+        clear: `[N, H, W]` how much of the scenery still shows.
+        nearest: `[N, H, W]` distance to the silhouette, screen halves.
+        x: `[N, H, W]` figure coordinate.
+        y: `[N, H, W]` figure coordinate.
+        c: `[N, 12]` the posed part.
+        view: `[N, 8]` width, height and scale of the figure, the sun's direction, colour of the rim light.
+        pixel: side of a pixel, screen halves.
+
+    Returns:
+        The same three with the part.
+    """
+    c, view = c[:, :, None, None], view[:, :, None, None]
+    wide, tall, scale, sun_x, sun_y = (view[:, i] for i in range(5))
+    seen = blob(x, y, [c[:, i] for i in range(8)])
+    slope = torch.sqrt((seen.sx / wide) ** 2 + (seen.sy / tall) ** 2 + 1e-6) / scale
+    reach = torch.sqrt((torch.cos(c[:, 2]) * wide) ** 2 + (torch.sin(c[:, 2]) * tall) ** 2) * scale
+    hidden = (1 - c[:, 11]) * 9
+    distance = torch.maximum((seen.level - 1) / slope, seen.beyond * reach) + hidden
+    alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.3))
+    lit = (seen.nx * sun_x + seen.ny * sun_y).clamp(-1.2, 1.2)
+    edge = smooth((seen.level - 0.55) / 0.45) * lit.clamp_min(0)
+    tint = c[:, 8:11] * (1 + 0.17 * lit)[:, None] + view[:, 5:8] * (0.16 * edge)[:, None]
+    return over(colour, tint, alpha), clear * (1 - alpha), torch.minimum(nearest, distance)
+
+
+class Layers(NamedTuple):
+    """The two functions that take nearly all of the time, so that a GPU can run compiled ones.
+
+    Args:
+        prop: `prop_layer` or the same compiled.
+        part: `part_layer` or the same compiled.
+    """
+
+    prop: Callable[..., Tensor] = prop_layer
+    part: Callable[..., tuple[Tensor, Tensor, Tensor]] = part_layer
+
+
+def paint(scene: dict[str, Tensor], figure: dict[str, Tensor], size: int,
+          layers: Layers = Layers()) -> tuple[Tensor, Tensor]:
     """Paint N frames.
 
     Args:
         scene: scenery parameters of each frame, from `renderer.scenery_of`.
         figure: figure parameters of each frame, from `renderer.figure_of`.
         size: pixels a side.
+        layers: plain or compiled layer functions.
 
     Returns:
         Pixels `[N, 3, H, W]` in [-1, 1] and figure mask `[N, 1, H, W]` in [0, 1].
     """
     x, y = grid(size, figure["root"].device)
     pixel = 2.0 / size
-    picture = paint_place(scene, x, y, pixel)
-    return paint_figure(picture, scene, figure, x, y, pixel)
+    picture = paint_place(scene, x, y, pixel, layers)
+    return paint_figure(picture, scene, figure, x, y, pixel, layers)
 
 
-def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float) -> Tensor:
+def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float,
+                layers: Layers = Layers()) -> Tensor:
     """Paint the scenery from the sky to the ground.
 
     Args:
@@ -86,6 +178,7 @@ def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float) ->
         x: `[1, 1, W]` pixel centres.
         y: `[1, H, 1]` pixel centres.
         pixel: side of a pixel, screen halves.
+        layers: plain or compiled layer functions.
 
     Returns:
         `[N, 3, H, W]` in about [0, 1].
@@ -100,9 +193,9 @@ def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float) ->
     picture = _flakes(picture, scene, 0, x, y, pixel)
     for h in range(HILLS):
         if h < HILLS - 1:
-            picture = _props(picture, scene, h, x, y, pixel)
+            picture = _props(picture, scene, h, x, y, pixel, layers.prop)
         picture = _hill(picture, scene, h, x, y, pixel)
-    picture = _props(picture, scene, HILLS - 1, x, y, pixel)
+    picture = _props(picture, scene, HILLS - 1, x, y, pixel, layers.prop)
     picture = _flakes(picture, scene, 1, x, y, pixel)
     light = scene["light"][:, :, None, None]
     pool = light[:, 9] * torch.exp(-((x - scene["figure_x"]) ** 2) * 2.2 - (y + 0.1) ** 2 * 1.8)
@@ -125,23 +218,17 @@ def _hill(picture: Tensor, scene: dict[str, Tensor], h: int, x: Tensor, y: Tenso
     return over(picture, colour + rim, alpha)
 
 
-def _props(picture: Tensor, scene: dict[str, Tensor], group: int, x: Tensor, y: Tensor, pixel: float) -> Tensor:
-    first, last = GROUPS[group]
+def _props(picture: Tensor, scene: dict[str, Tensor], group: int, x: Tensor, y: Tensor, pixel: float,
+           layer: Callable[..., Tensor]) -> Tensor:
     period = PERIOD[group]
     shift = scene["camera"] * PARALLAX[group] + scene["phase"] * (0.7 if group < 2 else 0.25)
-    for k in range(first, last):
-        c = scene["props"][:, k, :, None, None]
+    for k in range(*GROUPS[group]):
+        c = scene["props"][:, k]
+        at, sway = c[:, 0, None, None], c[:, 11, None, None]
         # Each prop wraps about its own place, so that none is cut at a border.
-        near = torch.remainder(x + shift - c[:, 0] + period / 2, period) - period / 2
-        lean = c[:, 11] * torch.sin(scene["time"] * 2.2 + c[:, 0] * 3)
-        near = near - lean * (y + 0.5)
-        level, _, ny, sx, sy = blob(near, y, {"x": torch.zeros_like(lean), "y": c[:, 1], "angle": c[:, 2],
-                                              "rx": c[:, 3], "ry": c[:, 4], "taper": c[:, 5], "bend": c[:, 6],
-                                              "square": c[:, 7]})
-        distance = (level - 1) / torch.sqrt(sx * sx + sy * sy + 1e-6)
-        alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.4)) * c[:, 12]
-        shade = 1 + 0.09 * ny.clamp(-1, 1)
-        picture = over(picture, c[:, 8:11] * shade[:, None], alpha)
+        near = torch.remainder(x + shift - at + period / 2, period) - period / 2
+        near = near - sway * torch.sin(scene["time"] * 2.2 + at * 3) * (y + 0.5)
+        picture = layer(picture, near, y, c, pixel)
     return picture
 
 
@@ -163,7 +250,7 @@ def _flakes(picture: Tensor, scene: dict[str, Tensor], which: int, x: Tensor, y:
 
 
 def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Tensor], x: Tensor, y: Tensor,
-                 pixel: float) -> tuple[Tensor, Tensor]:
+                 pixel: float, layers: Layers = Layers()) -> tuple[Tensor, Tensor]:
     """Paint the shadow, the outline and the parts of the figure.
 
     Args:
@@ -173,6 +260,7 @@ def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Te
         x: `[1, 1, W]` pixel centres.
         y: `[1, H, 1]` pixel centres.
         pixel: side of a pixel, screen halves.
+        layers: plain or compiled layer functions.
 
     Returns:
         Pixels `[N, 3, H, W]` in [-1, 1] and mask `[N, 1, H, W]`.
@@ -180,7 +268,7 @@ def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Te
     root = figure["root"][:, :, None, None]
     at_x, at_y, turn, wide, tall, facing, scale, lift, ground = (root[:, i] for i in range(9))
     light = scene["light"][:, :, None, None]
-    picture = _stage(picture, scene, light[:, 10], at_x, ground, x, y, pixel)
+    picture = _stage(picture, scene, light[:, 10], ground, x, y, pixel)
     picture = _shadow(picture, at_x, ground, scale * wide.abs().clamp_min(0.4), lift, x, y)
     cos, sin = torch.cos(turn), torch.sin(turn)
     dx, dy = (x - at_x) * facing, y - at_y - 0.45 * scale * tall
@@ -193,20 +281,10 @@ def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Te
     colour = torch.zeros_like(picture)
     clear = torch.ones_like(lx)
     nearest = torch.full_like(lx, 1.0)
+    view = torch.stack([v[:, 0, 0] for v in (wide, tall, scale, sun_x, sun_y)], dim=1)
+    view = torch.cat([view, scene["light"][:, 6:9]], dim=1)
     for k in range(figure["parts"].shape[1]):
-        c = figure["parts"][:, k, :, None, None]
-        level, nx, ny, sx, sy = blob(lx, ly, {"x": c[:, 0], "y": c[:, 1], "angle": c[:, 2], "rx": c[:, 3],
-                                              "ry": c[:, 4], "taper": c[:, 5], "bend": c[:, 6], "square": c[:, 7]})
-        slope = torch.sqrt((sx / wide) ** 2 + (sy / tall) ** 2 + 1e-6) / scale
-        distance = (level - 1) / slope + (1 - c[:, 11]) * 9
-        alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.3))
-        facing_light = (nx * sun_x + ny * sun_y).clamp(-1.2, 1.2)
-        edge = smooth((level - 0.55) / 0.45) * facing_light.clamp_min(0)
-        shade = (1 + 0.17 * facing_light)[:, None]
-        tint = c[:, 8:11] * shade + light[:, 6:9] * (0.16 * edge)[:, None]
-        colour = colour + (tint - colour) * alpha[:, None]
-        clear = clear * (1 - alpha)
-        nearest = torch.minimum(nearest, distance)
+        colour, clear, nearest = layers.part(colour, clear, nearest, lx, ly, figure["parts"][:, k], view, pixel)
     mask = 1 - clear
     body = colour * light[:, 0:3] + light[:, 3:6]
     outline = smooth(1 - nearest / (pixel * 2.2)) * 0.55
@@ -223,15 +301,15 @@ def _shadow(picture: Tensor, at_x: Tensor, ground: Tensor, width: Tensor, lift: 
     return over(picture, picture * 0.25, alpha)
 
 
-def _stage(picture: Tensor, scene: dict[str, Tensor], floating: Tensor, at_x: Tensor, ground: Tensor, x: Tensor,
-           y: Tensor, pixel: float) -> Tensor:
+def _stage(picture: Tensor, scene: dict[str, Tensor], floating: Tensor, ground: Tensor, x: Tensor, y: Tensor,
+           pixel: float) -> Tensor:
     """The raft that carries the figure where there is only water."""
     rock = 0.02 * torch.sin(scene["time"] * 1.4)
     for drop, half, height, shade in ((0.085, 0.66, 0.05, 0.72), (0.035, 0.70, 0.045, 1.0)):
         zero = torch.zeros_like(rock)
-        level, _, _, sx, sy = blob(x, y, {"x": zero, "y": ground - drop, "angle": rock, "rx": zero + half,
-                                          "ry": zero + height, "taper": zero, "bend": zero, "square": zero + 1})
-        alpha = smooth(0.5 - (level - 1) / torch.sqrt(sx * sx + sy * sy + 1e-6) / (pixel * _EDGE)) * floating
+        seen = blob(x, y, [zero, ground - drop, rock, zero + half, zero + height, zero, zero, zero + 1])
+        distance = (seen.level - 1) / torch.sqrt(seen.sx * seen.sx + seen.sy * seen.sy + 1e-6)
+        alpha = smooth(0.5 - distance / (pixel * _EDGE)) * floating
         wood = torch.stack([zero + 0.70 * shade, zero + 0.50 * shade, zero + 0.33 * shade], dim=1)
         picture = over(picture, wood, alpha)
     return picture

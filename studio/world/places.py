@@ -10,10 +10,10 @@ from studio.world.grammar import PLACES
 
 GROUND = -0.60  # Height on which figures stand, screen halves.
 HILLS = 3
-PROPS = 18
+PROPS = 20
 # Props of one group share parallax and period; groups are painted before the hills of the same number, the last
 # one on the ground.
-GROUPS = ((0, 5), (5, 13), (13, 18))
+GROUPS = ((0, 5), (5, 15), (15, 20))
 PARALLAX = (0.22, 0.50, 1.0)
 PERIOD = (2.3, 2.0, 2.6)
 SKY = ("top_r", "top_g", "top_b", "low_r", "low_g", "low_b", "orb_x", "orb_y", "orb_r", "orb_red", "orb_green",
@@ -84,7 +84,7 @@ def _night() -> dict:
               prop(0.46, -0.27, 0.045, 0.05, "ffd97a", square=1)],
          [prop(-0.8, -0.72, 0.16, 0.05, "264a5e"), prop(0.7, -0.86, 0.22, 0.06, "264a5e")]),
         _flakes(0.56, 0.026, 0.0, 0.0, "fff6d8", 0.85, -0.05), _flakes(),
-        _light("ccd2f2", "0a0e26", "bcd0ff", 0.30))
+        _light("e2e0f2", "06081a", "c8d6ff", 0.26))
 
 
 def _sea() -> dict:
@@ -143,7 +143,7 @@ def _snow() -> dict:
 
 def _room() -> dict:
     return _place(
-        _sky("d8a48c", "ecc6a8", (0.0, 3.0, 0.1), "ffffff", 0.0),
+        _sky("c48ea4", "e8c6c4", (0.0, 3.0, 0.1), "ffffff", 0.0),
         [_hill(-2.0, 0.0, 1.0, "f3e0c8", "f3e0c8"), _hill(-0.30, 0.0, 1.0, "f6ead8", "e8d6be"),
          _hill(-0.42, 0.0, 1.0, "b97f56", "94603f")],
         ([],
@@ -151,8 +151,10 @@ def _room() -> dict:
           prop(-0.45, 0.42, 0.28, 0.028, "fbf3e4", square=1), prop(-0.45, 0.42, 0.028, 0.30, "fbf3e4", square=1),
           prop(0.50, 0.05, 0.46, 0.022, "7b5a48", angle=90, square=1),
           prop(0.50, 0.52, 0.16, 0.22, "ffe3a0", angle=90, taper=-0.35, square=0.7),
-          prop(0.50, -0.40, 0.15, 0.04, "7b5a48", square=0.6)],
-         [prop(0.0, -0.70, 0.80, 0.15, "7d8fb8"), prop(0.0, -0.70, 0.66, 0.11, "a9b6d3")]),
+          prop(0.50, -0.40, 0.15, 0.04, "7b5a48", square=0.6),
+          prop(0.03, 0.40, 0.15, 0.18, "8a6248", square=1), prop(0.03, 0.40, 0.115, 0.145, "f5ead2", square=1),
+          prop(0.03, 0.38, 0.075, 0.075, "e0a24e")],
+         [prop(0.0, -0.70, 0.95, 0.17, "6f86b5"), prop(0.0, -0.70, 0.80, 0.125, "a4b4d6")]),
         _flakes(), _flakes(),
         _light("fff3e0", "0a0602", "ffe9bd", 0.28))
 
@@ -185,6 +187,7 @@ def _slots(name: str, groups: tuple[list, list, list]) -> list[list[float]]:
     rows = []
     for (first, last), group in zip(GROUPS, groups, strict=True):
         if len(group) > last - first:
-            raise ValueError(f"a prop group of place {name!r} holds at most {last - first}, got {len(group)}; drop some")
+            raise ValueError(f"a prop group of place {name!r} holds at most {last - first}, got {len(group)}; "
+                             "drop some")
         rows += group + [hidden] * (last - first - len(group))
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from studio.world import motion
 from studio.world.figures import COLUMNS, figure_tables
 from studio.world.grammar import ATTRIBUTES, COLOURS, Scene, all_scenes, caption
-from studio.world.paint import paint, smooth
+from studio.world.paint import Layers, paint, part_layer, prop_layer, smooth
 from studio.world.places import GROUND, place_tables
 
 NUISANCES = ("x", "size", "facing", "phase", "tempo", "camera", "scenery", "ground")
@@ -22,7 +22,7 @@ RGB = {"red": (0.86, 0.16, 0.17), "orange": (0.98, 0.53, 0.10), "yellow": (0.99,
        "pink": (0.99, 0.53, 0.74), "white": (0.95, 0.95, 0.96)}
 POSE_BLEND = 8  # Frames over which a switched pose or colour blends.
 PLACE_BLEND = 10  # Frames over which scenery cross-fades.
-_CHUNK = {"cpu": 16, "other": 864}  # Frames painted at once: cache-sized on a CPU, about 2 GB at 128 px elsewhere.
+_CHUNK = {"cpu": 8, "other": 512}  # Frames painted at once: cache-sized on a CPU, about 1.5 GB at 128 px elsewhere.
 Painter = Callable[[dict[str, Tensor], dict[str, Tensor], int], tuple[Tensor, Tensor]]
 
 
@@ -210,13 +210,13 @@ def render(batch: SceneBatch, *, frames: int = 81, size: int = 128, start: int |
         switch = torch.as_tensor(switch_frame, device=batch.device).expand(len(batch))
     chunk = _CHUNK["cpu" if batch.device.type == "cpu" else "other"]
     chunk = max(1, chunk * 128 * 128 // (size * size))
-    pixels, masks = [], []
-    for rows, times in zip(index.split(chunk), frame.split(chunk), strict=True):
-        picture, mask = _frames(batch, after, switch, rows, times, size, fps, painter)
-        pixels.append(picture)
-        masks.append(mask)
+    pixels = torch.empty(len(frame), 3, size, size, device=batch.device)
+    masks = torch.empty(len(frame), 1, size, size, device=batch.device)
+    for i in range(0, len(frame), chunk):
+        part = slice(i, i + chunk)
+        pixels[part], masks[part] = _frames(batch, after, switch, index[part], frame[part], size, fps, painter)
     shape = (len(batch), frames, -1, size, size)
-    return Clip(pixels=torch.cat(pixels).view(shape), mask=torch.cat(masks).view(shape))
+    return Clip(pixels=pixels.view(shape), mask=masks.view(shape))
 
 
 @cache
@@ -226,7 +226,9 @@ def compiled_painter() -> Painter:
     Returns:
         A drop-in `painter` for `render`.
     """
-    return torch.compile(paint, dynamic=False)
+    # Only the two small layer functions: the whole picture as one kernel takes minutes to compile.
+    layers = Layers(prop=torch.compile(prop_layer, dynamic=True), part=torch.compile(part_layer, dynamic=True))
+    return partial(paint, layers=layers)
 
 
 def _frames(batch: SceneBatch, after: SceneBatch | None, switch: Tensor | None, rows: Tensor, frame: Tensor,
@@ -235,29 +237,29 @@ def _frames(batch: SceneBatch, after: SceneBatch | None, switch: Tensor | None, 
     free = dict(zip(NUISANCES, batch.nuisance[rows].unbind(1), strict=True))
     before = _looks(batch, rows)
     if after is None or switch is None:
-        pose, parts, colour, rise = _posed(batch, rows, time, free, None), *before
+        pose, parts, colour, build = _posed(batch, rows, time, free, None), *before
         camera = _speed(batch, rows, free) * time
         scene = scenery_of(batch.place[rows], time, camera, free)
-        return painter(scene, figure_of(pose, parts, colour, rise, free), size)
+        return painter(scene, figure_of(pose, parts, colour, build, free), size)
     at = switch[rows]
     moment = at.float() / fps
     mix = smooth((frame - at + 1).float() / POSE_BLEND)
     later = _looks(after, rows)
     parts = tuple(_mix(a, b, mix) for a, b in zip(before[0], later[0], strict=True))
-    colour, rise = _mix(before[1], later[1], mix), _mix(before[2], later[2], mix)
+    colour, build = _mix(before[1], later[1], mix), _mix(before[2], later[2], mix)
     wound = moment + POSE_BLEND / 2 / fps
     # Turns are counted from the switch, so that a roll does not unwind all its turns while it blends; before the
     # switch nothing may differ from the clip without one, which whole turns do not.
     pose = _mix(_posed(batch, rows, time, free, wound), _posed(after, rows, time, free, wound), mix)
     camera = _camera(batch, after, rows, time, moment, free, fps)
-    figure = figure_of(pose, parts, colour, rise, free)
+    figure = figure_of(pose, parts, colour, build, free)
     old, mask = painter(scenery_of(batch.place[rows], time, camera, free), figure, size)
     new, _ = painter(scenery_of(after.place[rows], time, camera, free), figure, size)
     fade = smooth((frame - at + 1).float() / PLACE_BLEND)
     return _mix(old, new, fade), mask
 
 
-def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, leg: Tensor,
+def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, build: Tensor,
               free: dict[str, Tensor]) -> dict[str, Tensor]:
     """Posed parts and placement of the figure, for `paint`.
 
@@ -265,7 +267,7 @@ def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, leg: T
         pose: `[N, channels]`, see `motion.CHANNELS`.
         parts: part columns `[N, K, columns]` and bone weights `[N, K, bones]`.
         colour: `[N, 3]` in [0, 1].
-        leg: `[N]` height of the legs, which folds away.
+        build: `[N, 2]` height of the legs, which fold away, and size.
         free: nuisances, each `[N]`.
 
     Returns:
@@ -285,14 +287,15 @@ def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, leg: T
     rgb = [c["share"] * colour[:, i, None] + c[n] for i, n in enumerate("rgb")]
     show = c["show"] * smooth(unfurl * 6)
     posed = torch.stack([x, y, c["angle"] + turn, c["rx"] * fold * unfurl.clamp_min(0.02),
-                         c["ry"] * lid * unfurl.clamp_min(0.02), c["taper"], c["bend"], c["square"], *rgb, show],
-                        dim=2)
-    scale = 0.90 * (0.88 + 0.24 * free["size"])
+                         c["ry"] * lid.clamp_min(0.02) * unfurl.clamp_min(0.02), c["taper"], c["bend"], c["square"],
+                         *rgb, show], dim=2)
+    leg, size = build.unbind(1)
+    scale = 0.94 * size * (0.88 + 0.24 * free["size"])
     facing = torch.where(free["facing"] < 0.5, -1.0, 1.0)
     ground = GROUND - 0.05 + 0.06 * free["ground"]
     at_x = (free["x"] - 0.5) * 0.24 + p["x"] * scale
     at_y = ground + (p["y"] - leg * p["tuck"] * 0.75 * p["tall"] * (1 - _rolling(p))) * scale
-    wide = torch.where(p["wide"] < 0, -1.0, 1.0) * p["wide"].abs().clamp_min(0.08)
+    wide = torch.where(p["wide"] < 0, -1.0, 1.0) * p["wide"].abs().clamp_min(0.28)
     root = torch.stack([at_x, at_y, p["turn"], wide, p["tall"], facing, scale, p["y"] / 0.45, ground], dim=1)
     return {"root": root, "parts": posed}
 
@@ -323,9 +326,9 @@ def _rolling(p: dict[str, Tensor]) -> Tensor:
 
 
 def _looks(batch: SceneBatch, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    columns, bones, legs = figure_tables(batch.device)
+    columns, bones, builds = figure_tables(batch.device)
     shape = batch.shape[rows]
-    return (columns[shape], bones[shape]), _colours(batch.device)[batch.colour[rows]], legs[shape]
+    return (columns[shape], bones[shape]), _colours(batch.device)[batch.colour[rows]], builds[shape]
 
 
 def _posed(batch: SceneBatch, rows: Tensor, time: Tensor, free: dict[str, Tensor], wound: Tensor | None) -> Tensor:
