@@ -7,7 +7,10 @@ Everything a stream remembers is in a `VAEStream`; the modules hold weights only
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,11 @@ from studio.config import VAEConfig
 
 # What causal convolutions remember: one entry a convolution, the last input frames it saw. None: whole clips, nothing kept.
 History = list["Tensor | None"]
+
+# Three equal ways to convolve in 3-D. "volume": as one 3-D convolution. "stacked": as one 2-D convolution over the channels of
+# all frames of the kernel. "taps": as a sum of 2-D convolutions, one a frame of the kernel; on CPUs as fast as the best 3-D
+# one, and it never falls back to a slow path.
+Convolutions = Literal["volume", "stacked", "taps"]
 
 
 class VAEStream:
@@ -55,6 +63,7 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(inputs, outputs, kernel, stride=stride, padding=(0, padding, padding))
         self.past = past
         self.slot = -1
+        self.mode: Convolutions | None = None
 
     def forward(self, x: Tensor, history: History | None = None) -> Tensor:
         """Frames [B, C, T, H, W] after those in `history`, which is brought up to date."""
@@ -62,16 +71,18 @@ class CausalConv3d(nn.Conv3d):
 
     def valid(self, x: Tensor) -> Tensor:
         """The convolution without padding in time: [B, C, past + T, H, W] to [B, C', T / stride, H, W]."""
-        if x.device.type != "cpu":
+        mode = self.mode or ("taps" if x.device.type == "cpu" else "volume")
+        if mode == "volume":
             return super().forward(x)
-        # One 2-D convolution for each frame of the kernel is as fast as the best 3-D one and never falls back to a slow path.
-        taps, step = self.kernel_size[0], self.stride[0]
+        step, taps = self.stride[0], self.kernel_size[0]
         frames = (x.shape[2] - taps) // step + 1
-        total = None
-        for tap in range(taps):
-            part = _fold_time(x[:, :, tap : tap + (frames - 1) * step + 1 : step])
-            part = F.conv2d(part, self.weight[:, :, tap], None if tap else self.bias, padding=self.padding[1:])
-            total = part if total is None else total + part
+        parts = [_fold_time(x[:, :, tap : tap + (frames - 1) * step + 1 : step]) for tap in range(taps)]
+        if mode == "stacked":
+            weight = self.weight.transpose(1, 2).flatten(1, 2)
+            return _unfold_time(F.conv2d(torch.cat(parts, 1), weight, self.bias, padding=self.padding[1:]), x.shape[0])
+        total = F.conv2d(parts[0], self.weight[:, :, 0], self.bias, padding=self.padding[1:])
+        for tap in range(1, taps):
+            total = total + F.conv2d(parts[tap], self.weight[:, :, tap], None, padding=self.padding[1:])
         return _unfold_time(total, x.shape[0])
 
     def _with_past(self, x: Tensor, history: History | None) -> Tensor:
@@ -195,7 +206,7 @@ class Encoder(nn.Module):
         self.conv1 = CausalConv3d(3 * config.patch**2, dims[0], 3, padding=1, past=2)
         layers: list[nn.Module] = []
         scale = 1.0
-        for level, (inputs, outputs) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+        for level, (inputs, outputs) in enumerate(pairwise(dims)):
             layers += _level(inputs, outputs, config.num_res_blocks, scale in config.attn_scales)
             if level < len(config.dim_mult) - 1:
                 layers.append(Downsample(outputs, config.temporal_downsample[level]))
@@ -224,7 +235,7 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = []
         temporal = config.temporal_downsample[::-1]
         scale = 1.0 / 2 ** (len(mults) - 2)
-        for level, (inputs, outputs) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+        for level, (inputs, outputs) in enumerate(pairwise(dims)):
             # Each upsampling before this level has halved the channels.
             layers += _level(inputs if level == 0 else inputs // 2, outputs, blocks, scale in config.attn_scales)
             if level < len(mults) - 1:
@@ -270,6 +281,24 @@ class VideoVAE(nn.Module):
     def stream(self) -> VAEStream:
         """A new stream: the state of one video that is encoded or decoded chunk by chunk."""
         return VAEStream(self.slots)
+
+    def rescaled(self, mean: Sequence[float], std: Sequence[float]) -> VideoVAE:
+        """Sets the mean and deviation by which latents are scaled.
+
+        Args:
+            mean: one a channel, subtracted.
+            std: one a channel, divided by, positive.
+
+        Returns:
+            The VAE itself, with its configuration brought up to date.
+
+        Raises:
+            ValueError: if a number is missing or not positive.
+        """
+        self.config = dataclasses.replace(self.config, mean=tuple(mean), std=tuple(std))
+        self.mean.copy_(torch.tensor(self.config.mean))
+        self.std.copy_(torch.tensor(self.config.std))
+        return self
 
     def encode(self, pixels: Tensor, stream: VAEStream | None = None) -> Tensor:
         """Pixels to scaled latents, (mu - mean) / std.
@@ -343,6 +372,18 @@ class VideoVAE(nn.Module):
             rule = f"{group}n frames {place}" if continues else f"{group}n + 1 frames {place}"
             fit = max((frames - first) // group, 1 - first) * group + first
             raise ValueError(f"`pixels` must have {rule}, got {frames}; use {fit} or {fit + group}")
+
+
+def set_convolutions(vae: VideoVAE, mode: Convolutions | None) -> None:
+    """Chooses how a VAE convolves; the result is the same up to rounding.
+
+    Args:
+        vae: the VAE, changed in place.
+        mode: "volume", "stacked" or "taps"; None: by the device.
+    """
+    for module in vae.modules():
+        if isinstance(module, CausalConv3d):
+            module.mode = mode
 
 
 def _through(layers: nn.Module, x: Tensor, history: History | None) -> Tensor:

@@ -7,7 +7,9 @@ import random
 import torch
 from torch import Tensor
 
-from studio.world import ATTRIBUTES, Clip, SceneBatch, compiled_painter, render, switched
+from studio.train.runtime import compiled
+from studio.world import ATTRIBUTES, Clip, SceneBatch, render, switched
+from studio.world.paint import paint
 
 # Latest first frame of a clip: half a minute, so that no moment of the world is special.
 _LATEST_START = 480
@@ -30,7 +32,7 @@ class ClipSource:
         self.device, self.split, self.size = torch.device(device), split, size
         self.generator = torch.Generator().manual_seed(seed)
         self.random = random.Random(seed)
-        self.painter = compiled_painter() if fast and self.device.type == "cuda" else None
+        self.painter = compiled(paint, self.device, fast)
 
     def draw(self, clips: int, frames: int, *, switch: tuple[int, int] | None = None) -> tuple[SceneBatch, Clip]:
         """A batch of new clips.
@@ -59,9 +61,8 @@ class ClipSource:
         return self.random.sample(names, self.random.choice((1, 1, 2)))
 
     def _render(self, batch: SceneBatch, frames: int, **when: SceneBatch | Tensor) -> Clip:
-        more = {} if self.painter is None else {"painter": self.painter}
         with torch.no_grad():
-            return render(batch, frames=frames, size=self.size, **when, **more)  # type: ignore[arg-type]
+            return render(batch, frames=frames, size=self.size, painter=self.painter, **when)  # type: ignore[arg-type]
 
 
 def labels(batch: SceneBatch) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from studio.config import VAEConfig, preset, to_dict
+from studio.config import preset, to_dict
 from studio.model.vae import VideoVAE, set_convolutions
 from studio.model.weights import write
 from studio.train import runtime
@@ -102,6 +102,7 @@ class _Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = runtime.pick_device(config.device)
         torch.manual_seed(config.seed)
+        torch.backends.cudnn.benchmark = True
         # Unscaled latents while training; mean and deviation are measured afterwards.
         plain = preset(config.model).vae
         self.sizes = dataclasses.replace(plain, mean=(0.0,) * plain.z_dim, std=(1.0,) * plain.z_dim)
@@ -163,9 +164,10 @@ class _Trainer:
             # A compiled backward pass can fail where the forward pass did not.
             self.loss.mode, self.loss.error = "eager", str(error)[:500]
             parts = self._backward(self._losses, pixels, mask)
-        nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
-        self.optimizer.step()
-        self.average.update(self.vae)
+        norm = nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.average.update(self.vae)
         return parts
 
     def _backward(self, loss: Any, pixels: Tensor, mask: Tensor) -> Tensor:
@@ -232,15 +234,16 @@ class _Trainer:
         }
 
     def _measured_vae(self, clips: int) -> VideoVAE:
-        mean, std = latent_statistics(self.average.network, self.config, self.device, clips)
-        measured = VideoVAE(dataclasses.replace(self.sizes, mean=mean, std=std)).to(self.device)
-        measured.load_state_dict(runtime.halves(self.average.network.state_dict()))
-        return measured.eval().requires_grad_(False)
+        averaged = VideoVAE(self.sizes).to(self.device).eval().requires_grad_(False)
+        # Rounded as they are stored, so that the figures belong to the file.
+        averaged.load_state_dict(runtime.halves(self.average.network.state_dict()))
+        mean, std = latent_statistics(averaged, self.config, self.device, clips)
+        return averaged.rescaled(mean, std)
 
     def _save(self, metrics: dict[str, Any], vae: VideoVAE | None = None) -> None:
         vae = vae or self._measured_vae(clips=32)
         config = to_dict(vae.config)
-        write(self.out / "vae.safetensors", runtime.halves(vae.state_dict()), kind="vae", config=config)
+        write(self.out / "vae.safetensors", vae.state_dict(), kind="vae", config=config, dtype=torch.float16)
         runtime.write_json(self.out / "vae.json", {"config": config, **(metrics or self._summary())})
 
 
