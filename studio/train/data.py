@@ -7,8 +7,8 @@ import random
 import torch
 from torch import Tensor
 
-from studio.train.runtime import compiled
-from studio.world import ATTRIBUTES, Clip, SceneBatch, render, switched
+from studio.train.runtime import Compiled
+from studio.world import ATTRIBUTES, Clip, SceneBatch, compiled_painter, render, switched
 from studio.world.paint import paint
 
 # Latest first frame of a clip: half a minute, so that no moment of the world is special.
@@ -32,7 +32,10 @@ class ClipSource:
         self.device, self.split, self.size = torch.device(device), split, size
         self.generator = torch.Generator().manual_seed(seed)
         self.random = random.Random(seed)
-        self.painter = compiled(paint, self.device, fast)
+        self.painter = Compiled(paint, False)
+        if fast and self.device.type == "cuda":
+            # The world compiles itself layer by layer; whole, it would take minutes.
+            self.painter.fast, self.painter.mode = compiled_painter(), "compiled"
 
     def draw(self, clips: int, frames: int, *, switch: tuple[int, int] | None = None) -> tuple[SceneBatch, Clip]:
         """A batch of new clips.
