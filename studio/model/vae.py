@@ -104,7 +104,8 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * (self.scale * self.gamma)
+        gain = (self.scale * self.gamma).flatten().view(-1, *[1] * (x.ndim - 2))
+        return F.normalize(x, dim=1) * gain
 
 
 class ResidualBlock(nn.Module):
