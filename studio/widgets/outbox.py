@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -156,11 +157,11 @@ class Outbox:
             parts: Messages to cut it into, so that the first frames arrive sooner.
         """
         with self._wake:
-            if self._closed or not self._clients:
+            if self._closed or not any(client.fresh for client in self._clients.values()):
                 return
             count = len(block.frames)
             cuts = [round(count * part / parts) for part in range(parts + 1)]
-            self._blocks.extend((block, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if stop > start)
+            self._blocks.extend((block, start, stop) for start, stop in itertools.pairwise(cuts) if stop > start)
             self._wake.notify_all()
 
     def drop_blocks(self) -> None:
@@ -242,4 +243,8 @@ class Outbox:
             if client.fresh and (unconfirmed or silent):
                 client.fresh, client.sent = False, {}
         self._clients = {name: c for name, c in self._clients.items() if now - c.heard < self._forget_s}
-        return before and not any(client.fresh for client in self._clients.values())
+        silenced = before and not any(client.fresh for client in self._clients.values())
+        if silenced:
+            # Whoever comes back gets the recent blocks anew.
+            self._blocks.clear()
+        return silenced

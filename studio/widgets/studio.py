@@ -6,6 +6,7 @@ import base64
 import html
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Studio(anywidget.AnyWidget):
                 'use studio.open("miniature")'
             )
         self._lock = threading.RLock()
-        self._source = source
+        self._source: FrameSource | None = source
         self._consumer: Consumer | None = None
         self._playheads: dict[str, tuple[int, bool]] = {}
         self._take = self._last_block = self._playhead = 0
@@ -72,7 +73,7 @@ class Studio(anywidget.AnyWidget):
         self._switches: dict[int, Switch] = {}
         self._autoplay = autoplay
         self._last_error: dict[str, Any] | None = None
-        self._unsubscribe = lambda: None
+        self._unsubscribe: Callable[[], object] = _nothing
         self._outbox = Outbox(self._transmit, encode_frames, silent=self._detach)
         super().__init__(width=width)
         keep_subshell(self.comm)
@@ -93,27 +94,33 @@ class Studio(anywidget.AnyWidget):
 
     @property
     def source(self) -> FrameSource:
-        """What makes the frames."""
+        """What makes the frames.
+
+        Raises:
+            RuntimeError: If the widget is closed.
+        """
+        if self._source is None:
+            raise RuntimeError("this widget is closed; make another with studio.Studio(session)")
         return self._source
 
     @property
     def timeline(self) -> Timeline:
         """The prompts, by block; setting it steers the blocks not yet generated."""
-        return self._source.timeline
+        return self.source.timeline
 
     @timeline.setter
     def timeline(self, timeline: Timeline) -> None:
-        self._source.timeline = timeline
+        self.source.timeline = timeline
 
     @property
     def stats(self) -> Stats:
         """How fast the source is."""
-        return self._source.stats
+        return self.source.stats
 
     @property
     def state(self) -> str:
         """What the source is doing: "playing", "paused", ..."""
-        return self._source.state
+        return self.source.state
 
     @property
     def playhead(self) -> int:
@@ -122,15 +129,15 @@ class Studio(anywidget.AnyWidget):
 
     def play(self) -> None:
         """Go on, after an error too."""
-        self._source.play()
+        self.source.play()
 
     def pause(self) -> None:
         """Hold playback and generation."""
-        self._source.pause()
+        self.source.pause()
 
     def step(self) -> None:
         """Generate and show one block."""
-        self._source.step()
+        self.source.step()
 
     def restart(self, seed: int | None = None) -> None:
         """Begin again at block 0.
@@ -138,7 +145,7 @@ class Studio(anywidget.AnyWidget):
         Args:
             seed: Another seed; None keeps the one in use.
         """
-        self._source.restart(seed)
+        self.source.restart(seed)
 
     def switch(self, prompt: str, *, policy: str | None = None, at: int | None = None) -> Switch:
         """Change the prompt.
@@ -154,7 +161,7 @@ class Studio(anywidget.AnyWidget):
         Raises:
             ValueError: If the prompt, policy or block makes no sense.
         """
-        return self._source.switch(prompt, policy=policy, at=at)
+        return self.source.switch(prompt, policy=policy, at=at)
 
     def append(self, prompt: str, start: int | None = None) -> None:
         """Add a prompt at the end of the timeline.
@@ -166,7 +173,7 @@ class Studio(anywidget.AnyWidget):
         Raises:
             ValueError: If the prompt or block makes no sense.
         """
-        self._source.timeline = self._source.timeline.append(prompt, start)
+        self.source.timeline = self.source.timeline.append(prompt, start)
 
     def edit(self, index: int, prompt: str) -> None:
         """Change the text of a segment of the timeline.
@@ -178,7 +185,7 @@ class Studio(anywidget.AnyWidget):
         Raises:
             ValueError: If there is no such segment or the prompt makes no sense.
         """
-        self._source.timeline = self._source.timeline.edit(index, prompt=prompt)
+        self.source.timeline = self.source.timeline.edit(index, prompt=prompt)
 
     def remove(self, index: int) -> None:
         """Remove a segment of the timeline.
@@ -189,15 +196,17 @@ class Studio(anywidget.AnyWidget):
         Raises:
             ValueError: If there is no such segment, or it is the only one.
         """
-        self._source.timeline = self._source.timeline.remove(index)
+        self.source.timeline = self.source.timeline.remove(index)
 
     def close(self) -> None:
-        """Take the widget away and let go of its thread and its frames; the source stays open."""
-        unsubscribe, self._unsubscribe = getattr(self, "_unsubscribe", None), lambda: None
-        if unsubscribe is not None:
-            unsubscribe()
+        """Take the widget away and let go of its thread, its frames and its source; the source stays open."""
+        if getattr(self, "_source", None) is not None:
+            self._unsubscribe()
             self._outbox.close()
             self._detach()
+            # A source that nobody else holds may end: notebooks remember every widget they ever showed.
+            self._source, self._unsubscribe = None, _nothing
+            self._last_error, self._switches = None, {}
         super().close()
 
     # Events of the source; called from its thread, so nothing here waits
@@ -233,7 +242,7 @@ class Studio(anywidget.AnyWidget):
             self._take, self._last_block, self._playhead = take, 0, 0
             self._switches = {}
             self._playheads = {client: (0, hidden) for client, (_, hidden) in self._playheads.items()}
-        self._outbox.post({"type": "restart", "take": take, "seed": self._source.seed})
+        self._outbox.post({"type": "restart", "take": take, "seed": self.source.seed})
 
     # Messages from the browser; called on the main thread or on a subshell
 
@@ -254,7 +263,8 @@ class Studio(anywidget.AnyWidget):
             self._lose(client)
             return
         known = self._outbox.heard(client, message.fields.get("hidden"))
-        if kind == "ready" or not known:
+        # A page that has said goodbye may still confirm what was under way.
+        if kind == "ready" or (not known and kind not in ("ack", "failure")):
             self._welcome(client, message.fields.get("hidden", False))
         if kind == "ack":
             self._outbox.ack(client, message["serial"])
@@ -263,7 +273,7 @@ class Studio(anywidget.AnyWidget):
         elif kind == "ping":
             self._outbox.post({"type": "pong", "client": client, "id": message["id"]})
         elif kind == "words":
-            found = self._source.unknown_words(message["text"])
+            found = self.source.unknown_words(message["text"])
             self._outbox.post({**protocol.words_message(message["id"], found), "client": client})
         elif kind == "failure":
             self._note(f"{message['message']}\n{message['stack']}".strip())
@@ -279,7 +289,7 @@ class Studio(anywidget.AnyWidget):
         except (ValueError, RuntimeError) as error:
             # What the user asked for does not make sense: the sentence goes to them, not to the log.
             reply["error"] = str(error)
-            self._outbox.post(self._timeline_message(self._source.timeline))
+            self._outbox.post(self._timeline_message(self.source.timeline))
         except Exception as error:
             reply["error"] = f"{type(error).__name__}: {error}"
             self._note(traceback.format_exc())
@@ -302,7 +312,7 @@ class Studio(anywidget.AnyWidget):
 
     def _expect(self, index: int, start: int) -> None:
         """Refuse an edit of a segment that is not the one the user saw."""
-        segments = self._source.timeline.segments
+        segments = self.source.timeline.segments
         if index >= len(segments) or segments[index].start != start:
             raise ValueError("the timeline has changed meanwhile; look at it and try again")
 
@@ -313,18 +323,18 @@ class Studio(anywidget.AnyWidget):
         with self._lock:
             self._playheads[client] = (self._playhead, hidden)
             if self._consumer is None:
-                self._consumer = self._source.attach()
+                self._consumer = self.source.attach()
                 if self._playhead:
                     self._consumer.played(self._playhead, self._take)
         self._outbox.post(self._hello())
         for block in self._recent():
             self._outbox.post_block(block)
-        if self._autoplay and self._source.state == "idle":
+        if self._autoplay and self.source.state == "idle":
             self._autoplay = False
-            self._source.play()
+            self.source.play()
 
     def _hello(self) -> dict[str, Any]:
-        source, timeline = self._source, self._source.timeline
+        source, timeline = self.source, self.source.timeline
         return {
             "type": "hello",
             "version": protocol.VERSION,
@@ -344,10 +354,10 @@ class Studio(anywidget.AnyWidget):
 
     def _recent(self) -> list[DecodedBlock]:
         """The blocks around the playhead that the source still holds, oldest first."""
-        last = max(self._last_block, self._source.stats.generated_blocks - 1)
+        last = max(self._last_block, self.source.stats.generated_blocks - 1)
         found: list[DecodedBlock] = []
         for index in range(last, max(-1, last - RECENT_BLOCKS), -1):
-            block = self._source.block(index)
+            block = self.source.block(index)
             if block is None:
                 break
             found.append(block)
@@ -396,7 +406,7 @@ class Studio(anywidget.AnyWidget):
             return protocol.timeline_message(timeline, self._palette.colours(timeline))
 
     def _stats_message(self, stats: Stats) -> dict[str, Any]:
-        return protocol.stats_message(stats, self._source.seed, self._source.device)
+        return protocol.stats_message(stats, self.source.seed, self.source.device)
 
     def _note(self, text: str) -> None:
         with self._lock:
@@ -425,6 +435,8 @@ class Studio(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         source = self._source
+        if source is None:
+            return "Studio(closed)"
         return f"Studio({source.name}, {source.width}x{source.height}, {source.fps:g} frames/s, {source.state})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -437,13 +449,17 @@ class Studio(anywidget.AnyWidget):
 
     def _fallback(self) -> str:
         """What a saved notebook shows where no kernel runs."""
-        source = self._source
+        source = self.source
         text = html.escape(f"{source.name}: “{source.timeline.segments[-1].prompt}”. Run the cell to steer it live.")
         try:
             picture = base64.b64encode(self.film_strip()).decode()
         except RuntimeError:
             return f"<p>{text}</p>"
         return f'<p><img alt="{text}" style="max-width:100%" src="data:image/jpeg;base64,{picture}"><br>{text}</p>'
+
+
+def _nothing() -> None:
+    pass
 
 
 _NEEDED = (

@@ -190,7 +190,9 @@ class Notebook:
 
     def theme(self, name: str) -> None:
         """Change JupyterLab's theme."""
-        self.page.evaluate("(name) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })", name)
+        self.page.evaluate(
+            "(name) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })", name
+        )
         self.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=name, timeout=20000)
         self.page.wait_for_timeout(1500)
 

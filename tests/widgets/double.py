@@ -16,7 +16,8 @@ import numpy as np
 from studio.events import DecodedBlock, ErrorReport, Event, Listener, Stats, Switch, UnknownWord
 from studio.timeline import Segment, Timeline, nearest
 
-KNOWN = tuple("a the red blue green fox ball runs jumps sleeps rolls in at by over snow night sea desert forest".split())
+WORDS = "a the red blue green fox ball runs jumps sleeps rolls in at by over snow night sea desert forest"
+KNOWN = tuple(WORDS.split())
 HELD_BLOCKS = 8
 
 

@@ -20,7 +20,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
   const help = new HelpView();
   const player = new PlayerView(store);
   const composer = new ComposerView(store);
-  const timeline = new TimelineView(store);
+  const timeline = new TimelineView(store, (prompt) => composer.offerPrompt(prompt));
   const status = new StatusView(store, () => help.toggle());
   const notice = new NoticeView(store);
   const spoken = h("div", { class: "ls-spoken", "aria-live": "polite" });

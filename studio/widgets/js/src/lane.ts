@@ -14,7 +14,7 @@ export function span(timeline: Timeline, grid: Grid, live: number): number {
 }
 
 /** Labelled seconds along the axis, at least `room` pixels apart. */
-export function ticks(seconds: number, width: number, room = 56): number[] {
+export function ticks(seconds: number, width: number, room = 72): number[] {
   const step = TICKS.find((candidate) => (candidate / seconds) * width >= room) ?? 600;
   const found: number[] = [];
   for (let at = 0; at <= seconds + 1e-6; at += step) found.push(at);

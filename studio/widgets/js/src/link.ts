@@ -105,6 +105,7 @@ export class Link {
   }
 
   private onMessage = (message: Message, buffers: DataView[]): void => {
+    if (this.timer === null) return; // Nobody looks: what is still under way is not for us.
     this.heardAt = this.now();
     if (this.contact === "connecting" || this.contact === "lost") this.setContact("good");
     if ("client" in message) {

@@ -338,6 +338,8 @@ export class Store {
       }
     } else if (state === "paused") {
       this.halt();
+    } else if (state === "error") {
+      this.playback.runTo(this.film.end - 1);
     } else if (state === "finished" && before !== "finished" && !this.stepping) {
       this.playback.play();
     }

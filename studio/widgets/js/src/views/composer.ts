@@ -67,6 +67,12 @@ export class ComposerView {
     this.box.select();
   }
 
+  /** Put a prompt into the box, to be looked at and switched to. */
+  offerPrompt(prompt: string): void {
+    this.setText(prompt);
+    this.focus();
+  }
+
   private showEffect(): void {
     const { store, note } = this;
     if (note !== null && performance.now() < note.until) {

@@ -9,6 +9,7 @@ export class StatusView {
 
   constructor(private readonly store: Store, openKeys: () => void) {
     const value = (name: string) => (this.figures[name] = h("b", {}, "–"));
+    const word = (name: string) => (this.figures[name] = h("span", {}, "–"));
     this.element = h(
       "footer", { class: "ls-status ls-num", "aria-label": "Speed" },
       h("span", { title: "Frames a second that the model generates while it is at work" }, "generated ", value("generated"), " frames/s"),
@@ -18,7 +19,7 @@ export class StatusView {
         "span", { title: "Time a block takes: denoising steps, the clean pass that stores it, decoding to pixels" },
         "denoise ", value("denoise"), " · commit ", value("commit"), " · VAE ", value("vae"), " ms a block",
       ),
-      h("span", {}, value("name"), " · ", value("device")),
+      h("span", {}, word("name"), " · ", word("device")),
       h("span", { class: "ls-grow" }),
       h("button", { type: "button", class: "ls-quiet", click: openKeys, "aria-label": "Keys" }, h("kbd", {}, "?"), " keys"),
     );

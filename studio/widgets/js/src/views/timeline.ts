@@ -5,6 +5,9 @@ import type { Store } from "../store";
 
 const APPEND_GAP = 4;
 
+/** What can be done with a segment: a new one be placed, one to come edited, the one in force changed from now on. */
+type Reach = "new" | "ahead" | "now" | "made";
+
 interface Editing {
   /** Index of the segment, or -1 for a new one at the end. */
   index: number;
@@ -25,6 +28,7 @@ export class TimelineView {
   private readonly note = h("span", { class: "ls-muted ls-num ls-editnote" });
   private readonly apply = h("button", { type: "button", class: "ls-primary" }, "Apply ", h("kbd", { "aria-hidden": "true" }, "⏎"));
   private readonly drop = h("button", { type: "button" }, "Remove");
+  private readonly again = h("button", { type: "button", class: "ls-primary" }, "Use again");
   private readonly earlier = h("button", { type: "button", "aria-label": "One block earlier", title: "One block earlier" }, icon("less"));
   private readonly later = h("button", { type: "button", "aria-label": "One block later", title: "One block later" }, icon("add"));
   private readonly editor: HTMLElement;
@@ -34,7 +38,7 @@ export class TimelineView {
   private seconds = 20;
   private drawn = "";
 
-  constructor(private readonly store: Store) {
+  constructor(private readonly store: Store, private readonly reuse: (prompt: string) => void) {
     const add = h(
       "button", { type: "button", class: "ls-add", "aria-label": "Add a prompt at the end", title: "Add a prompt at the end" }, icon("add"),
     );
@@ -43,7 +47,7 @@ export class TimelineView {
     this.editor = h(
       "div", { class: "ls-editor", role: "group", "aria-label": "Edit a prompt of the timeline", hidden: true },
       this.input,
-      h("div", { class: "ls-editrow" }, this.earlier, this.later, this.note, h("span", { class: "ls-grow" }), this.drop, cancel, this.apply),
+      h("div", { class: "ls-editrow" }, this.earlier, this.later, this.note, h("span", { class: "ls-grow" }), this.drop, cancel, this.again, this.apply),
     );
     this.input.addEventListener("keydown", (event) => this.onKey(event));
     this.editor.addEventListener("keydown", (event) => {
@@ -53,6 +57,11 @@ export class TimelineView {
     });
     this.apply.addEventListener("click", () => void this.commit());
     this.drop.addEventListener("click", () => void this.remove());
+    this.again.addEventListener("click", () => {
+      const prompt = this.input.value;
+      this.close();
+      this.reuse(prompt);
+    });
     this.earlier.addEventListener("click", () => this.shift(-1));
     this.later.addEventListener("click", () => this.shift(1));
     this.over.append(this.head, this.editor);
@@ -175,10 +184,6 @@ export class TimelineView {
     this.opener = opener;
     this.store.refusal = null;
     this.input.value = text;
-    const fresh = editing.index < 0;
-    show(this.drop, !fresh && this.store.timeline.segments.length > 1);
-    show(this.earlier, fresh);
-    show(this.later, fresh);
     show(this.editor, true);
     this.place();
     this.input.focus();
@@ -208,10 +213,29 @@ export class TimelineView {
     const left = Math.min(1, store.grid.blockSeconds(editing.start) / this.seconds) * this.over.clientWidth;
     const room = this.over.clientWidth - this.editor.offsetWidth;
     this.editor.style.left = `${Math.max(0, Math.min(left, room))}px`;
-    const at = `${clock(store.grid.blockSeconds(editing.start))} (block ${editing.start})`;
-    const made = editing.index >= 0 && editing.start < store.nextBlock;
-    setText(this.note, store.refusal ?? (editing.index < 0 ? `starts at ${at}` : made ? `from ${at}, in part generated already` : `from ${at}`));
+    const reach = this.reach(editing);
+    for (const button of [this.earlier, this.later]) show(button, reach === "new");
+    show(this.drop, reach === "ahead" && store.timeline.segments.length > 1);
+    show(this.apply, reach !== "made");
+    show(this.again, reach === "made");
+    this.input.readOnly = reach === "made";
+    const at = (block: number) => `${clock(store.grid.blockSeconds(block))} (block ${block})`;
+    const told = {
+      new: `starts at ${at(editing.start)}`,
+      ahead: `from ${at(editing.start)}`,
+      now: `changes at ${at(store.nextBlock)}`,
+      made: "generated already",
+    }[reach];
+    setText(this.note, store.refusal ?? told);
     this.note.classList.toggle("ls-warn", store.refusal !== null);
+  }
+
+  private reach(editing: Editing): Reach {
+    const { segments } = this.store.timeline;
+    const next = this.store.nextBlock;
+    if (editing.index < 0) return "new";
+    if (editing.start >= next) return "ahead";
+    return (segments[editing.index + 1]?.start ?? Infinity) > next ? "now" : "made";
   }
 
   private onKey(event: KeyboardEvent): void {
@@ -229,9 +253,14 @@ export class TimelineView {
     const { editing, store } = this;
     if (editing === null) return;
     const prompt = this.input.value.trim();
-    const reply = editing.index < 0
-      ? await store.command("append", { prompt, start: editing.start })
-      : await store.command("edit", { index: editing.index, start: editing.start, prompt });
+    const { index, start } = editing;
+    const reach = this.reach(editing);
+    if (reach === "made") return;
+    const reply = await {
+      new: () => store.command("append", { prompt, start }),
+      ahead: () => store.command("edit", { index, start, prompt }),
+      now: () => store.command("switch", { prompt, policy: null, at: null }),
+    }[reach]();
     if (reply.error === null) this.close();
     else this.place();
   }
