@@ -434,6 +434,7 @@ MINIATURE = ModelConfig(
     ),
     text=TextConfig(vocab=512, dim=128, attn_dim=128, ffn_dim=256, heads=4, layers=3, text_len=32),
     cache=CacheConfig(positions="window", sink_policy="rewrite"),
+    sampler=SamplerConfig(shift=3.0),
 )
 
 PRESETS: dict[str, ModelConfig] = {

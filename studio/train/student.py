@@ -1,0 +1,334 @@
+"""Distils the teacher into the causal few-step student by regression on the teacher's own trajectories.
+
+The teacher solves the probability-flow ODE of every block of a clip at once, against clean frames that are rendered ones
+or, from the second round on, the student's own rollouts. The student learns to jump from the states at its few
+timesteps to the end of the trajectory, under the attention rules of the cache.
+
+Source: ODE initialisation as in CausVid (arXiv:2412.07772) and Self-Forcing (arXiv:2506.08009).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from studio.config import preset
+from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
+from studio.schedule import FlowSchedule, shift_sigma
+from studio.shapes import VideoShape
+from studio.train import runtime
+from studio.train.latents import ClipKind, LatentBatch, LatentPool, default_kinds
+from studio.train.teacher import ContextTable, counted, load_networks, load_vae, save_networks, sized
+
+__all__ = ["StudentTrainConfig", "train_student"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentTrainConfig:
+    """Distillation of the student.
+
+    Args:
+        out: Folder of the results.
+        vae: Folder with `vae.safetensors`.
+        teacher: Folder with the teacher.
+        resume: Folder with a student to go on from, or `None` to begin with the teacher's weights.
+        seconds: Wall-clock budget.
+        rounds: Rounds of collecting trajectories and learning them.
+        collect: Share of each round's time spent on collecting.
+        own: Share of trajectories against the student's own rollouts, from the second round on.
+        model: Preset that is trained.
+        batch: Clips a step.
+        collect_batch: Clips solved together.
+        frames: Latent frames of a clip.
+        pool: Rendered clips kept.
+        fill: Rendered clips made before the first round.
+        chunk: Clips rendered together.
+        trajectories: Clips whose trajectories are kept.
+        solver_steps: Euler steps of a trajectory; a multiple of the student's spacing.
+        guidance: Classifier-free guidance of the teacher: 1 is none.
+        rate: Peak learning rate.
+        decay: Of the averaged weights.
+        context_noise: Largest noise level of rendered clean frames.
+        own_noise: Largest noise level of the student's own frames.
+        seed: Seed of everything.
+        device: Where it runs; `None`: the GPU if there is one.
+        fast: Compile on a GPU.
+
+    Raises:
+        ValueError: If a share or number is out of range.
+    """
+
+    out: str
+    vae: str
+    teacher: str
+    resume: str | None = None
+    seconds: float = 420.0
+    rounds: int = 3
+    collect: float = 0.4
+    own: float = 0.6
+    model: str = "miniature"
+    batch: int = 96
+    collect_batch: int = 128
+    frames: int = 21
+    pool: int = 4096
+    fill: int = 2048
+    chunk: int = 32
+    trajectories: int = 16384
+    solver_steps: int = 20
+    guidance: float = 2.5
+    rate: float = 3e-4
+    decay: float = 0.998
+    context_noise: float = 0.1
+    own_noise: float = 0.03
+    seed: int = 0
+    device: str | None = None
+    fast: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.collect < 1 or not 0 <= self.own <= 1:
+            raise ValueError(f"`collect` must lie in (0, 1) and `own` in [0, 1], got {self.collect} and {self.own}")
+        if self.rounds < 1 or self.solver_steps < 1:
+            raise ValueError(f"`rounds` and `solver_steps` must be at least 1, got {self.rounds}, {self.solver_steps}")
+
+
+def train_student(config: StudentTrainConfig, report: runtime.Report = runtime.silent) -> dict[str, Any]:
+    """Distil a student and write its networks and `student.json` to the folder.
+
+    Args:
+        config: Sizes and budget.
+        report: Takes a line of progress now and then.
+
+    Returns:
+        The metrics, as in `student.json`.
+    """
+    trainer = _Trainer(config, report)
+    trainer.run()
+    return trainer.finish()
+
+
+class _Trajectories:
+    """A ring of trajectories: the clean frames, the states at the student's timesteps, the end, and the prompt."""
+
+    def __init__(self, room: int, states: int, size: tuple[int, ...], text: tuple[int, ...], device: torch.device) -> None:
+        kind = torch.float16 if device.type == "cuda" else torch.float32
+        self.clean = torch.zeros(room, *size, dtype=kind, device=device)
+        self.states = torch.zeros(states, room, *size, dtype=kind, device=device)
+        self.end = torch.zeros(room, *size, dtype=kind, device=device)
+        self.text = torch.zeros(room, *text, dtype=kind, device=device)
+        self.rows: dict[ClipKind, list[int]] = {}
+        self.room, self.written = room, 0
+
+    def add(self, kind: ClipKind, clean: Tensor, states: Tensor, end: Tensor, text: Tensor) -> None:
+        count = len(clean)
+        start = self.written % self.room
+        if start + count > self.room:
+            self.written += self.room - start
+            start = 0
+        span = slice(start, start + count)
+        taken = set(range(start, start + count))
+        for other in self.rows:
+            self.rows[other] = [row for row in self.rows[other] if row not in taken]
+        self.clean[span], self.states[:, span], self.end[span], self.text[span] = clean, states, end, text
+        self.rows.setdefault(kind, []).extend(range(start, start + count))
+        self.written += count
+
+    def kinds(self) -> list[ClipKind]:
+        return [kind for kind, rows in self.rows.items() if rows]
+
+
+class _Trainer:
+    def __init__(self, config: StudentTrainConfig, report: runtime.Report) -> None:
+        self.config, self.report, self.out = config, report, Path(config.out)
+        self.device = runtime.pick_device(config.device)
+        torch.manual_seed(config.seed)
+        torch.set_float32_matmul_precision("high")
+        vae = load_vae(config.vae, self.device)
+        self.model = sized(preset(config.model), vae.config)
+        self.sampler, self.block = self.model.sampler, self.model.sampler.block
+        self.teacher, self.text = load_networks(config.teacher, self.model, self.device)
+        self.teacher.eval().requires_grad_(False)
+        self.text.eval().requires_grad_(False)
+        self.student, _ = load_networks(config.resume or config.teacher, self.model, self.device)
+        self.average = runtime.EMA(self.student, config.decay)
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0,
+            fused=self.device.type == "cuda",
+        )  # fmt: skip
+        self.schedule = FlowSchedule(shift=self.sampler.shift).to(self.device)
+        self.timesteps = self.schedule.warp(self.sampler.steps).to(self.device)
+        self.grid = self._grid()
+        self.contexts = ContextTable(self.model, config.frames, self.device)
+        capacity = self.model.cache.capacity or config.frames
+        kinds = default_kinds(min(capacity, config.frames - self.block), self.block)
+        self.pool = LatentPool(
+            self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=config.seed + 7,
+            chunk=config.chunk, fast=config.fast,
+        )  # fmt: skip
+        size = VideoShape.of(self.model).latents(1, config.frames)[1:]
+        text = (self.model.text.text_len, self.model.text.dim)
+        self.store = _Trajectories(config.trajectories, len(self.timesteps), size, text, self.device)
+        self.solve = runtime.compiled(self.teacher, self.device, config.fast)
+        self.forward = runtime.compiled(self.student, self.device, config.fast)
+        self.blank = self.text.encode([""])
+        self.history: list[dict[str, float]] = []
+        self.steps, self.collected = 0, 0
+        self.budget: runtime.Budget | None = None
+
+    def _grid(self) -> Tensor:
+        """Noise levels of a trajectory, in which every one of the student's occurs."""
+        line = torch.linspace(1, 0, self.config.solver_steps + 1)
+        grid = shift_sigma(line, self.sampler.shift)
+        for timestep in self.timesteps.cpu() / 1000:
+            if (grid - timestep).abs().min() > 1e-3:
+                raise ValueError(
+                    f"`solver_steps` {self.config.solver_steps} does not meet the student's steps "
+                    f"{self.sampler.steps}; use a multiple of 4"
+                )
+        return grid.to(self.device)
+
+    def run(self) -> None:
+        config = self.config
+        while self.pool.rendered < config.fill:
+            self.pool.refill()
+        self.budget = runtime.Budget(config.seconds)
+        for index in range(config.rounds):
+            # The first round also pays for compiling, the last is the longest: later trajectories are the better ones.
+            share = [(i + 2) for i in range(config.rounds)]
+            end = sum(share[: index + 1]) / sum(share)
+            begin = sum(share[:index]) / sum(share)
+            self._collect(begin + (end - begin) * config.collect, own=config.own if index else 0.0)
+            self._learn(end)
+            self._save()
+
+    def finish(self) -> dict[str, Any]:
+        self._save()
+        metrics = {
+            "recipe": dataclasses.asdict(self.config),
+            "steps": self.steps,
+            "trajectories": self.collected,
+            "seconds": round(self.budget.elapsed, 1) if self.budget else 0.0,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "torch": torch.__version__,
+            "mode": self.forward.mode,
+            "error": self.forward.error or self.solve.error,
+            "history": self.history,
+        }
+        runtime.write_json(self.out / "student.json", metrics)
+        return metrics
+
+    def _save(self) -> None:
+        save_networks(self.out, self.model, self.average.network, self.text)
+
+    # -- collecting -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _collect(self, until: float, own: float) -> None:
+        assert self.budget is not None
+        first, began = self.collected, self.budget.elapsed
+        while self.budget.progress < until:
+            self.pool.refill()
+            batch = self.pool.batch(self.config.collect_batch)
+            text = self.text.encode(batch.captions)
+            if torch.rand(()).item() < own:
+                clean, noise = self._roll_out(batch, text), self.config.own_noise
+            else:
+                clean, noise = batch.latents, self.config.context_noise
+            smudge = torch.rand(len(clean), 1, 1, 1, 1, device=self.device) * noise
+            clean = (1 - smudge) * clean + smudge * torch.randn_like(clean)
+            states, end = self._trajectory(clean, text, batch.kind)
+            self.store.add(batch.kind, clean, states, end, text)
+            self.collected += len(clean)
+        seconds = self.budget.elapsed - began
+        self.report(f"collected {self.collected - first} clips' trajectories in {seconds:.0f}s, own {own}, "
+                    f"{self.solve.mode} {self.solve.error}")  # fmt: skip
+
+    def _trajectory(self, clean: Tensor, text: Tensor, kind: ClipKind) -> tuple[Tensor, Tensor]:
+        """States `[S, B, F, C, H, W]` at the student's timesteps and the end of the guided trajectory."""
+        context = self.contexts.of(kind)
+        frames = clean.shape[1]
+        x = torch.randn_like(clean)
+        # Guidance runs both prompts in one batch; the clean frames are passed once and then remembered.
+        texts = torch.cat([text, self.blank.expand_as(text)])
+        context.remember()
+        zeros = clean.new_zeros(2 * len(clean), 2 * frames)
+        with runtime.autocast(self.device):
+            self.teacher(torch.cat([clean, x], dim=1).repeat(2, 1, 1, 1, 1), zeros, texts, context=context)
+        noisy = context.noisy_only()
+        context.memory = None
+        states: list[Tensor] = []
+        for sigma, following in zip(self.grid, self.grid[1:], strict=False):
+            if (self.timesteps / 1000 - sigma).abs().min() < 1e-3:
+                states.append(x)
+            timestep = (1000 * sigma).expand(2 * len(x), frames)
+            with runtime.autocast(self.device):
+                flow = self.solve(x.repeat(2, 1, 1, 1, 1), timestep, texts, context=noisy).float()
+            prompted, blank = flow.chunk(2)
+            x = x + (following - sigma) * (blank + self.config.guidance * (prompted - blank))
+        return torch.stack(states), x
+
+    def _roll_out(self, batch: LatentBatch, text: Tensor) -> Tensor:
+        """The student's own clip under the batch's prompts, by the rollout that plays it."""
+        cache = make_cache(self.model, batch=len(batch.latents), device=self.device)
+        shape = VideoShape.of(self.model).latents(len(batch.latents), self.block)
+        noise = NoiseSource(int(torch.randint(2**31, ())), shape, device=self.device)
+        old = self.text.encode(batch.before)
+
+        def plan() -> Iterator[BlockPlan]:
+            for first in range(0, self.config.frames, self.block):
+                switch = batch.kind.switch
+                policy = "recache" if switch == first else None
+                yield BlockPlan(text=old if switch is not None and first < switch else text, policy=policy)
+
+        with runtime.autocast(self.device):
+            blocks = rollout(self.average.network, cache, plan(), noise, self.sampler, schedule=self.schedule)  # type: ignore[arg-type]
+            return torch.cat([block.latents.float() for block in blocks], dim=1)
+
+    # -- learning -------------------------------------------------------------------------------------------------
+
+    def _learn(self, until: float) -> None:
+        assert self.budget is not None
+        recent: list[Tensor] = []
+        while self.budget.progress < until:
+            self.steps += 1
+            rate = runtime.cosine(self.budget.progress, self.steps, self.config.rate)
+            runtime.set_rate(self.optimizer, rate)
+            recent.append(self._step())
+            if self.steps % 100 == 0 or self.steps in (1, 5):
+                loss = torch.stack(recent).mean().item()
+                recent = []
+                self.history.append({"step": self.steps, "seconds": round(self.budget.elapsed, 1), "loss": loss})
+                self.report(f"step {self.steps} {self.budget.elapsed:.0f}s loss {loss:.4f} {self.forward.mode} "
+                            f"{self.forward.error}")  # fmt: skip
+
+    def _step(self) -> Tensor:
+        store, config = self.store, self.config
+        kinds = store.kinds()
+        weights = torch.tensor([float(len(store.rows[kind])) for kind in kinds])
+        kind = kinds[int(torch.multinomial(weights, 1))]
+        rows = torch.tensor(store.rows[kind], device=self.device)
+        rows = rows[torch.randint(len(rows), (config.batch,), device=self.device)]
+        clean, end, text = (part[rows].float() for part in (store.clean, store.end, store.text))
+        frames = clean.shape[1]
+        step = torch.randint(len(self.timesteps), (config.batch, frames // self.block), device=self.device)
+        step = step.repeat_interleave(self.block, 1)
+        states = store.states[:, rows].float()
+        x = torch.gather(states, 0, step[None, :, :, None, None, None].expand(1, *states.shape[1:]))[0]
+        sigma = self.timesteps[step] / 1000
+        both = torch.cat([clean, x], dim=1)
+        timestep = torch.cat([torch.zeros_like(sigma), 1000 * sigma], dim=1)
+        self.optimizer.zero_grad(set_to_none=True)
+        with runtime.autocast(self.device):
+            flow = self.forward(both, timestep, text, context=self.contexts.of(kind))[:, frames:]
+        target = (x - end) / sigma[..., None, None, None]
+        loss = ((flow.float() - target).square() * counted(kind, frames, self.device)).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.student)
+        return loss.detach()
