@@ -70,8 +70,8 @@ class Probe(nn.Module):
             ValueError: if the pictures have another shape.
         """
         if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.shape[-1] % self.config.size:
-            size = self.config.size
-            raise ValueError(f"`pixels` must be [B, T, 3, H, W] with a multiple of {size} a side, got {list(pixels.shape)}")
+            expected = f"[B, T, 3, H, W] with a multiple of {self.config.size} a side"
+            raise ValueError(f"`pixels` must be {expected}, got {list(pixels.shape)}; resize the clip")
         factor = pixels.shape[-1] // self.config.size
         x = F.avg_pool3d(pixels.transpose(1, 2), (1, factor, factor))
         features = self.trunk(x)
@@ -80,6 +80,4 @@ class Probe(nn.Module):
 
 
 def _step(inputs: int, outputs: int, stride: tuple[int, int, int]) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.SiLU()
-    )
+    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.SiLU())

@@ -1,7 +1,7 @@
 """The causal video VAE of Wan2.1: pixels to latents and back, whole clips or streams.
 
-Shapes: B batch, T frames, F latent frames, C channels, H x W. Inside, activations are [B, C, T, H, W], stored channels last.
-The first frame of a video is special: it makes one latent frame alone, each later latent frame stands for several frames.
+Shapes: B batch, T frames, F latent frames, C channels, H x W. Inside, activations are [B, C, T, H, W], channels last.
+The first frame of a video is special: it makes one latent frame alone, each later one stands for several frames.
 Everything a stream remembers is in a `VAEStream`; the modules hold weights only.
 """
 
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from studio.config import VAEConfig
 
-# What causal convolutions remember: one entry a convolution, the last input frames it saw. None: whole clips, nothing kept.
+# What causal convolutions remember: one entry a convolution, the last input frames it saw. None: a whole clip.
 History = list["Tensor | None"]
 
-# Three equal ways to convolve in 3-D. "volume": as one 3-D convolution. "stacked": as one 2-D convolution over the channels of
-# all frames of the kernel. "taps": as a sum of 2-D convolutions, one a frame of the kernel; on CPUs as fast as the best 3-D
-# one, and it never falls back to a slow path.
+# Three equal ways to convolve in 3-D. "volume": as one 3-D convolution. "stacked": as one 2-D convolution over the
+# channels of all frames of the kernel. "taps": as a sum of 2-D convolutions, one a frame of the kernel; on CPUs as fast
+# as the best 3-D one, and it never falls back to a slow path.
 Convolutions = Literal["volume", "stacked", "taps"]
 
 
@@ -59,7 +59,9 @@ class VAEStream:
 class CausalConv3d(nn.Conv3d):
     """A 3-D convolution whose output frame depends on its own and `past` earlier input frames only."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, stride=1, padding=0, past: int = 0):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, stride=1, padding=0, past: int = 0
+    ):
         super().__init__(inputs, outputs, kernel, stride=stride, padding=(0, padding, padding))
         self.past = past
         self.slot = -1
@@ -149,7 +151,7 @@ class AttentionBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, halves the channels, and with `temporal` doubles the frames, the video's first excepted."""
+    """Doubles height and width, halves the channels; with `temporal` doubles the frames, the video's first excepted."""
 
     def __init__(self, channels: int, temporal: bool):
         super().__init__()
@@ -343,7 +345,7 @@ class VideoVAE(nn.Module):
 
         Args:
             latents: [B, F, C, h, w], any number of latent frames.
-            stream: the video's state so far, updated; None for a whole clip. Chunks through a stream equal the whole decode.
+            stream: the video's state so far, updated; None for a whole clip. Chunks through a stream equal the whole.
             clamp: limit the result to [-1, 1].
 
         Returns:
@@ -354,7 +356,8 @@ class VideoVAE(nn.Module):
         """
         if latents.ndim != 5 or latents.shape[2] != self.config.z_dim or latents.shape[1] == 0:
             expected = f"[B, F >= 1, {self.config.z_dim}, h, w]"
-            raise ValueError(f"`latents` must be {expected}, got {list(latents.shape)}; put the frames before the channels")
+            got = list(latents.shape)
+            raise ValueError(f"`latents` must be {expected}, got {got}; put the frames before the channels")
         z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
         x = self.conv2(_channels_last(rearrange(z, "b f c h w -> b c f h w")))
         x = self.decoder(x, None if stream is None else stream.history)
@@ -366,7 +369,8 @@ class VideoVAE(nn.Module):
     def _check_pixels(self, pixels: Tensor, continues: bool) -> None:
         side, group = self.config.spatial_factor, self.config.temporal_factor
         if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.shape[3] % side or pixels.shape[4] % side:
-            raise ValueError(f"`pixels` must be [B, T, 3, H, W] with H and W multiples of {side}, got {list(pixels.shape)}")
+            expected = f"[B, T, 3, H, W] with H and W multiples of {side}"
+            raise ValueError(f"`pixels` must be {expected}, got {list(pixels.shape)}; crop or pad the frames")
         frames, first = pixels.shape[1], 0 if continues else 1
         if frames < 1 or (frames - first) % group:
             place = "when a stream goes on" if continues else "at the start of a video"

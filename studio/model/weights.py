@@ -1,22 +1,177 @@
-"""Weights: safetensors files that say what they hold, one folder a model."""
+"""Weights: a model is a folder of safetensors files, a configuration and a tokenizer.
+
+Only safetensors are read. Everything that does not fit is named: damaged files, files of another kind, and tensors that
+are missing, unexpected, misshapen or not finite.
+"""
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from studio.config import PRESETS, ModelConfig, from_dict, to_dict
+from studio.model.dit import WanDiT
+from studio.model.shards import write_shards
+from studio.model.text import (
+    PieceTokenizer,
+    TextEncoder,
+    Tokenizer,
+    WordTokenizer,
+    from_official_keys,
+    to_official_keys,
+)
+from studio.model.vae import VideoVAE
+
+__all__ = ["Models", "folder_of", "load", "load_checked", "read", "read_part", "save", "write"]
+
+# A tensor that only this kind of network has.
+_MARKS = {
+    "dit": ("patch_embedding.weight",),
+    "vae": ("decoder.head.2.weight",),
+    "text": ("encoder.shared.weight", "token_embedding.weight"),
+    "probe": ("heads.shape.weight",),
+}
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+_TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer")
+_SHOWN = 5
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any],
-          dtype: torch.dtype | None = None) -> None:
-    """Writes one safetensors file aside and renames it, with its kind and configuration in the header.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Models:
+    """The networks of one model.
+
+    Args:
+        config: sizes of everything.
+        dit: the diffusion transformer.
+        vae: the video VAE.
+        text: the text encoder with its tokenizer.
+    """
+
+    config: ModelConfig
+    dit: WanDiT
+    vae: VideoVAE
+    text: TextEncoder
+
+    def to(self, device: torch.device | str) -> Models:
+        """The same networks, moved to a device."""
+        for network in (self.dit, self.vae, self.text):
+            network.to(device)
+        return self
+
+
+def load(
+    name: str | Path = "miniature", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Models:
+    """Load a model, ready to generate: in evaluation mode and without gradients.
+
+    Args:
+        name: name of a shipped model, such as "miniature", or a model's folder.
+        device: where the networks go.
+        dtype: type of the weights in memory; in the files they are halves.
+
+    Returns:
+        The networks.
+
+    Raises:
+        FileNotFoundError: if there is no such model, or one of its files is missing.
+        ValueError: if a file is damaged, of another kind, or does not fit the configuration.
+    """
+    folder = folder_of(name)
+    config = _config(folder)
+    tokenizer = _tokenizer(folder)
+    with torch.device("meta"):
+        dit, text = WanDiT(config.dit), TextEncoder(config.text, tokenizer)
+    vae = VideoVAE(config.vae)
+    return Models(
+        config=config,
+        dit=_filled(dit, folder, "dit", device, dtype),
+        vae=_filled(vae, folder, "vae", device, dtype),
+        text=_filled(text, folder, "text", device, dtype),
+    )
+
+
+def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16) -> list[Path]:
+    """Write a model's folder; files beyond 15 MB are split.
+
+    Args:
+        models: the networks.
+        folder: where to; made if it is missing.
+        dtype: type of the weights in the files.
+
+    Returns:
+        The files written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    states = {
+        "dit": models.dit.state_dict(),
+        "vae": models.vae.state_dict(),
+        # The official names hold the embedding once; the module's own ones name it twice.
+        "text": to_official_keys(models.text.state_dict()),
+    }
+    written = []
+    for kind, state in states.items():
+        stored = {key: _stored(value, dtype) for key, value in state.items()}
+        written += write_shards(folder, kind, stored, metadata={"kind": kind})
+    written.append(_write_text(folder / "config.json", json.dumps(to_dict(models.config), indent=1) + "\n"))
+    if isinstance(models.text.tokenizer, WordTokenizer):
+        models.text.tokenizer.save(folder / "tokenizer.json")
+        written.append(folder / "tokenizer.json")
+    return written
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder of a shipped model or the given folder.
+
+    Args:
+        name: name of a shipped model, or a path.
+
+    Returns:
+        An existing folder.
+
+    Raises:
+        FileNotFoundError: if there is none, naming what there is.
+        ValueError: if the path is a file.
+    """
+    path = Path(name)
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # A name no file system takes: too long, or with a NUL in it.
+        there = False
+    if there and path.is_file():
+        raise ValueError(f"`name` must be a model's name or folder, got the file {path}; name the folder it lies in")
+    if there and (path / "config.json").exists():
+        return path
+    shipped = {folder.name: folder for folder in _shipped()}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    if there and str(name):
+        raise FileNotFoundError(f"`name` must be a model's folder, got {path}, which has no config.json")
+    known = ", ".join(sorted(shipped)) or "none"
+    if str(name) in PRESETS:
+        raise FileNotFoundError(f"the weights of {str(name)!r} are not shipped; name the folder that holds them")
+    near = difflib.get_close_matches(str(name), shipped, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "use one of those or a folder"
+    raise FileNotFoundError(f"`name` must be a shipped model ({known}) or a folder, got {str(name)[:200]!r}; {hint}")
+
+
+def write(
+    path: Path, tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> None:
+    """Write one safetensors file aside and rename it, with its kind and configuration in the header.
 
     Args:
         path: the file.
@@ -26,32 +181,191 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, kind: str, config: Mappi
         dtype: type of the floating-point tensors in the file; None leaves them.
     """
     aside = path.with_name(path.name + ".part")
-    stored = {key: value.detach().to("cpu", dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
-              for key, value in tensors.items()}
-    save_file(stored, aside,
-              metadata={"format": "pt", "kind": kind, "config": json.dumps(dict(config))})
+    stored = {key: _stored(value, dtype) for key, value in tensors.items()}
+    save_file(stored, aside, metadata={"format": "pt", "kind": kind, "config": json.dumps(dict(config))})
     os.replace(aside, path)
 
 
-def read(path: Path, *, kind: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Reads one safetensors file that `write` has written.
+def read(path: Path | str, *, kind: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read one safetensors file.
 
     Args:
         path: the file.
-        kind: what it must hold; None: anything.
+        kind: what it must hold: "dit", "vae", "text" or "probe"; None: anything.
 
     Returns:
-        (configuration, state dict).
+        (configuration out of the header, empty where it has none; state dict on the CPU).
 
     Raises:
-        ValueError: if the file is damaged, or holds something else.
+        FileNotFoundError: if it is not there.
+        ValueError: if it is a pickle, damaged, or holds something else.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; copy the whole folder of the model")
+    _refuse_pickles(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
     except SafetensorError as error:
-        raise ValueError(f"`{path}` must be a safetensors file, got a damaged or other one ({error}); copy it anew") from error
-    if kind is not None and header.get("kind") != kind:
-        raise ValueError(f"`{path}` must hold {kind!r} weights, got {header.get('kind')!r}; name another file")
+        fault = f"{path} must be a safetensors file, got a damaged or other one"
+        raise ValueError(f"{fault} ({error}); copy it anew") from error
+    found = header.get("kind") or _kind_by_keys(tensors)
+    if kind is not None and found not in (kind, None):
+        raise ValueError(f"{path} must hold {kind!r} weights, got {found!r}; name another file")
     return json.loads(header.get("config", "{}")), tensors
+
+
+def read_part(folder: Path | str, kind: str) -> dict[str, Tensor]:
+    """Read one network's tensors out of a model's folder, from one file or from its shards.
+
+    Args:
+        folder: the model's folder.
+        kind: "dit", "vae", "text" or "probe", the stem of the files.
+
+    Returns:
+        The state dict on the CPU, under the names of the file.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged or holds something else.
+    """
+    folder = Path(folder)
+    index = folder / f"{kind}.safetensors.index.json"
+    if not index.exists():
+        for suffix in _PICKLES:
+            if (folder / f"{kind}{suffix}").exists() and not (folder / f"{kind}.safetensors").exists():
+                _refuse_pickles(folder / f"{kind}{suffix}")
+        return read(folder / f"{kind}.safetensors", kind=kind)[1]
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} must be an index of shards, got something else ({error}); copy it anew") from error
+    state: dict[str, Tensor] = {}
+    for file in files:
+        if Path(file).name != file:
+            raise ValueError(f"{index} must name files of its own folder, got {file!r}; copy it anew")
+        state.update(read(folder / file, kind=kind)[1])
+    return state
+
+
+def load_checked(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Put tensors into a network after checking that they fit; a network on the meta device takes them over.
+
+    Args:
+        network: the network, changed in place.
+        state: the tensors under the network's names.
+        source: where they come from, for the message.
+
+    Raises:
+        ValueError: naming the tensors that are missing, unexpected, misshapen or not finite.
+    """
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    shared = expected.keys() & state.keys()
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(expected[key])}"
+        for key in sorted(shared)
+        if tuple(state[key].shape) != expected[key]
+    ]
+    faults = [
+        _listed("missing", sorted(expected.keys() - state.keys())),
+        _listed("unexpected", sorted(state.keys() - expected.keys())),
+        _listed("misshapen", misshapen),
+        _listed("not finite", [key for key in sorted(shared) if not _finite(state[key])]),
+    ]
+    if any(faults):
+        what = "; ".join(fault for fault in faults if fault)
+        fit = f"{source} must fit the configuration of {type(network).__name__}"
+        raise ValueError(f"{fit}, got {what}; use matching files")
+    on_meta = any(parameter.is_meta for parameter in network.parameters())
+    network.load_state_dict(dict(state), strict=True, assign=on_meta)
+
+
+def _filled(network: Network, folder: Path, kind: str, device: torch.device | str, dtype: torch.dtype) -> Network:
+    state = read_part(folder, kind)
+    if kind == "text" and "token_embedding.weight" in state:
+        state = from_official_keys(state)
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    load_checked(network, state, folder / f"{kind}.safetensors")
+    return network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _config(folder: Path) -> ModelConfig:
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got something else ({error}); copy it anew") from error
+    try:
+        return from_dict(ModelConfig, data)
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe a model: {error}") from error
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if path.exists():
+        return _told(path, "a tokenizer", WordTokenizer.load)
+    for name in _TOKENIZER_FOLDERS:
+        if (folder / name).is_dir():
+            return _told(folder / name, "a tokenizer's folder", PieceTokenizer)
+    raise FileNotFoundError(f"{path} is missing; copy the whole folder of the model")
+
+
+def _told(path: Path, what: str, make: Callable[[Path], Tokenizer]) -> Tokenizer:
+    try:
+        return make(path)
+    except Exception as error:  # The tokenizer library raises plain exceptions of its own.
+        raise ValueError(f"{path} must be {what}, got something else ({error}); copy it anew") from error
+
+
+def _shipped() -> Iterable[Path]:
+    # In a wheel the models lie inside the package, in a checkout beside it.
+    inside = Path(str(resources.files("studio"))) / "assets"
+    beside = Path(__file__).resolve().parents[2] / "assets"
+    seen = set()
+    for root in (inside, beside):
+        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+            if (folder / "config.json").exists() and folder.name not in seen:
+                seen.add(folder.name)
+                yield folder
+
+
+def _refuse_pickles(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(2)
+    # A zip archive or a bare pickle stream, whatever the name says.
+    if path.suffix in _PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise ValueError(
+            f"{path} must be a safetensors file, got a pickle, which can run code when it is read; convert it where "
+            "you trust it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors')"
+        )
+
+
+def _kind_by_keys(keys: Iterable[str]) -> str | None:
+    found = set(keys)
+    return next((kind for kind, marks in _MARKS.items() if found.intersection(marks)), None)
+
+
+def _listed(fault: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {fault}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    kind = dtype if dtype is not None and value.is_floating_point() else value.dtype
+    return value.detach().to("cpu", kind).contiguous()
+
+
+def _write_text(path: Path, text: str) -> Path:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+    return path

@@ -1,4 +1,4 @@
-"""`python -m studio.train RECIPE --option value ...`: runs one training; options are the fields of its configuration."""
+"""`python -m studio.train RECIPE --option value ...` runs one training; options are its configuration's fields."""
 
 from __future__ import annotations
 

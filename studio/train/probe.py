@@ -113,7 +113,11 @@ def train_probe(config: ProbeTrainConfig, report: runtime.Report = runtime.silen
 
 
 def _train_step(
-    probe: Probe, optimizer: torch.optim.Optimizer, source: ClipSource, config: ProbeTrainConfig, device: torch.device,
+    probe: Probe,
+    optimizer: torch.optim.Optimizer,
+    source: ClipSource,
+    config: ProbeTrainConfig,
+    device: torch.device,
     step: int,
 ) -> tuple[Tensor, Tensor]:
     windows = range(config.shortest, config.longest + 1, config.window_step)

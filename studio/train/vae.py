@@ -109,7 +109,11 @@ class _Trainer:
         self.vae = VideoVAE(self.sizes).to(self.device)
         self.average = runtime.EMA(self.vae, config.decay)
         self.optimizer = torch.optim.AdamW(
-            self.vae.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=self.device.type == "cuda"
+            self.vae.parameters(),
+            lr=config.rate,
+            betas=(0.9, 0.99),
+            weight_decay=1e-4,
+            fused=self.device.type == "cuda",
         )
         self.clips = ClipSource(self.device, config.seed, size=config.size, fast=config.fast)
         self.history: list[dict[str, float]] = []
@@ -182,9 +186,7 @@ class _Trainer:
             mu, log_var = self.vae.encode_moments(pixels)
             mu, log_var = mu.float(), log_var.float().clamp(-20, 4)
             decoded = self.vae.decode(mu + noise * torch.exp(0.5 * log_var), clamp=False)
-        rebuilt, plain = reconstruction(
-            decoded, pixels, mask, figure=self.config.figure, edges=self.config.edges
-        )
+        rebuilt, plain = reconstruction(decoded, pixels, mask, figure=self.config.figure, edges=self.config.edges)
         divergence = kl(mu, log_var)
         return torch.stack([rebuilt + self.config.kl * divergence, rebuilt, plain, divergence])
 
@@ -214,7 +216,8 @@ class _Trainer:
         total, rebuilt, plain, divergence = torch.stack(recent).mean(0).tolist()
         elapsed = self.budget.elapsed if self.budget else 0.0
         self.history.append(
-            {"step": step, "seconds": round(elapsed, 1), "loss": total, "rebuilt": rebuilt, "l1": plain, "kl": divergence}
+            {"step": step, "seconds": round(elapsed, 1), "loss": total, "rebuilt": rebuilt, "l1": plain}
+            | {"kl": divergence}
         )
         self.report(
             f"step {step} {elapsed:.0f}s loss {total:.4f} rebuilt {rebuilt:.4f} l1 {plain:.4f} kl {divergence:.3f} "
@@ -260,8 +263,8 @@ def latent_statistics(
         clips: how many clips are looked at.
 
     Returns:
-        (means, deviations). A deviation is at least a quarter of the average one, since scaling a channel that holds next
-        to nothing up to one would make noise of it.
+        (means, deviations). A deviation is at least a quarter of the average one, since scaling a channel that holds
+        next to nothing up to one would make noise of it.
     """
     source = ClipSource(device, config.seed + 1, size=config.size)
     chunks = []

@@ -45,7 +45,7 @@ def case_params(kind: str) -> list:
 
 
 def variant_params(kind: str) -> list:
-    """Pytest parameters (path, variant name), one a variant of every case of the kind; skipped with the reason where none."""
+    """Pytest parameters (path, variant name), one a variant of every case; skipped with the reason where none."""
     found = [(path, name) for path in paths(kind) for name in _read(path).get("variants", {})]
     if found:
         return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name in found]

@@ -93,5 +93,6 @@ def test_official_checkpoint_fits_the_defaults(path: Path):
     entry = listed["models"]["Wan2.1_VAE"]
     with torch.device("meta"):
         state = VideoVAE(VAEConfig()).state_dict()
-    assert {key: list(value.shape) for key, value in state.items()} == {key: shape for key, (shape, _) in entry["tensors"].items()}
+    listed_shapes = {key: shape for key, (shape, _) in entry["tensors"].items()}
+    assert {key: list(value.shape) for key, value in state.items()} == listed_shapes
     assert sum(value.numel() for value in state.values()) == entry["parameters"]

@@ -1,0 +1,244 @@
+"""Saving and loading models, and everything that can be wrong with a model's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from studio.config import DiTConfig, ModelConfig, TextConfig, VAEConfig, to_dict
+from studio.model.dit import WanDiT
+from studio.model.text import TextEncoder, WordTokenizer
+from studio.model.vae import VideoVAE
+from studio.model.weights import Models, load, read, save, write
+
+WORDS = ("a", "fox", "red", "runs")
+
+
+def tiny_models() -> Models:
+    vae = VAEConfig(
+        dim=8, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,), z_dim=4, mean=(0.5,) * 4, std=(2.0,) * 4
+    )
+    config = ModelConfig(
+        name="tiny",
+        height=16,
+        width=16,
+        dit=DiTConfig(
+            dim=32, ffn_dim=32, heads=2, layers=2, in_channels=4, out_channels=4, text_dim=16, text_len=8, freq_dim=16
+        ),
+        vae=vae,
+        text=TextConfig(vocab=8, dim=16, attn_dim=16, ffn_dim=16, heads=2, layers=1, text_len=8),
+    )
+    torch.manual_seed(0)
+    text = TextEncoder(config.text, WordTokenizer(WORDS))
+    return Models(config=config, dit=WanDiT(config.dit), vae=VideoVAE(config.vae), text=text)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save(tiny_models(), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def change(file: Path, change_state) -> None:
+    state = load_file(file)
+    change_state(state)
+    save_file(state, file)
+
+
+def test_what_is_saved_is_loaded(saved):
+    models, back = tiny_models(), load(saved)
+    assert back.config == models.config
+    for name in ("dit", "vae", "text"):
+        ours, theirs = getattr(models, name).state_dict(), getattr(back, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key].half().float(), theirs[key]) for key in ours)
+    assert back.text.tokenizer.words == WORDS
+    assert not any(p.requires_grad for p in back.dit.parameters())
+    assert not back.vae.training
+
+
+def test_loaded_networks_run(saved):
+    models = load(str(saved))
+    text = models.text.encode(["a red fox", "\0 unseen 🦊"])
+    latents = models.vae.encode(torch.zeros(1, 3, 3, 16, 16))
+    assert text.shape == (2, 8, 16)
+    assert models.vae.decode(latents).shape == (1, 3, 3, 16, 16)
+    assert torch.equal(models.vae.mean, torch.full((4,), 0.5))
+
+
+def test_large_networks_are_split(tmp_path, monkeypatch):
+    monkeypatch.setattr("studio.model.shards.write_shards.__kwdefaults__", {"limit": 20_000, "metadata": None})
+    save(tiny_models(), tmp_path)
+    assert len(list(tmp_path.glob("dit-*-of-*.safetensors"))) > 1
+    assert load(tmp_path).config.name == "tiny"
+
+
+def test_a_missing_shard_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("studio.model.shards.write_shards.__kwdefaults__", {"limit": 20_000, "metadata": None})
+    save(tiny_models(), tmp_path)
+    shard = sorted(tmp_path.glob("dit-*-of-*.safetensors"))[-1]
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=shard.name):
+        load(tmp_path)
+
+
+def test_half_precision_in_memory(saved):
+    assert {p.dtype for p in load(saved, dtype=torch.bfloat16).dit.parameters()} == {torch.bfloat16}
+
+
+def test_official_and_own_names_of_the_text_encoder(folder):
+    state = tiny_models().text.state_dict()
+    (folder / "text.safetensors").unlink()
+    save_file({key: value.clone() for key, value in state.items()}, folder / "text.safetensors")
+    assert torch.equal(load(folder).text.state_dict()["encoder.shared.weight"], state["encoder.shared.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("minature", "minature"),
+        ("", "must be a shipped model"),
+        ("a\0b", "must be a shipped model"),
+        ("longlive-1.3b", "not shipped"),
+        ("no/such/folder", "no/such/folder"),
+        ("\N{FOX FACE}" * 1000, "must be a shipped model"),
+    ],
+)
+def test_no_such_model(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        load(name)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load(tmp_path)
+
+
+def test_a_file_instead_of_a_folder(saved):
+    with pytest.raises(ValueError, match="name the folder"):
+        load(saved / "vae.safetensors")
+
+
+@pytest.mark.parametrize("name", ["dit.safetensors", "vae.safetensors", "text.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["dit.safetensors", "vae.safetensors", "text.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_a_damaged_file_is_named(folder, name, damage):
+    file = folder / name
+    data = file.read_bytes()
+    file.write_bytes({"cut": data[: len(data) // 2], "noise": b"\xff" * 1000, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=rf"{name} must be a safetensors file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_text_file_is_named(folder, name):
+    (folder / name).write_text("{ not json")
+    with pytest.raises(ValueError, match=name):
+        load(folder)
+
+
+def test_a_file_of_another_kind(folder):
+    shutil.copy(folder / "vae.safetensors", folder / "dit.safetensors")
+    with pytest.raises(ValueError, match="must hold 'dit' weights, got 'vae'"):
+        load(folder)
+
+
+def test_a_file_of_another_kind_without_a_header(folder):
+    save_file(load_file(folder / "text.safetensors"), folder / "vae.safetensors")
+    with pytest.raises(ValueError, match="must hold 'vae' weights, got 'text'"):
+        load(folder)
+
+
+def test_a_pickle_is_refused_and_never_opened(folder, tmp_path):
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (ran.touch, ())
+
+    (folder / "vae.safetensors").unlink()
+    torch.save({"x": Evil()}, folder / "vae.pth")
+    with pytest.raises(ValueError, match="pickle"):
+        load(folder)
+    shutil.move(folder / "vae.pth", folder / "vae.safetensors")
+    with pytest.raises(ValueError, match="pickle"):
+        load(folder)
+    assert not ran.exists()
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_named(folder):
+    def spoil(state):
+        del state["conv2.bias"]
+        state["extra.weight"] = torch.zeros(1)
+        state["conv1.bias"] = torch.zeros(3)
+
+    change(folder / "vae.safetensors", spoil)
+    with pytest.raises(
+        ValueError, match=r"1 missing: conv2\.bias; 1 unexpected: extra\.weight; 1 misshapen: conv1\.bias"
+    ):
+        load(folder)
+
+
+def test_tensors_that_are_not_finite_are_named(folder):
+    change(folder / "vae.safetensors", lambda state: state["conv1.bias"].fill_(float("nan")))
+    with pytest.raises(ValueError, match=r"not finite: conv1\.bias"):
+        load(folder)
+
+
+def test_a_configuration_of_other_sizes(folder):
+    data = json.loads((folder / "config.json").read_text())
+    data["dit"]["layers"] = 3
+    (folder / "config.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"dit\.safetensors must fit the configuration of WanDiT.* missing: blocks\.2"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("layerz", "did you mean `layers`"), ("layers", "whole number"), ("vae", "not a key")]
+)
+def test_a_wrong_configuration_key_or_value(folder, key, message):
+    data = json.loads((folder / "config.json").read_text())
+    data["dit"][key] = "many"
+    (folder / "config.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_an_index_that_points_outside(folder):
+    (folder / "dit.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../../secret.safetensors"}}))
+    with pytest.raises(ValueError, match="files of its own folder"):
+        load(folder)
+
+
+def test_an_index_that_is_none(folder):
+    (folder / "dit.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match="index of shards"):
+        load(folder)
+
+
+def test_one_file_with_its_configuration(tmp_path):
+    config = to_dict(tiny_models().config.vae)
+    write(tmp_path / "vae.safetensors", tiny_models().vae.state_dict(), kind="vae", config=config)
+    back, state = read(tmp_path / "vae.safetensors", kind="vae")
+    assert back == json.loads(json.dumps(config))
+    assert state.keys() == tiny_models().vae.state_dict().keys()
+    with pytest.raises(ValueError, match="must hold 'probe' weights"):
+        read(tmp_path / "vae.safetensors", kind="probe")
