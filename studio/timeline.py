@@ -470,6 +470,11 @@ class Timeline:
         """The same timeline, ending after `length` blocks, or never (None)."""
         return replace(self, length=length)
 
+    def cut(self, length: int) -> Timeline:
+        """The same timeline, ending after `length` blocks; segments that would start later are dropped."""
+        length = check_whole(length, "length", 1, MAX_BLOCKS)
+        return replace(self, segments=tuple(s for s in self.segments if s.start < length), length=length)
+
     def with_seed(self, seed: int) -> Timeline:
         """The same timeline under another seed."""
         return replace(self, seed=seed)

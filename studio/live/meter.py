@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from statistics import median
 
 RECENT = 32
+KEPT = 4096
 
 
 class Meter:
@@ -15,6 +16,7 @@ class Meter:
     def __init__(self) -> None:
         self._blocks: deque[tuple[int, float]] = deque(maxlen=RECENT)
         self._parts: dict[str, deque[float]] = {}
+        self._history: deque[dict[str, float]] = deque(maxlen=KEPT)
         self._warm = False
 
     def cool(self) -> None:
@@ -33,9 +35,15 @@ class Meter:
             self._warm = True
             return
         self._blocks.append((frames, seconds))
+        self._history.append(dict(parts))
         for name, value in parts.items():
             if value > 0:
                 self._parts.setdefault(name, deque(maxlen=RECENT)).append(value)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Seconds by part of each recent block, oldest first."""
+        return list(self._history)
 
     @property
     def fps(self) -> float | None:

@@ -130,6 +130,15 @@ class Session:
         """How fast it goes."""
         return self._core.stats()
 
+    def timings(self) -> list[dict[str, float]]:
+        """Seconds that the recent blocks of this take took, by part, oldest first; starting blocks are left out.
+
+        Returns:
+            For each block "denoise", "commit", "recache", "text", "vae" and "total".
+        """
+        with self._core.changed:
+            return self._core.meter.history
+
     @property
     def error(self) -> ErrorReport | None:
         """What went wrong, while the state is "error"."""

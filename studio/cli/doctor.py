@@ -1,0 +1,284 @@
+"""What this machine has for the studio, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["ok", "optional", "missing"]
+GIB = 2**30
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        group: what it belongs to.
+        name: what it is.
+        state: "ok"; "optional": the studio works without it; "missing": something does not work.
+        detail: what was found.
+        remedy: the command that mends it; empty where there is nothing to mend.
+    """
+
+    group: str
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at the machine.
+
+    Returns:
+        The findings, in the order of the groups.
+    """
+    looks = (_python, _memory, _torch, _devices, _attention, _films, _notebook, _package)
+    findings: list[Finding] = []
+    for look in looks:
+        try:
+            findings += look()
+        except Exception as error:  # a doctor that dies of what it finds is no use
+            name = look.__name__.strip("_")
+            findings.append(
+                _bad(name, name, f"{type(error).__name__}: {error}", "report this as a fault of the studio")
+            )
+    return findings
+
+
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    """Turn findings into JSON-ready data: "healthy" and the findings by group."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for finding in findings:
+        entry = asdict(finding)
+        groups.setdefault(entry.pop("group"), []).append(entry)
+    return {"healthy": all(finding.state != "missing" for finding in findings), "findings": groups}
+
+
+def as_text(findings: list[Finding]) -> str:
+    """Turn findings into lines for people."""
+    signs = {"ok": "ok      ", "optional": "optional", "missing": "MISSING "}
+    width = max(len(finding.name) for finding in findings)
+    lines, group = [], ""
+    for finding in findings:
+        if finding.group != group:
+            group = finding.group
+            lines += ["", group]
+        lines.append(f"  {signs[finding.state]}  {finding.name:<{width}}  {finding.detail}".rstrip())
+        if finding.remedy:
+            lines.append(f"  {'':8}  {'':{width}}  -> {finding.remedy}")
+    bad = sum(finding.state == "missing" for finding in findings)
+    end = "Everything needed is here." if not bad else f"{bad} {'thing is' if bad == 1 else 'things are'} missing."
+    return "\n".join([*lines[1:], "", end])
+
+
+def _good(group: str, name: str, detail: str) -> Finding:
+    return Finding(group=group, name=name, state="ok", detail=detail)
+
+
+def _bad(group: str, name: str, detail: str, remedy: str) -> Finding:
+    return Finding(group=group, name=name, state="missing", detail=detail, remedy=remedy)
+
+
+def _spare(group: str, name: str, detail: str, remedy: str = "") -> Finding:
+    return Finding(group=group, name=name, state="optional", detail=detail, remedy=remedy)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
+    found = []
+    for part in text.split("+")[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        found.append(int(digits))
+    return tuple(found)
+
+
+def _package_of(group: str, name: str, least: str, *, below: str = "", remedy: str = "") -> Finding:
+    """Look for an installed package in a range of versions."""
+    limits = f"{name}>={least}" + (f",<{below}" if below else "")
+    remedy = remedy or f'pip install "{limits}"'
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return _bad(group, name, "not installed", remedy)
+    if _numbers(found) < _numbers(least) or (below and _numbers(found) >= _numbers(below)):
+        return _bad(group, name, f"{found}, wanted {limits.removeprefix(name)}", remedy)
+    return _good(group, name, found)
+
+
+def _python() -> Iterator[Finding]:
+    yield _good("machine", "Python", f"{platform.python_version()} at {sys.executable}")
+    yield _good("machine", "system", f"{platform.system()} {platform.release()} {platform.machine()}")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if usable < 2:
+        yield _spare("machine", "processors", f"{usable}: the miniature wants 2 to keep 16 frames/s")
+    else:
+        yield _good("machine", "processors", str(usable))
+
+
+def _memory() -> Iterator[Finding]:
+    try:
+        import psutil
+    except ImportError:
+        yield _bad("machine", "memory", "cannot be measured without psutil", "pip install psutil")
+    else:
+        memory = psutil.virtual_memory()
+        detail = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB"
+        if memory.available < 2 * GIB:
+            yield _spare("machine", "memory", f"{detail}: the miniature wants about 2 GiB", "close other programs")
+        else:
+            yield _good("machine", "memory", detail)
+    free = shutil.disk_usage(Path.cwd()).free
+    yield _good("machine", "disk", f"{free / GIB:.1f} GiB free here")
+
+
+def _torch() -> Iterator[Finding]:
+    finding = _package_of("engine", "torch", "2.8")
+    yield finding
+    if finding.detail != "not installed":
+        import torch
+
+        yield _good("engine", "threads", f"{torch.get_num_threads()} for one operation")
+    for name, least in (("transformers", "4.56"), ("safetensors", "0.5"), ("einops", "0.8"), ("numpy", "1.26")):
+        yield _package_of("engine", name, least)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield _good("devices", "cpu", torch.backends.cpu.get_cpu_capability())
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(index)
+            free, total = torch.cuda.mem_get_info(index)
+            yield _good(
+                "devices",
+                f"cuda:{index}",
+                f"{about.name}, compute capability {about.major}.{about.minor}, "
+                f"{free / GIB:.1f} GiB free of {total / GIB:.1f} GiB",
+            )
+    elif torch.version.cuda is None and torch.version.hip is None:
+        driver = shutil.which("nvidia-smi")
+        remedy = "install a CUDA build of torch: https://pytorch.org/get-started/locally" if driver else ""
+        yield _spare("devices", "cuda", "this torch is built without CUDA; the miniature needs none", remedy)
+    else:
+        yield _spare("devices", "cuda", "no GPU found; the miniature needs none")
+    if torch.backends.mps.is_available():
+        yield _good("devices", "mps", "Apple GPU, not used by default")
+
+
+def _attention() -> Iterator[Finding]:
+    import torch
+
+    group, gpu = "attention", torch.cuda.is_available()
+    yield _good(group, "SDPA", "built into torch: " + ", ".join(_sdpa(torch, gpu)))
+    if gpu and torch.backends.cudnn.is_available():
+        yield _good(group, "cuDNN", str(torch.backends.cudnn.version()))
+    else:
+        yield _spare(group, "cuDNN", "needs an NVIDIA GPU" if not gpu else "not in this build of torch")
+    for name, module, remedy in (
+        ("flash-attn 2", "flash_attn", "pip install flash-attn --no-build-isolation"),
+        ("flash-attn 3", "flash_attn_interface", "build its `hopper` folder from source; for Hopper GPUs only"),
+    ):
+        found = _import(module)
+        if isinstance(found, Exception):
+            why = "not installed" if isinstance(found, ModuleNotFoundError) else f"broken: {found}"
+            yield _spare(group, name, why if gpu else "needs an NVIDIA GPU", remedy if gpu else "")
+        else:
+            yield _good(group, name, str(getattr(found, "__version__", "installed")))
+
+
+def _sdpa(torch: Any, gpu: bool) -> list[str]:
+    if not gpu:
+        return ["flash (CPU)", "math"]
+    kinds = {"flash": "flash", "mem_efficient": "memory efficient", "cudnn": "cuDNN", "math": "math"}
+    return [label for kind, label in kinds.items() if getattr(torch.backends.cuda, f"{kind}_sdp_enabled", bool)()]
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a build for another torch fails in many ways
+        return error
+
+
+def _films() -> Iterator[Finding]:
+    group = "films and pictures"
+    av = _import("av")
+    if isinstance(av, Exception):
+        yield _bad(group, "PyAV", f"{av}", "pip install av")
+    else:
+        yield _good(group, "PyAV", av.__version__)
+        for label, names in (
+            ("H.264", ("libx264", "libopenh264", "h264_videotoolbox")),
+            ("AV1", ("libsvtav1", "libaom-av1")),
+            ("VP9", ("libvpx-vp9",)),
+            ("VP8", ("libvpx",)),
+            ("MPEG-4", ("mpeg4",)),
+            ("GIF", ("gif",)),
+        ):
+            found = [name for name in names if _encodes(av, name)]
+            if found:
+                yield _good(group, label, ", ".join(found))
+            elif label == "H.264":
+                yield _spare(group, label, "no encoder; films fall back to MPEG-4", "pip install --force-reinstall av")
+            else:
+                yield _spare(group, label, "no encoder in this build of PyAV")
+    for name, least in (("simplejpeg", "1.7"), ("pillow", "10"), ("matplotlib", "3.9")):
+        yield _package_of(group, name, least)
+
+
+def _encodes(av: Any, name: str) -> bool:
+    try:
+        av.codec.Codec(name, "w")
+    except Exception:  # PyAV has changed the class more than once
+        return False
+    return True
+
+
+def _notebook() -> Iterator[Finding]:
+    group = "notebook"
+    for name, least in (("jupyterlab", "4.4"), ("ipywidgets", "8.1"), ("anywidget", "0.9.18")):
+        yield _package_of(group, name, least)
+    yield _ipykernel(group)
+    yield _package_of(group, "ipyvolume", "0.6.3")
+    for name in ("ipyvue", "ipyvuetify"):
+        yield _package_of(group, name, "1", below="2")
+    yield _package_of(group, "ipython_genutils", "0.2")
+    bundle = ROOT / "studio" / "widgets" / "static" / "studio.js"
+    if bundle.is_file():
+        yield _good(group, "widget bundle", f"{bundle.stat().st_size / 1024:.0f} KiB; Node is not needed")
+    else:
+        yield _bad(group, "widget bundle", "not in this installation", "pip install --force-reinstall longlive-studio")
+
+
+def _ipykernel(group: str) -> Finding:
+    finding = _package_of(group, "ipykernel", "7.0", remedy='pip install "ipykernel>=7.0,!=7.4.0"')
+    if _numbers(finding.detail) == (7, 4, 0):
+        detail = "7.4.0 holds back prompts that are typed while a cell runs"
+        return _bad(group, "ipykernel", detail, 'pip install "ipykernel!=7.4.0"')
+    return finding
+
+
+def _package() -> Iterator[Finding]:
+    import studio
+
+    yield _good("studio", "version", studio.__version__)
+    for place in (ROOT / "assets" / "miniature", ROOT / "studio" / "assets" / "miniature"):
+        if (place / "config.json").is_file():
+            size = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
+            yield _good("studio", "miniature", f"{size / 2**20:.1f} MiB of weights in {place}")
+            return
+    yield _bad("studio", "miniature", "its weights are not in this installation", "git checkout -- assets/miniature")

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from studio import cli
+from studio.cli import doctor
+from studio.live import bench, export
+from studio.timeline import Segment, Timeline
+from tests.live.doubles import generators, tiny_models
+
+FOX, SEA = "a red fox", "the blue sea"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The commands find tiny random networks where they would load a model."""
+    import studio.model.weights as weights
+
+    monkeypatch.setattr(weights, "load", lambda name, device=None: tiny_models(), raising=False)
+
+
+def read(path: Path):
+    with av.open(str(path)) as film:
+        stream = film.streams.video[0]
+        return stream.codec_context.name, stream.average_rate, film.metadata, [
+            frame.to_ndarray(format="rgb24") for frame in film.decode(stream)
+        ]  # fmt: skip
+
+
+# render
+
+
+def test_render_writes_the_film_of_a_timeline(tiny, tmp_path, capsys):
+    line = Timeline((Segment(FOX), Segment(SEA, 2)), 3, 5)
+    line.save(tmp_path / "line.json")
+    out = tmp_path / "clip.mp4"
+    assert cli.main(["render", "--timeline", str(tmp_path / "line.json"), "--out", str(out)]) == 0
+    codec, rate, tags, frames = read(out)
+    assert (codec, rate, len(frames)) == ("h264", 16, 33)
+    assert frames[0].shape == (16, 24, 3)
+    assert Timeline.from_json(tags["comment"]) == line
+    assert tags["title"] == FOX
+    said = capsys.readouterr()
+    assert said.out == f"{out}: 33 frames, 2.06 s\n"
+    assert "33/33" in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "line.json"]
+    assert not generators()
+
+
+def test_render_shows_what_a_session_shows(tiny, tmp_path):
+    from studio.live import Session
+
+    out = tmp_path / "clip.mp4"
+    arguments = ["render", "--prompt", FOX, "--seconds", "1", "--seed", "3", "--quiet", "--out", str(out)]
+    assert cli.main(arguments) == 0
+    with Session(tiny_models(), timeline=Timeline.of(FOX, length=2, seed=3)) as session:
+        wanted = [frame for block in session.frames() for frame in block]
+    frames = read(out)[3]
+    assert len(frames) == len(wanted) == 21
+    assert max(abs(a.mean() - b.mean()) for a, b in zip(frames, wanted, strict=True)) < 3
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [
+        ((), 12 * 14 - 3),
+        (("--seconds", "0.1"), 9),
+        (("--seconds", "0.6"), 21),
+        (("--policy", "clear", "--seed", "1"), 165),
+    ],
+)
+def test_render_lengths(tiny, tmp_path, options, frames, capsys):
+    (tmp_path / "a.txt").write_text(f"{FOX}\nzebra\n")
+    out = tmp_path / "clip.mp4"
+    assert cli.main(["render", "--timeline", str(tmp_path / "a.txt"), "--out", str(out), "--quiet", *options]) == 0
+    assert len(read(out)[3]) == frames
+    assert ("tiny does not know the word 'zebra'" in capsys.readouterr().err) == (frames > 100)
+
+
+def test_render_does_not_replace_a_film_unasked(tiny, tmp_path, capsys):
+    out = tmp_path / "clip.mp4"
+    out.write_bytes(b"mine")
+    words = ["render", "--prompt", FOX, "--seconds", "0.5", "--out", str(out), "--quiet"]
+    assert cli.main(words) == 1
+    assert "exists; name another file, or replace it with --force" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+    assert cli.main([*words, "--force"]) == 0
+    assert len(read(out)[3]) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", ""], "must not be empty"),
+        (["--prompt", "x" * 10_000], "at most 2000 characters"),
+        (["--prompt", "a\x00"], "U\\+0000"),
+        (["--prompt", FOX, "--out", "clip.avi"], "must end in .mp4"),
+        (["--prompt", FOX, "--out", "no/such/clip.mp4"], "there is no folder"),
+        (["--prompt", FOX, "--seconds", "0"], "more than 0"),
+        (["--prompt", FOX, "--seconds", "-1"], "from 0 up"),
+        (["--prompt", FOX, "--seconds", "nan"], "from 0 up, got nan"),
+        (["--prompt", FOX, "--seed", "-1"], "`seed`"),
+        (["--timeline", "none.json"], "there is no timeline"),
+        (["--timeline", "bad.json"], "bad.json: .*overlap"),
+        (["--prompt", "boom"], "choked on boom"),
+    ],
+)
+def test_render_refuses_what_makes_no_sense(tiny, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    segments = [{"start_s": 0, "end_s": 3, "prompt": FOX}, {"start_s": 2, "prompt": SEA}]
+    bad = {"format": "studio-timeline", "version": 1, "segments": segments}
+    Path("bad.json").write_text(json.dumps(bad))
+    out = [] if "--out" in words else ["--out", "clip.mp4"]
+    assert cli.main(["render", *words, *out, "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("studio render: ")
+    assert re.search(message, error)
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.json"]
+    assert not generators()
+
+
+def test_an_interrupted_render_leaves_nothing(tiny, tmp_path, monkeypatch, capsys):
+    def interrupt(self, frames):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.Film, "write", interrupt)
+    assert cli.main(["render", "--prompt", FOX, "--out", str(tmp_path / "clip.mp4"), "--quiet"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert not generators()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["fly"], ["render"], ["render", "--out", "a.mp4"],
+     ["render", "--prompt", "a", "--timeline", "b", "--out", "c.mp4"],
+     ["render", "--prompt", "a", "--out", "c.mp4", "--policy", "drop"], ["bench", "--blocks", "x"], ["doctor", "--jsn"],
+     ["timeline"]],
+)  # fmt: skip
+def test_words_that_cannot_be_understood(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert "usage: studio" in capsys.readouterr().err
+
+
+# Films
+
+
+def test_another_encoder_is_taken_and_said(tiny, tmp_path, monkeypatch, capsys):
+    encoders = {name: options for name, options in export.ENCODERS.items() if name == "mpeg4"}
+    monkeypatch.setattr(export, "ENCODERS", encoders)
+    out = tmp_path / "clip.mp4"
+    assert cli.main(["render", "--prompt", FOX, "--seconds", "0.5", "--out", str(out), "--quiet"]) == 0
+    assert "no libx264; writing with mpeg4 instead" in capsys.readouterr().err
+    assert read(out)[0] == "mpeg4"
+    monkeypatch.setattr(export, "ENCODERS", {"nonsense": {}})
+    assert cli.main(["render", "--prompt", FOX, "--out", str(tmp_path / "b.mp4"), "--quiet"]) == 1
+    assert "has none of nonsense" in capsys.readouterr().err
+
+
+def test_a_film_checks_its_frames(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "clip.mp4"
+    with pytest.raises(ValueError, match=r"must be uint8 \[T, 16, 24, 3\], got float32 \[2, 16, 24, 3\]"):
+        _write(path, np.zeros((2, 16, 24, 3), np.float32))
+    with pytest.raises(ValueError, match="must be uint8"):
+        _write(path, np.zeros((2, 24, 16, 3), np.uint8))
+    with pytest.raises(RuntimeError, match="at least one frame"):
+        _write(path, np.zeros((0, 16, 24, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def _write(path, frames):
+    with export.Film(path, width=24, height=16, fps=16) as film:
+        film.write(frames)
+
+
+# doctor
+
+
+def test_doctor_says_what_is_there(capsys):
+    status = cli.main(["doctor", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] == (status == 0)
+    found = {entry["name"]: entry for group in report["findings"].values() for entry in group}
+    assert found["torch"]["state"] == found["H.264"]["state"] == found["jupyterlab"]["state"] == "ok"
+    assert {"SDPA", "cuDNN", "flash-attn 2", "flash-attn 3", "memory", "ipykernel", "miniature"} <= set(found)
+    assert all(entry["remedy"] for entry in found.values() if entry["state"] == "missing")
+    cli.main(["doctor"])
+    text = capsys.readouterr().out
+    assert "attention\n" in text
+    assert ("MISSING" in text) != report["healthy"]
+
+
+def test_doctor_knows_the_broken_kernel_and_old_packages(monkeypatch):
+    fake = {"ipykernel": "7.4.0", "ipyvue": "2.0.1", "jupyterlab": "4.3.9"}
+    real = doctor.version
+
+    def version(name):
+        if name == "anywidget":
+            raise doctor.PackageNotFoundError(name)
+        return fake.get(name) or real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["ipykernel"].state == "missing"
+    assert found["ipykernel"].remedy == 'pip install "ipykernel!=7.4.0"'
+    assert "while a cell runs" in found["ipykernel"].detail
+    assert found["ipyvue"].remedy == 'pip install "ipyvue>=1,<2"'
+    assert found["jupyterlab"].state == "missing"
+    assert found["anywidget"].detail == "not installed"
+
+
+def test_a_look_that_fails_does_not_end_the_examination(monkeypatch):
+    def fail(*_):
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", fail)
+    findings = doctor.examine()
+    assert any("no such disk" in finding.detail for finding in findings)
+    assert any(finding.name == "torch" for finding in findings)
+
+
+# bench
+
+
+def test_bench_prints_its_keys(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "SWITCHES", 1)
+    assert cli.main(["bench", "--json", "--blocks", "3"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert list(figures) == [
+        "denoise_fps",
+        "vae_ms_per_block",
+        "end_to_end_fps",
+        "first_frame_s",
+        "switch_latency_s",
+        "peak_memory_gib",
+        "hardware",
+        "versions",
+    ]
+    for key in list(figures)[:6]:
+        assert 0 < figures[key] < 1e6
+    assert figures["denoise_fps"] > figures["end_to_end_fps"]
+    assert figures["switch_latency_s"] < 1.5
+    assert {"studio", "python", "torch"} <= set(figures["versions"])
+    assert not generators()
+
+
+def test_bench_checks_its_blocks(tiny, capsys):
+    assert cli.main(["bench", "--blocks", "1"]) == 1
+    assert "`blocks`" in capsys.readouterr().err
+
+
+# lab, timeline, python -m
+
+
+def test_lab_opens_the_notebook(monkeypatch, tmp_path, capsys):
+    calls = []
+
+    def run(command, check):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text("{}")
+    assert cli.main(["lab", str(notebook), "--no-browser", "--port=8899"]) == 0
+    assert calls == [[sys.executable, "-m", "jupyterlab", str(notebook), "--no-browser", "--port=8899"]]
+    assert cli.main(["lab", str(tmp_path / "none.ipynb")]) == 1
+    assert "there is no notebook" in capsys.readouterr().err
+
+
+def test_convert(tmp_path, capsys):
+    source, text, back = tmp_path / "a.json", tmp_path / "b.txt", tmp_path / "c.json"
+    Timeline((Segment(FOX), Segment(SEA, 3)), 9).save(source)
+    assert cli.main(["timeline", "convert", str(source), str(text)]) == 0
+    said = capsys.readouterr()
+    assert "plain text cannot hold the starts of the segments" in said.err
+    assert "plain text cannot hold the length of 9 blocks" in said.err
+    assert said.out == f"{text}: 2 segments\n"
+    assert cli.main(["timeline", "convert", str(text), str(back)]) == 0
+    assert Timeline.load(back) == Timeline.of(FOX, SEA)
+    assert cli.main(["timeline", "convert", str(text), str(back)]) == 1
+    assert cli.main(["timeline", "convert", str(text), str(back), "--force"]) == 0
+    odd = tmp_path / "odd"
+    assert cli.main(["timeline", "convert", str(text), str(odd)]) == 1
+    assert cli.main(["timeline", "convert", str(text), str(odd), "--to", "json"]) == 0
+    assert cli.main(["timeline", "convert", str(odd), str(back), "--from", "json", "--force"]) == 0
+
+
+def test_example_timelines(repository):
+    paths = sorted((repository / "assets" / "timelines").glob("*.json"))
+    assert len(paths) >= 2
+    for path in paths:
+        line = Timeline.load(path)
+        assert line.length
+        assert len(line.segments) > 1
+
+
+def test_python_m(repository):
+    done = subprocess.run(
+        [sys.executable, "-m", "studio.cli", "--version"], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("studio ")
+
+
+def test_the_parser_loads_no_torch(repository):
+    code = "import sys; from studio.cli import build_parser; build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
