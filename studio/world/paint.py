@@ -10,9 +10,6 @@ from torch import Tensor
 
 from studio.world.places import GROUPS, HILLS, PARALLAX, PERIOD
 
-# Blobs a compiled kernel lays at once: more would save traffic, but compiles for minutes.
-PROPS_AT_ONCE = 1
-PARTS_AT_ONCE = 1
 _EDGE = 1.25  # Width of an anti-aliased edge, pixels: soft enough for a small VAE.
 
 
@@ -88,38 +85,31 @@ def blob(x: Tensor, y: Tensor, c: Sequence[Tensor]) -> Blob:
                 (u.abs() - 1) * rx)
 
 
-def prop_layer(picture: Tensor, shift: Tensor, time: Tensor, x: Tensor, y: Tensor, props: Tensor, period: float,
-               pixel: float) -> Tensor:
-    """Lay a few props over the picture.
+def prop_layer(picture: Tensor, near: Tensor, y: Tensor, c: Tensor, pixel: float) -> Tensor:
+    """Lay one prop over the picture.
 
     Args:
         picture: `[N, 3, H, W]`.
-        shift: `[N, 1, 1]` how far the props have passed by, screen halves.
-        time: `[N, 1, 1]` seconds.
-        x: `[1, 1, W]` pixel centres.
+        near: `[N, H, W]` horizontal distance from the prop's own place.
         y: `[1, H, 1]` pixel centres.
-        props: `[N, few, columns]` of `places.PROP`.
-        period: distance after which a prop comes again, screen halves.
+        c: `[N, columns]` of `places.PROP`.
         pixel: side of a pixel, screen halves.
 
     Returns:
-        The picture with the props.
+        The picture with the prop.
     """
-    for c in props[:, :, :, None, None].unbind(1):
-        # Each prop wraps about its own place, so that none is cut at a border.
-        near = torch.remainder(x + shift - c[:, 0] + period / 2, period) - period / 2
-        near = near - c[:, 11] * torch.sin(time * 2.2 + c[:, 0] * 3) * (y + 0.5)
-        seen = blob(near, y, [torch.zeros_like(c[:, 1]), *(c[:, i] for i in range(1, 8))])
-        distance = (seen.level - 1) / torch.sqrt(seen.sx * seen.sx + seen.sy * seen.sy + 1e-6)
-        alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.4)) * c[:, 12]
-        shade = 1 + 0.09 * seen.ny.clamp(-1, 1)
-        picture = over(picture, c[:, 8:11] * shade[:, None], alpha)
-    return picture
+    c = c[:, :, None, None]
+    shape = [torch.zeros_like(c[:, 1]), *(c[:, i] for i in range(1, 8))]
+    seen = blob(near, y, shape)
+    distance = (seen.level - 1) / torch.sqrt(seen.sx * seen.sx + seen.sy * seen.sy + 1e-6)
+    alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.4)) * c[:, 12]
+    shade = 1 + 0.09 * seen.ny.clamp(-1, 1)
+    return over(picture, c[:, 8:11] * shade[:, None], alpha)
 
 
-def part_layer(colour: Tensor, clear: Tensor, nearest: Tensor, x: Tensor, y: Tensor, parts: Tensor, view: Tensor,
+def part_layer(colour: Tensor, clear: Tensor, nearest: Tensor, x: Tensor, y: Tensor, c: Tensor, view: Tensor,
                pixel: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay a few parts over the figure.
+    """Lay one part over the figure.
 
     Args:
         colour: `[N, 3, H, W]` the figure so far.
@@ -127,125 +117,37 @@ def part_layer(colour: Tensor, clear: Tensor, nearest: Tensor, x: Tensor, y: Ten
         nearest: `[N, H, W]` distance to the silhouette, screen halves.
         x: `[N, H, W]` figure coordinate.
         y: `[N, H, W]` figure coordinate.
-        parts: `[N, few, 12]` posed parts.
+        c: `[N, 12]` the posed part.
         view: `[N, 8]` width, height and scale of the figure, the sun's direction, colour of the rim light.
         pixel: side of a pixel, screen halves.
 
     Returns:
-        The first three with the parts.
+        The same three with the part.
     """
-    view = view[:, :, None, None]
+    c, view = c[:, :, None, None], view[:, :, None, None]
     wide, tall, scale, sun_x, sun_y = (view[:, i] for i in range(5))
-    for c in parts[:, :, :, None, None].unbind(1):
-        seen = blob(x, y, [c[:, i] for i in range(8)])
-        slope = torch.sqrt((seen.sx / wide) ** 2 + (seen.sy / tall) ** 2 + 1e-6) / scale
-        reach = torch.sqrt((torch.cos(c[:, 2]) * wide) ** 2 + (torch.sin(c[:, 2]) * tall) ** 2) * scale
-        distance = torch.maximum((seen.level - 1) / slope, seen.beyond * reach) + (1 - c[:, 11]) * 9
-        alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.3))
-        lit = (seen.nx * sun_x + seen.ny * sun_y).clamp(-1.2, 1.2)
-        edge = smooth((seen.level - 0.55) / 0.45) * lit.clamp_min(0)
-        tint = c[:, 8:11] * (1 + 0.17 * lit)[:, None] + view[:, 5:8] * (0.16 * edge)[:, None]
-        colour, clear = over(colour, tint, alpha), clear * (1 - alpha)
-        nearest = torch.minimum(nearest, distance)
-    return colour, clear, nearest
-
-
-def hill_layer(picture: Tensor, along: Tensor, x: Tensor, y: Tensor, c: Tensor, pixel: float) -> Tensor:
-    """Lay one range of hills, or of waves, over the picture.
-
-    Args:
-        picture: `[N, 3, H, W]`.
-        along: `[N, 1, 2]` how far the range has passed by, screen halves, and its phase, radians.
-        x: `[1, 1, W]` pixel centres.
-        y: `[1, H, 1]` pixel centres.
-        c: `[N, columns]` of `places.HILL`.
-        pixel: side of a pixel, screen halves.
-
-    Returns:
-        The picture with the hills.
-    """
-    c = c[:, :, None, None]
-    base, swell, freq, point = c[:, 0], c[:, 1], c[:, 2], c[:, 3]
-    turn = (x + along[:, :, :1]) * freq + along[:, :, 1:]
-    wave = torch.sin(turn) * 0.7 + torch.sin(turn * 0.5 + 1.3) * 0.3
-    # Scallops, as the waves of a paper theatre: |sin| turned upside down, rounded at the tips.
-    scallop = 1 - 2 * torch.sqrt(torch.sin(turn * 0.5) ** 2 + 0.02)
-    top = base + swell * (wave + (scallop - wave) * point)
-    alpha = smooth((top - y) / (pixel * _EDGE * 1.4) + 0.5)
-    depth = ((top - y) / 0.5).clamp(0, 1)[:, None]
-    colour = c[:, 5:8] + (c[:, 8:11] - c[:, 5:8]) * depth
-    return over(picture, colour + (1 - depth * 6).clamp_min(0) * 0.05, alpha)
-
-
-def flake_layer(picture: Tensor, along: Tensor, time: Tensor, x: Tensor, y: Tensor, c: Tensor,
-                pixel: float) -> Tensor:
-    """Lay stars, motes or snowflakes over the picture.
-
-    Args:
-        picture: `[N, 3, H, W]`.
-        along: `[N, 1, 1]` how far they have passed by, screen halves.
-        time: `[N, 1, 1]` seconds.
-        x: `[1, 1, W]` pixel centres.
-        y: `[1, H, 1]` pixel centres.
-        c: `[N, columns]` of `places.FLAKE`.
-        pixel: side of a pixel, screen halves.
-
-    Returns:
-        The picture with the flakes.
-    """
-    c = c[:, :, None, None]
-    cell, size, fall, drift = c[:, 0], c[:, 1], c[:, 2], c[:, 3]
-    across = (x + along + drift * torch.sin(time * 1.1)) / cell
-    column = torch.floor(across)
-    # Every column has its own height, so that no rows are seen.
-    up = (y + fall * time) / cell + torch.remainder(column * 0.618, 1.0) + 0.31
-    row = torch.floor(up)
-    jitter = 0.22 * torch.sin(row * 2.4 + column * 1.7)
-    dx, dy = across - column - 0.5 - jitter, up - row - 0.5
-    distance = torch.sqrt(dx * dx + dy * dy + 1e-8) * cell - size
-    alpha = smooth(0.5 - distance / (pixel * 2.5)) * c[:, 7] * smooth((y - c[:, 8]) / 0.2)
-    return over(picture, c[:, 4:7], alpha)
-
-
-def finish_layer(picture: Tensor, colour: Tensor, clear: Tensor, nearest: Tensor, light: Tensor,
-                 pixel: float) -> tuple[Tensor, Tensor]:
-    """Light the figure and set it with a soft outline into the picture.
-
-    Args:
-        picture: `[N, 3, H, W]`.
-        colour: `[N, 3, H, W]` the figure.
-        clear: `[N, H, W]` how much of the scenery shows.
-        nearest: `[N, H, W]` distance to the silhouette, screen halves.
-        light: `[N, columns]` of `places.LIGHT`.
-        pixel: side of a pixel, screen halves.
-
-    Returns:
-        Pixels `[N, 3, H, W]` in [-1, 1] and mask `[N, 1, H, W]`.
-    """
-    light = light[:, :, None, None]
-    mask = 1 - clear
-    outline = smooth(1 - nearest / (pixel * 2.2)) * 0.55
-    picture = over(picture, picture * 0.35, outline * clear)
-    picture = over(picture, colour * light[:, 0:3] + light[:, 3:6], mask)
-    return picture.clamp(0, 1) * 2 - 1, mask[:, None]
+    seen = blob(x, y, [c[:, i] for i in range(8)])
+    slope = torch.sqrt((seen.sx / wide) ** 2 + (seen.sy / tall) ** 2 + 1e-6) / scale
+    reach = torch.sqrt((torch.cos(c[:, 2]) * wide) ** 2 + (torch.sin(c[:, 2]) * tall) ** 2) * scale
+    hidden = (1 - c[:, 11]) * 9
+    distance = torch.maximum((seen.level - 1) / slope, seen.beyond * reach) + hidden
+    alpha = smooth(0.5 - distance / (pixel * _EDGE * 1.3))
+    lit = (seen.nx * sun_x + seen.ny * sun_y).clamp(-1.2, 1.2)
+    edge = smooth((seen.level - 0.55) / 0.45) * lit.clamp_min(0)
+    tint = c[:, 8:11] * (1 + 0.17 * lit)[:, None] + view[:, 5:8] * (0.16 * edge)[:, None]
+    return over(colour, tint, alpha), clear * (1 - alpha), torch.minimum(nearest, distance)
 
 
 class Layers(NamedTuple):
-    """The functions that take nearly all of the time, so that a GPU can run compiled ones.
+    """The two functions that take nearly all of the time, so that a GPU can run compiled ones.
 
     Args:
         prop: `prop_layer` or the same compiled.
         part: `part_layer` or the same compiled.
-        hill: `hill_layer` or the same compiled.
-        flake: `flake_layer` or the same compiled.
-        finish: `finish_layer` or the same compiled.
     """
 
     prop: Callable[..., Tensor] = prop_layer
     part: Callable[..., tuple[Tensor, Tensor, Tensor]] = part_layer
-    hill: Callable[..., Tensor] = hill_layer
-    flake: Callable[..., Tensor] = flake_layer
-    finish: Callable[..., tuple[Tensor, Tensor]] = finish_layer
 
 
 def paint(scene: dict[str, Tensor], figure: dict[str, Tensor], size: int,
@@ -288,29 +190,63 @@ def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float,
     halo = sky[:, 12] * torch.exp(-2.2 * (far - sky[:, 8]).clamp_min(0)) * 0.8
     picture = over(picture, sky[:, 9:12], halo)
     picture = over(picture, sky[:, 9:12], smooth((sky[:, 8] - far) / (pixel * 2) + 0.5))
-    time, camera, phase = scene["time"], scene["camera"], scene["phase"]
-    picture = layers.flake(picture, camera * 0.12 + phase * 0.3, time, x, y, scene["flakes"][:, 0], pixel)
+    picture = _flakes(picture, scene, 0, x, y, pixel)
     for h in range(HILLS):
         if h < HILLS - 1:
             picture = _props(picture, scene, h, x, y, pixel, layers.prop)
-        c = scene["hills"][:, h]
-        passed = camera * PARALLAX[h] + c[:, 4, None, None] * time
-        picture = layers.hill(picture, torch.cat([passed, phase * (h + 1)], dim=2), x, y, c, pixel)
+        picture = _hill(picture, scene, h, x, y, pixel)
     picture = _props(picture, scene, HILLS - 1, x, y, pixel, layers.prop)
-    picture = layers.flake(picture, camera * 0.6 + phase * 0.3, time, x, y, scene["flakes"][:, 1], pixel)
+    picture = _flakes(picture, scene, 1, x, y, pixel)
     light = scene["light"][:, :, None, None]
     pool = light[:, 9] * torch.exp(-((x - scene["figure_x"]) ** 2) * 2.2 - (y + 0.1) ** 2 * 1.8)
     picture = over(picture, light[:, 6:9], pool * 0.8)
     return picture * (1.02 - 0.13 * (x * x + y * y) ** 2 / 2)[:, None]
 
 
+def _hill(picture: Tensor, scene: dict[str, Tensor], h: int, x: Tensor, y: Tensor, pixel: float) -> Tensor:
+    c = scene["hills"][:, h, :, None, None]
+    base, swell, freq, point, drift = c[:, 0], c[:, 1], c[:, 2], c[:, 3], c[:, 4]
+    along = (x + scene["camera"] * PARALLAX[h] + drift * scene["time"]) * freq + scene["phase"] * (h + 1)
+    wave = torch.sin(along) * 0.7 + torch.sin(along * 0.5 + 1.3 * h) * 0.3
+    # Scallops, as the waves of a paper theatre: |sin| turned upside down, rounded at the tips.
+    scallop = 1 - 2 * torch.sqrt(torch.sin(along * 0.5) ** 2 + 0.02)
+    top = base + swell * (wave + (scallop - wave) * point)
+    alpha = smooth((top - y) / (pixel * _EDGE * 1.4) + 0.5)
+    depth = ((top - y) / 0.5).clamp(0, 1)[:, None]
+    colour = c[:, 5:8] + (c[:, 8:11] - c[:, 5:8]) * depth
+    rim = (1 - depth * 6).clamp_min(0) * 0.05
+    return over(picture, colour + rim, alpha)
+
+
 def _props(picture: Tensor, scene: dict[str, Tensor], group: int, x: Tensor, y: Tensor, pixel: float,
            layer: Callable[..., Tensor]) -> Tensor:
+    period = PERIOD[group]
     shift = scene["camera"] * PARALLAX[group] + scene["phase"] * (0.7 if group < 2 else 0.25)
-    for k in range(*GROUPS[group], PROPS_AT_ONCE):
-        props = scene["props"][:, k:k + PROPS_AT_ONCE]
-        picture = layer(picture, shift, scene["time"], x, y, props, PERIOD[group], pixel)
+    for k in range(*GROUPS[group]):
+        c = scene["props"][:, k]
+        at, sway = c[:, 0, None, None], c[:, 11, None, None]
+        # Each prop wraps about its own place, so that none is cut at a border.
+        near = torch.remainder(x + shift - at + period / 2, period) - period / 2
+        near = near - sway * torch.sin(scene["time"] * 2.2 + at * 3) * (y + 0.5)
+        picture = layer(picture, near, y, c, pixel)
     return picture
+
+
+def _flakes(picture: Tensor, scene: dict[str, Tensor], which: int, x: Tensor, y: Tensor, pixel: float) -> Tensor:
+    c = scene["flakes"][:, which, :, None, None]
+    cell, size, fall, drift = c[:, 0], c[:, 1], c[:, 2], c[:, 3]
+    time = scene["time"]
+    across = (x + scene["camera"] * (0.12 if which == 0 else 0.6) + drift * torch.sin(time * 1.1)
+              + scene["phase"] * 0.3) / cell
+    column = torch.floor(across)
+    # Every column has its own height, so that no rows are seen.
+    up = (y + fall * time) / cell + torch.remainder(column * 0.618, 1.0) + 0.31
+    row = torch.floor(up)
+    jitter = 0.22 * torch.sin(row * 2.4 + column * 1.7)
+    dx, dy = across - column - 0.5 - jitter, up - row - 0.5
+    distance = torch.sqrt(dx * dx + dy * dy + 1e-8) * cell - size
+    alpha = smooth(0.5 - distance / (pixel * 2.5)) * c[:, 7] * smooth((y - c[:, 8]) / 0.2)
+    return over(picture, c[:, 4:7], alpha)
 
 
 def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Tensor], x: Tensor, y: Tensor,
@@ -347,10 +283,14 @@ def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Te
     nearest = torch.full_like(lx, 1.0)
     view = torch.stack([v[:, 0, 0] for v in (wide, tall, scale, sun_x, sun_y)], dim=1)
     view = torch.cat([view, scene["light"][:, 6:9]], dim=1)
-    for k in range(0, figure["parts"].shape[1], PARTS_AT_ONCE):
-        parts = figure["parts"][:, k:k + PARTS_AT_ONCE]
-        colour, clear, nearest = layers.part(colour, clear, nearest, lx, ly, parts, view, pixel)
-    return layers.finish(picture, colour, clear, nearest, scene["light"], pixel)
+    for k in range(figure["parts"].shape[1]):
+        colour, clear, nearest = layers.part(colour, clear, nearest, lx, ly, figure["parts"][:, k], view, pixel)
+    mask = 1 - clear
+    body = colour * light[:, 0:3] + light[:, 3:6]
+    outline = smooth(1 - nearest / (pixel * 2.2)) * 0.55
+    picture = over(picture, picture * 0.35, outline * clear)
+    picture = over(picture, body, mask)
+    return picture.clamp(0, 1) * 2 - 1, mask[:, None]
 
 
 def _shadow(picture: Tensor, at_x: Tensor, ground: Tensor, width: Tensor, lift: Tensor, x: Tensor,

@@ -13,7 +13,7 @@ from torch import Tensor
 from studio.world import motion
 from studio.world.figures import COLUMNS, figure_tables
 from studio.world.grammar import ATTRIBUTES, COLOURS, Scene, all_scenes, caption
-from studio.world.paint import Layers, paint, smooth
+from studio.world.paint import Layers, paint, part_layer, prop_layer, smooth
 from studio.world.places import GROUND, place_tables
 
 NUISANCES = ("x", "size", "facing", "phase", "tempo", "camera", "scenery", "ground")
@@ -226,8 +226,8 @@ def compiled_painter() -> Painter:
     Returns:
         A drop-in `painter` for `render`.
     """
-    # Layer by layer: the whole picture as one kernel takes minutes to compile.
-    layers = Layers(*(torch.compile(layer, dynamic=True) for layer in Layers()))
+    # Only the two small layer functions: the whole picture as one kernel takes minutes to compile.
+    layers = Layers(prop=torch.compile(prop_layer, dynamic=True), part=torch.compile(part_layer, dynamic=True))
     return partial(paint, layers=layers)
 
 
