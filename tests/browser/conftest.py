@@ -155,6 +155,11 @@ class Notebook:
             polling=200,
         )
 
+    @property
+    def running(self) -> bool:
+        """Whether a cell is being run; the kernel's own state tells of messages to widgets as well."""
+        return "[*]:" in self.page.locator(".jp-InputPrompt").all_text_contents()
+
     def command(self, name: str, wait: bool = False) -> None:
         """Run a command of JupyterLab, by default without waiting for its end."""
         call = f"window.jupyterapp.commands.execute({name!r})"

@@ -6,6 +6,7 @@ import { cut, fromCodePoints, replaceWord } from "../words";
 
 const LOOK_UP_MS = 200;
 const NOTE_MS = 6000;
+const SHOWN_WORDS = 4;
 
 const POLICIES: readonly [string, string][] = [
   ["recache", "re-reads what was shown under the new prompt: changes soon, without a cut"],
@@ -87,8 +88,7 @@ export class ComposerView {
 
   private showAdvice(): void {
     const { store } = this;
-    const known = this.unknown.slice(0, 3);
-    const said = store.refusal ?? known.map((word) => `${word.word} ${word.nearest} ${word.start}`).join();
+    const said = store.refusal ?? this.unknown.map((word) => `${word.word} ${word.nearest} ${word.start}`).join();
     show(this.advice, said !== "");
     if (said === this.said) return;
     this.said = said;
@@ -96,12 +96,22 @@ export class ComposerView {
       this.advice.replaceChildren(store.refusal);
       return;
     }
-    const world = store.hello === null ? "the model" : `the ${store.hello.name}’s`;
-    this.advice.replaceChildren(
-      ...known.flatMap((word, i) => [
-        i > 0 ? " · " : "", `“${word.word}” is not in ${world} world`, ...(word.nearest === null ? [] : ["; nearest: ", this.offer(word)]),
-      ]),
-    );
+    this.advice.replaceChildren(...this.advise(`the ${store.hello?.name ?? "model"}’s world`));
+  }
+
+  /** Name the unknown words, those first for which there is another to offer. */
+  private advise(world: string): (string | Node)[] {
+    const words = [...this.unknown].sort((a, b) => Number(a.nearest === null) - Number(b.nearest === null) || a.start - b.start);
+    const [first] = words;
+    if (first === undefined) return [];
+    if (words.length === 1) {
+      return [`“${first.word}” is not in ${world}`, ...(first.nearest === null ? [] : ["; nearest: ", this.offer(first)])];
+    }
+    const named = words.slice(0, SHOWN_WORDS).flatMap((word, i) => [
+      i > 0 ? ", " : "", `“${word.word}”`, ...(word.nearest === null ? [] : [" → ", this.offer(word)]),
+    ]);
+    const rest = words.length - SHOWN_WORDS;
+    return [`not in ${world}: `, ...named, rest > 0 ? ` and ${rest} more` : ""];
   }
 
   private offer(word: UnknownWord): HTMLElement {

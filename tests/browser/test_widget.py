@@ -1,0 +1,219 @@
+"""The widget in a real JupyterLab, on a source that needs no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SETUP = "from tests.widgets.double import Double\nfrom studio.widgets import Studio"
+SHOW = "source = Double(block_s=0.2)\nwidget = Studio(source)\nwidget"
+BOX = ".ls-compose textarea"
+FRAME = "Number(document.querySelector('.ls-picture')?.dataset.frame ?? -1)"
+STATE = "document.querySelector('.ls-badge span:last-child')?.textContent"
+
+
+def frame(notebook: Any, view: int = 0) -> int:
+    return notebook.page.evaluate(f"Number(document.querySelectorAll('.ls-picture')[{view}].dataset.frame)")
+
+
+def beyond(notebook: Any, number: int, timeout_s: float = 40) -> None:
+    notebook.until(f"() => {FRAME} > {number}", f"a frame after {number}", timeout_s)
+
+
+def state(notebook: Any, label: str, timeout_s: float = 20) -> None:
+    notebook.until(f"() => {STATE} === '{label}'", f"the state “{label}”", timeout_s)
+
+
+def clean(notebook: Any) -> None:
+    assert notebook.errors == []
+    assert notebook.foreign == []
+
+
+def test_steering(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("steer.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("steer.ipynb")
+    notebook.run_all()
+    beyond(notebook, 12)
+    page = notebook.page
+
+    # Markup is shown, not executed, and words that are not known are marked while typing.
+    box = page.locator(BOX)
+    box.fill("a red <img src=x onerror=alert(1)> foxx 🦊")
+    marked = page.locator(".ls-mirror u")
+    marked.first.wait_for()
+    assert "foxx" in marked.all_text_contents()
+    page.get_by_role("button", name="fox", exact=True).click()
+    assert box.input_value() == "a red <img src=x onerror=alert(1)> fox 🦊"
+    box.press("Enter")
+    notebook.until("() => document.querySelectorAll('.ls-segment').length === 2", "a second segment")
+    assert page.locator(".ls-segment").nth(1).inner_text() == "a red <img src=x onerror=alert(1)> fox 🦊"
+    assert page.locator(".ls-studio img").count() == 0
+    block = int(notebook.execute("print(widget.timeline.segments[1].start)"))
+    notebook.until(
+        "() => document.querySelector('.ls-caption').textContent.includes('onerror')", "the new prompt on the picture"
+    )
+    assert frame(notebook) >= int(notebook.execute(f"print(widget.timeline.start_frame({block}))"))
+    assert page.locator(".ls-mark").count() == 1
+
+    # A prompt that makes no sense gets one sentence, and the video goes on.
+    box.fill("x" * 2500)
+    box.press("Enter")
+    page.get_by_text("at most 2000 characters").first.wait_for()
+    box.press("Escape")
+    before = frame(notebook)
+    beyond(notebook, before + 4)
+
+    # Python edits, the page follows; the page edits, Python follows.
+    notebook.execute("widget.append('the blue ball sleeps', widget.timeline.segments[-1].start + 30)")
+    notebook.until("() => document.querySelectorAll('.ls-segment').length === 3", "a third segment")
+    page.locator(".ls-segment").nth(2).click()
+    page.keyboard.type("the green ball sleeps")
+    page.keyboard.press("Enter")
+    notebook.until(
+        "() => document.querySelectorAll('.ls-segment')[2].textContent === 'the green ball sleeps'", "the edited segment"
+    )
+    assert notebook.execute("print(widget.timeline.segments[2].prompt)") == "the green ball sleeps"
+    page.locator(".ls-segment").nth(2).click()
+    page.get_by_role("button", name="Remove").click()
+    notebook.until("() => document.querySelectorAll('.ls-segment').length === 2", "its removal")
+    page.locator(".ls-add").click()
+    page.keyboard.type("a fox runs at night")
+    page.screenshot(path=screenshots / "widget-editor.png")
+    page.keyboard.press("Enter")
+    notebook.until("() => document.querySelectorAll('.ls-segment').length === 3", "an added segment")
+    clean(notebook)
+
+
+def test_keys(lab: Any, open_notebook: Any) -> None:
+    lab.add("keys.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("keys.ipynb")
+    notebook.run_all()
+    beyond(notebook, 30)
+    page = notebook.page
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Space")
+    state(notebook, "paused")
+    page.wait_for_timeout(300)
+    at = frame(notebook)
+    page.wait_for_timeout(500)
+    assert frame(notebook) == at
+    assert notebook.execute("print(source.state)") == "paused"
+
+    # Back to the start of the block; on by whole blocks, at the end by generating one.
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(400)
+    starts = [0, *range(9, 400, 12)]
+    back = frame(notebook)
+    assert back in starts
+    assert back < at
+    made = int(notebook.execute("print(source.stats.generated_blocks)"))
+    for _ in range(30):
+        before = frame(notebook)
+        page.keyboard.press("ArrowRight")
+        notebook.until(f"() => {FRAME} > {before} && {STATE} === 'paused'", "a step")
+        assert frame(notebook) + 1 in starts
+        if int(notebook.execute("print(source.stats.generated_blocks)")) > made:
+            break
+    assert int(notebook.execute("print(source.stats.generated_blocks)")) == made + 1
+
+    # Keys in the prompt box are text, and none of them is a command of the notebook.
+    page.keyboard.press("/")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("dd aa bb ?0 x")
+    assert page.locator(BOX).input_value() == "dd aa bb ?0 x"
+    page.keyboard.press("Escape")
+    for key in "abdxz":
+        page.keyboard.press(key)
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 2
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keys").wait_for()
+    page.keyboard.press("Escape")
+    assert not page.get_by_role("dialog", name="Keys").is_visible()
+    page.keyboard.press("Space")
+    beyond(notebook, frame(notebook) + 5)
+
+    # A new seed starts again.
+    seed = page.locator(".ls-seed")
+    seed.fill("12")
+    seed.press("Enter")
+    notebook.until(f"() => {FRAME} >= 0 && {FRAME} < 30", "the beginning")
+    assert notebook.execute("print(source.seed, source.take)") == "12 1"
+    clean(notebook)
+
+
+def test_reload_and_restart(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("reload.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("reload.ipynb")
+    notebook.run_all()
+    beyond(notebook, 60)
+    page = notebook.page
+    notebook.command("docmanager:save", wait=True)
+    at = frame(notebook)
+    page.reload(wait_until="domcontentloaded")
+    notebook.wait_idle()
+    beyond(notebook, at + 10)
+    assert notebook.execute("print(source.take, len(source.consumers))") == "0 1"
+    saved = (lab.folder / "reload.ipynb").read_text()
+    assert "widget-state" not in saved
+    assert "text/html" in saved
+
+    # The cell again: one page, one consumer, one thread each of the new pair.
+    notebook.execute("old = source; closed = widget")
+    notebook.run_all()
+    notebook.until(f"() => {FRAME} >= 0 && {FRAME} < 40", "the new video")
+    beyond(notebook, 40)
+    assert notebook.execute("print(closed, old.consumers, old.listeners)") == "Studio(closed) [] []"
+    threads = "import threading; print(sum(t.name == 'studio-widget-sender' for t in threading.enumerate()))"
+    assert notebook.execute(threads) == "1"
+    assert page.locator(".ls-studio").count() == 1
+
+    # An error of the generator: a sentence, its traceback behind a click, and on.
+    notebook.execute("source.fail_at = source.stats.generated_blocks + 1")
+    page.get_by_text("the ball rolled off the table").first.wait_for()
+    page.locator(".ls-notice summary").click()
+    page.get_by_text("Traceback (most recent call last)").wait_for()
+    page.screenshot(path=screenshots / "widget-error.png")
+    page.get_by_role("button", name="Go on").click()
+    beyond(notebook, frame(notebook) + 15)
+    clean(notebook)
+
+    # A kernel that was restarted knows nothing of the widget any more.
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.get_by_text("The kernel was restarted: run the cell again.").wait_for(timeout=30_000)
+    page.screenshot(path=screenshots / "widget-restarted.png")
+    notebook.wait_idle()
+    notebook.run_all()
+    notebook.until(f"() => {FRAME} >= 0 && {STATE} === 'live'", "the video after a restart")
+
+
+def test_two_studios_and_a_busy_kernel(lab: Any, open_notebook: Any) -> None:
+    two = "a, b = Double('a red ball', block_s=0.3), Double('a blue fox', block_s=0.3)"
+    busy = "import time\nuntil = time.time() + 15\nwhile time.time() < until:\n    sum(range(1000))"
+    lab.add("two.ipynb", [SETUP, two, "first = Studio(a)\nfirst", "second = Studio(b)\nsecond", busy])
+    notebook = open_notebook("two.ipynb", height=2000)
+    page = notebook.page
+    notebook.run_all()
+    notebook.until("() => document.querySelectorAll('.ls-picture').length === 2", "two players")
+    for view in (0, 1):
+        notebook.until(f"() => Number(document.querySelectorAll('.ls-picture')[{view}].dataset.frame) > 9", "frames")
+
+    # The last cell keeps the kernel busy: the prompt reaches Python all the same.
+    assert notebook.running
+    box = page.locator(BOX).nth(1)
+    box.fill("the green ball jumps")
+    box.press("Enter")
+    notebook.until(
+        "() => document.querySelectorAll('.ls-studio')[1].querySelectorAll('.ls-segment').length === 2", "the switch", 6
+    )
+    assert notebook.running
+    notebook.until("() => !document.body.textContent.includes('[*]:')", "the end of the last cell")
+    assert notebook.execute("print(len(a.timeline.segments), len(b.timeline.segments))") == "1 2"
+
+    # Closing one leaves the other alone.
+    notebook.execute("first.close()")
+    notebook.until("() => document.querySelectorAll('.ls-studio').length === 1", "the first one's end")
+    at = frame(notebook)
+    beyond(notebook, at + 10)
+    assert notebook.execute("print(a.consumers, len(b.consumers), first.errors, second.errors)") == "[] 1 [] []"
+    clean(notebook)
