@@ -17,6 +17,7 @@ from studio.model.vae import VideoVAE
 from studio.shapes import VideoShape
 from studio.train.runtime import autocast
 from studio.world import ATTRIBUTES, SceneBatch, caption, compiled_painter, render, switched
+from studio.world.paint import paint
 
 __all__ = ["ClipKind", "LatentBatch", "LatentPool", "default_kinds"]
 
@@ -85,7 +86,7 @@ class LatentPool:
         seed: Seed of everything drawn.
         split: Which captions' combinations are shown.
         chunk: Clips rendered and encoded together.
-        fast: Whether the painter and the encoder are compiled on a GPU.
+        fast: Whether the painter is compiled on a GPU.
 
     Raises:
         ValueError: If a switch is no block boundary inside the clip.
@@ -121,10 +122,8 @@ class LatentPool:
         self.scenes: list[list] = [[] for _ in kinds]
         self.written = [0] * len(kinds)
         self.rendered = 0
-        compiling = fast and self.device.type == "cuda"
-        self.painter = compiled_painter() if compiling else None
-        self.encode = torch.compile(vae.encode) if compiling else vae.encode
-        # A kind that skips renders more frames; rounding all kinds to the longest keeps one compiled shape.
+        self.painter = compiled_painter() if fast and self.device.type == "cuda" else paint
+        # A kind that skips renders more frames; all kinds render as many, so that shapes stay the same.
         self.skip = max(kind.skip for kind in kinds)
 
     @torch.no_grad()
@@ -172,7 +171,7 @@ class LatentPool:
         frames = self.shape.frames_of(self.frames + self.skip)
         # Any moment of the world's first minute may be a clip's first.
         start = torch.randint(0, 960, (self.chunk,), generator=self.generator).to(self.device)
-        options: dict = {} if self.painter is None else {"painter": self.painter}
+        options: dict = {"painter": self.painter}
         shown = batch
         if kind.switch is not None:
             names = self.random.sample(list(ATTRIBUTES), self.random.choice((1, 1, 1, 2, 4)))
@@ -181,7 +180,7 @@ class LatentPool:
             options |= {"after": shown, "switch_frame": start + at}
         pixels = render(batch, frames=frames, start=start, size=self.shape.height, **options).pixels
         with autocast(self.device):
-            latents = self.encode(pixels).float()
+            latents = self.vae.encode(pixels).float()
         end = latents.shape[1] - drop
         self.rendered += self.chunk
         return list(zip(batch.scenes(), shown.scenes(), strict=True)), latents[:, end - self.frames : end]

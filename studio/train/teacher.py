@@ -22,7 +22,7 @@ from studio.model.attention import TeacherForcedContext
 from studio.model.dit import WanDiT
 from studio.model.shards import read_shards, write_shards
 from studio.model.text import TextEncoder, WordTokenizer
-from studio.model.vae import VideoVAE
+from studio.model.vae import VideoVAE, set_convolutions
 from studio.model.weights import read
 from studio.schedule import shift_sigma
 from studio.shapes import VideoShape
@@ -117,6 +117,8 @@ def load_vae(folder: Path | str, device: torch.device) -> VideoVAE:
     sizes, state = read(Path(folder) / "vae.safetensors", kind="vae")
     vae = VideoVAE(from_dict(VAEConfig, dict(sizes)))
     vae.load_state_dict({key: value.float() for key, value in state.items()})
+    if device.type == "cuda":
+        set_convolutions(vae, "volume")
     return vae.to(device).eval().requires_grad_(False)
 
 
