@@ -50,7 +50,7 @@ def open(
     check_whole(lead, "lead", 1, 64)
     if seed is not None:
         seed = check_seed(seed)
-    models = _load(model, device)
+    models = _load(model, check_device(device))
     if timeline is None:
         timeline = Session.plain_timeline(models, EXAMPLE if prompt is None else prompt, seed or 0)
     elif seed is not None:
@@ -58,11 +58,35 @@ def open(
     return Session(models, timeline=timeline, policy=policy, lead=lead, load_s=time.perf_counter() - started)
 
 
-def _load(model: str | Path | Models, device: str | torch.device | None) -> Models:
+def check_device(device: str | torch.device | None) -> torch.device:
+    """Check where to compute.
+
+    Args:
+        device: as "cpu" or "cuda:0"; None for a GPU where there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: no such device.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device is None:
+        return torch.device("cuda" if gpus else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f'`device` must be as "cpu" or "cuda:0", got {shorten(device)}; leave it out for the best'
+        ) from None
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        raise ValueError(f'`device` must be here, got "{found}" with {gpus} GPUs; use "cpu", see `studio doctor`')
+    return found
+
+
+def _load(model: str | Path | Models, device: torch.device) -> Models:
     if not isinstance(model, (str, Path)):
         return model
     from studio.model.weights import load
 
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return load(model, device=device)

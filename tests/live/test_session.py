@@ -791,6 +791,9 @@ def test_opening(models):
         ({"policy": "x"}, "`policy`"),
         ({"policy": None}, "`policy`"),
         ({"lead": 0}, "`lead`"),
+        ({"device": "gpu"}, "`device` must be as"),
+        ({"device": "cuda:99"}, "`device` must be here"),
+        ({"device": 1.5}, "`device`"),
         ({"lead": 1.5}, "`lead`"),
     ],
 )
@@ -798,3 +801,8 @@ def test_bad_openings(models, options, words):
     with pytest.raises(ValueError, match=words):
         open_session(models, **options)
     assert not generators()
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises((ValueError, FileNotFoundError), match="minature"):
+        open_session("minature")
