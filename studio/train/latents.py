@@ -116,15 +116,18 @@ class LatentPool:
         self.random = random.Random(seed)
         total = sum(kind.weight for kind in kinds)
         self.room = [max(chunk, int(capacity * kind.weight / total)) for kind in kinds]
-        size = self.shape.latents(1, frames)[1:]
+        # Plain clips keep the frames that others skip, so that a batch can begin anywhere in them.
+        self.skip = max(kind.skip for kind in kinds)
+        lengths = [frames + (self.skip if kind.switch is None else 0) for kind in kinds]
         half = torch.float16 if self.device.type == "cuda" else torch.float32
-        self.latents = [torch.zeros(room, *size, dtype=half, device=self.device) for room in self.room]
+        self.latents = [
+            torch.zeros(room, *self.shape.latents(1, length)[1:], dtype=half, device=self.device)
+            for room, length in zip(self.room, lengths, strict=True)
+        ]
         self.scenes: list[list] = [[] for _ in kinds]
         self.written = [0] * len(kinds)
         self.rendered = 0
         self.painter = compiled_painter() if fast and self.device.type == "cuda" else paint
-        # A kind that skips renders more frames; all kinds render as many, so that shapes stay the same.
-        self.skip = max(kind.skip for kind in kinds)
 
     @torch.no_grad()
     def refill(self) -> None:
@@ -156,20 +159,25 @@ class LatentPool:
             self.refill()
         filled = len(self.scenes[index])
         rows = torch.randint(filled, (size,), generator=self.generator)
-        latents = self.latents[index][rows.to(self.device)].float()
+        begin = self._begin(self.kinds[index])
+        latents = self.latents[index][rows.to(self.device), begin : begin + self.frames].float()
         scenes = [self.scenes[index][row] for row in rows.tolist()]
         captions = [caption(shown, self.random) for _, shown in scenes]
         before = [caption(old, self.random) for old, _ in scenes] if self.kinds[index].switch else captions
         return LatentBatch(latents=latents, captions=captions, before=before, kind=self.kinds[index])
+
+    def _begin(self, kind: ClipKind) -> int:
+        # Half of the plain clips begin where a video begins, since its first latent frame is unlike all others.
+        later = range(self.shape.block, self.skip + 1, self.shape.block)
+        return self.random.choice(later) if kind.switch is None and later and self.random.random() < 0.5 else 0
 
     def _draw_kind(self) -> int:
         return self.random.choices(range(len(self.kinds)), weights=[kind.weight for kind in self.kinds])[0]
 
     def _make(self, kind: ClipKind) -> tuple[list, Tensor]:
         batch = SceneBatch.sample(self.chunk, self.generator, self.device, split=self.split)
-        drop = self.skip - kind.skip
         frames = self.shape.frames_of(self.frames + self.skip)
-        # Any moment of the world's first minute may be a clip's first.
+        # All kinds render as many frames, so that shapes stay the same; a clip begins anywhere in a minute.
         start = torch.randint(0, 960, (self.chunk,), generator=self.generator).to(self.device)
         options: dict = {"painter": self.painter}
         shown = batch
@@ -181,6 +189,7 @@ class LatentPool:
         pixels = render(batch, frames=frames, start=start, size=self.shape.height, **options).pixels
         with autocast(self.device):
             latents = self.vae.encode(pixels).float()
-        end = latents.shape[1] - drop
         self.rendered += self.chunk
-        return list(zip(batch.scenes(), shown.scenes(), strict=True)), latents[:, end - self.frames : end]
+        if kind.switch is not None:
+            latents = latents[:, kind.skip : kind.skip + self.frames]
+        return list(zip(batch.scenes(), shown.scenes(), strict=True)), latents

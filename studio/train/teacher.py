@@ -75,7 +75,7 @@ class TeacherTrainConfig:
     frames: int = 21
     pool: int = 12288
     fill: int = 1536
-    refill_every: int = 4
+    refill_every: int = 10
     chunk: int = 32
     rate: float = 8e-4
     decay: float = 0.999
