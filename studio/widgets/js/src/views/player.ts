@@ -67,6 +67,7 @@ export class PlayerView {
     this.canvas.classList.add("ls-shown");
     this.drawAmbient(picture);
     this.updatePosition();
+    this.updateCaption();
   }
 
   /** Put a notice over the picture. */
