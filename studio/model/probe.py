@@ -32,8 +32,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ValueError("`classes` must name at least one attribute, got none; pass {'colour': 8}")
-        if self.width % 8 or self.width < 8:
-            raise ValueError(f"`width` must be a multiple of 8, got {self.width}; use 32")
+        if self.width % 16 or self.width < 16:
+            raise ValueError(f"`width` must be a multiple of 16, got {self.width}; use 32")
         if self.levels < 1 or self.size % 2**self.levels:
             raise ValueError(f"`size` must be a multiple of 2^levels = {2**self.levels}, got {self.size}; use 64")
 
