@@ -59,7 +59,7 @@ def test_nothing_is_left_unfinished() -> None:
 def test_the_package_prints_nothing() -> None:
     found = []
     for path in _package():
-        if path.name != "cli.py":
+        if path.parent.name != "cli" and path.name != "__main__.py":
             calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
             found += [f"{path.relative_to(ROOT)}:{call.lineno}" for call in calls if _is_print(call)]
     assert not found, f"print() outside the command line: {found}"
