@@ -70,7 +70,8 @@ def test_steering(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     page.keyboard.type("the green ball sleeps")
     page.keyboard.press("Enter")
     notebook.until(
-        "() => document.querySelectorAll('.ls-segment')[2].textContent === 'the green ball sleeps'", "the edited segment"
+        "() => document.querySelectorAll('.ls-segment')[2].textContent === 'the green ball sleeps'",
+        "the edited segment",
     )
     assert notebook.execute("print(widget.timeline.segments[2].prompt)") == "the green ball sleeps"
     page.locator(".ls-segment").nth(2).click()
@@ -132,6 +133,13 @@ def test_keys(lab: Any, open_notebook: Any) -> None:
     assert not page.get_by_role("dialog", name="Keys").is_visible()
     page.keyboard.press("Space")
     beyond(notebook, frame(notebook) + 5)
+
+    # The notebook keeps its own keys: Ctrl-S saves it.
+    page.locator(".ls-studio").focus()
+    dirty = "() => window.jupyterapp.shell.currentWidget.context.model.dirty"
+    notebook.until(dirty, "unsaved outputs")
+    page.keyboard.press("Control+s")
+    notebook.until(f"() => !({dirty})()", "saving")
 
     # A new seed starts again.
     seed = page.locator(".ls-seed")
@@ -210,10 +218,104 @@ def test_two_studios_and_a_busy_kernel(lab: Any, open_notebook: Any) -> None:
     notebook.until("() => !document.body.textContent.includes('[*]:')", "the end of the last cell")
     assert notebook.execute("print(len(a.timeline.segments), len(b.timeline.segments))") == "1 2"
 
+    # A front end that cannot reach a busy kernel says so, until the cell ends.
+    page.evaluate(
+        "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.commsOverSubshells = 'disabled'; }"
+    )
+    page.locator(".jp-CodeCell .cm-content").nth(4).click()
+    notebook.command("notebook:run-cell")
+    said = page.get_by_text("The kernel is busy with a cell, and this front end cannot reach it meanwhile.").first
+    said.wait_for(timeout=15_000)
+    assert notebook.running
+    said.wait_for(state="hidden", timeout=30_000)
+
     # Closing one leaves the other alone.
     notebook.execute("first.close()")
     notebook.until("() => document.querySelectorAll('.ls-studio').length === 1", "the first one's end")
     at = frame(notebook)
     beyond(notebook, at + 10)
     assert notebook.execute("print(a.consumers, len(b.consumers), first.errors, second.errors)") == "[] 1 [] []"
+    clean(notebook)
+
+
+CONTRAST = """() => {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 1;
+    const context = canvas.getContext('2d', { willReadFrequently: true });
+    const rgba = (css) => {
+        context.clearRect(0, 0, 1, 1);
+        context.fillStyle = css;
+        context.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = (top, under) => top.slice(0, 3).map((c, i) => c * top[3] + under[i] * (1 - top[3]));
+    const ground = (element) => {
+        const layers = [];
+        for (let at = element; at; at = at.parentElement) {
+            layers.push(rgba(getComputedStyle(at).backgroundColor));
+            if (layers.at(-1)[3] > 0.99) break;
+        }
+        return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255]);
+    };
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const poor = [];
+    for (const element of document.querySelectorAll('.ls-studio *')) {
+        const text = [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.textContent.trim()).join('');
+        const typed = element.matches('input, textarea, select') ? element.value : '';
+        const unseen = !element.checkVisibility() || element.closest('.ls-mirror, .ls-spoken, :disabled');
+        if (unseen || !(text || typed)) continue;
+        const under = ground(element.matches('.ls-prompt textarea') ? element.parentElement : element);
+        const ink = over(rgba(getComputedStyle(element).color), under);
+        const [a, b] = [light(ink), light(under)].sort((x, y) => y - x);
+        const ratio = (a + 0.05) / (b + 0.05);
+        if (ratio < 4.5) poor.push(`${ratio.toFixed(2)} ${element.className || element.tagName}: ${text || typed}`);
+    }
+    return poor;
+}"""
+
+SMALL = """() => [...document.querySelectorAll('.ls-studio :is(button, input, select, textarea)')]
+    .filter((element) => element.checkVisibility() && !element.matches('.ls-segment'))
+    .map((element) => [element.getAttribute('aria-label') ?? element.textContent, element.getBoundingClientRect()])
+    .filter(([, box]) => box.width < 28 || box.height < 28)
+    .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)"""
+
+THEMES = ("JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast")
+
+
+def test_themes_and_widths(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("themes.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("themes.ipynb")
+    notebook.run_all()
+    beyond(notebook, 30)
+    page = notebook.page
+    page.locator(BOX).fill("the blue fox jumpz in the forest")
+    page.locator(".ls-mirror u").first.wait_for()
+    notebook.execute("widget.switch('the green fox sleeps by the sea'); widget.append('a blue ball rolls', 40)")
+    for theme in THEMES:
+        notebook.theme(theme)
+        assert page.evaluate(CONTRAST) == [], theme
+        assert page.evaluate(SMALL) == []
+        page.screenshot(path=screenshots / f"widget-{theme.split(' ', 1)[1].lower().replace(' ', '-')}.png")
+    sizes = {}
+    for width in (700, 1180, 1600):
+        notebook.execute(f"widget.width = {width}")
+        page.set_viewport_size({"width": width + 190, "height": 1100})
+        notebook.until(
+            f"() => Math.abs(document.querySelector('.ls-studio').getBoundingClientRect().width - {width}) < 2",
+            "its width",
+        )
+        page.wait_for_timeout(700)
+        time_top, compose_top = (page.locator(f".ls-{name}").bounding_box()["y"] for name in ("timeline", "compose"))
+        assert (time_top > compose_top) == (width == 700)  # in one column the prompt box comes right under the picture
+        overflow = "() => { const s = document.querySelector('.ls-studio'); return s.scrollWidth - s.clientWidth; }"
+        assert page.evaluate(overflow) <= 0
+        sizes[width] = page.evaluate(
+            "() => { const c = document.querySelector('.ls-picture'); return [c.clientWidth, c.clientHeight]; }"
+        )
+        page.locator(".ls-studio").screenshot(path=screenshots / f"widget-{width}.png")
+    assert all(wide == high > 250 for wide, high in sizes.values())
     clean(notebook)

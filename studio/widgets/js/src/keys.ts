@@ -3,6 +3,10 @@ import type { Store } from "./store";
 /** Keys with Ctrl or Cmd that mean something while text is edited; all others stay the notebook's (save, find, ...). */
 const EDITING = new Set(["a", "c", "v", "x", "z", "y", "enter", "arrowleft", "arrowright", "backspace", "home", "end"]);
 
+function isNotebooks(event: KeyboardEvent): boolean {
+  return (event.ctrlKey || event.metaKey) && !EDITING.has(event.key.toLowerCase());
+}
+
 export interface Doors {
   prompt(): void;
   help(): void;
@@ -13,6 +17,7 @@ export interface Doors {
 /** Steer by keys while the studio has the focus, without taking any from text boxes or from the notebook. */
 export function listen(root: HTMLElement, store: Store, doors: Doors): () => void {
   const onKey = (event: KeyboardEvent) => {
+    if (isNotebooks(event)) return;
     event.stopPropagation();
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const target = event.target as HTMLElement;
@@ -32,12 +37,11 @@ export function listen(root: HTMLElement, store: Store, doors: Doors): () => voi
     event.preventDefault();
     action();
   };
-  // The notebook looks at keys before this page's elements do; it lets those alone whose target carries the attribute.
+  // Some front ends look at keys before the elements do; they let those alone whose target carries the attribute.
   const onAnyKey = (event: KeyboardEvent) => {
     if (!root.contains(event.target as Node)) return;
-    const notebooks = (event.ctrlKey || event.metaKey) && !EDITING.has(event.key.toLowerCase());
-    root.toggleAttribute("data-lm-suppress-shortcuts", !notebooks);
-    if (!notebooks) root.setAttribute("data-lm-suppress-shortcuts", "true");
+    if (isNotebooks(event)) root.removeAttribute("data-lm-suppress-shortcuts");
+    else root.setAttribute("data-lm-suppress-shortcuts", "true");
   };
   root.setAttribute("data-lm-suppress-shortcuts", "true");
   root.addEventListener("keydown", onKey);

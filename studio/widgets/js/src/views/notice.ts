@@ -5,6 +5,7 @@ import type { Store } from "../store";
 export class NoticeView {
   readonly element: HTMLElement;
   private readonly text = h("p", { dir: "auto" });
+  private readonly remedy = h("p", { class: "ls-muted" }, "“Go on” tries again from the last good block; another prompt or seed may help.");
   private readonly trace = h("pre");
   private readonly details = h("details", {}, h("summary", {}, "What happened"), this.trace);
   private readonly goOn = h("button", { type: "button", class: "ls-primary" }, "Go on");
@@ -14,7 +15,7 @@ export class NoticeView {
       store.error = null;
       store.play();
     });
-    this.element = h("div", { class: "ls-notice", role: "alert", hidden: true }, this.text, this.details, h("div", { class: "ls-row" }, this.goOn));
+    this.element = h("div", { class: "ls-notice", role: "alert", hidden: true }, this.text, this.remedy, this.details, h("div", { class: "ls-row" }, this.goOn));
   }
 
   update(): void {
@@ -26,6 +27,7 @@ export class NoticeView {
     setText(this.text, text);
     setText(this.trace, error?.traceback ?? "");
     show(this.details, broken === null && (error?.traceback ?? "") !== "");
+    show(this.remedy, broken === null);
     show(this.goOn, broken === null);
   }
 }
