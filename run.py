@@ -371,6 +371,8 @@ def test(quick: bool) -> int:
         0 if nothing failed, 1 otherwise.
     """
     start = time.monotonic()
+    if not sys.stdout.isatty():
+        os.environ.setdefault("NO_COLOR", "1")  # logs are read by people and programs that see no colours
     set_up("test")
     REPORTS.mkdir(exist_ok=True)
     rows = [Outcome("set up", time.monotonic() - start)]
