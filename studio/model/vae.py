@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from studio.config import VAEConfig
@@ -82,10 +82,16 @@ class CausalConv3d(nn.Conv3d):
         if mode == "stacked":
             weight = self.weight.transpose(1, 2).flatten(1, 2)
             return _unfold_time(F.conv2d(torch.cat(parts, 1), weight, self.bias, padding=self.padding[1:]), x.shape[0])
-        total = F.conv2d(parts[0], self.weight[:, :, 0], self.bias, padding=self.padding[1:])
+        total = self._tap(0, parts[0], self.bias)
         for tap in range(1, taps):
-            total = total + F.conv2d(parts[tap], self.weight[:, :, tap], None, padding=self.padding[1:])
+            total += self._tap(tap, parts[tap], None)
         return _unfold_time(total, x.shape[0])
+
+    def _tap(self, tap: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        weight = self.weight[:, :, tap]
+        if self.kernel_size[1:] == (1, 1):
+            return F.linear(x.movedim(1, -1), weight[:, :, 0, 0], bias).movedim(-1, 1)
+        return F.conv2d(x, weight, bias, padding=self.padding[1:])
 
     def _with_past(self, x: Tensor, history: History | None) -> Tensor:
         before = None if history is None else history[self.slot]
@@ -106,8 +112,9 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = (self.scale * self.gamma).flatten().view(-1, *[1] * (x.ndim - 2))
-        return F.normalize(x, dim=1) * gain
+        # Over the last dimension, where the channels lie in memory.
+        x = F.normalize(x.movedim(1, -1), dim=-1) * (self.scale * self.gamma.flatten())
+        return x.movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -143,11 +150,19 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, height, width = x.shape
-        qkv = self.to_qkv(self.norm(_fold_time(x)))
-        q, k, v = rearrange(qkv, "n (three c) h w -> three n 1 (h w) c", three=3).unbind(0)
+        qkv = self.to_qkv(self.norm(_fold_time(x))).movedim(1, -1)
+        q, k, v = rearrange(qkv, "n h w (three c) -> three n 1 (h w) c", three=3).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v)
-        out = self.proj(rearrange(out, "n 1 (h w) c -> n c h w", h=height, w=width))
-        return x + _unfold_time(out, batch)
+        out = rearrange(out, "n 1 (h w) c -> n h w c", h=height, w=width).movedim(-1, 1)
+        return x + _unfold_time(self.proj(out), batch)
+
+
+class _Enlarge(nn.Module):
+    """Doubles height and width by repeating pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Frames [N, C, H, W] to [N, C, 2 H, 2 W], channels last."""
+        return repeat(x.movedim(1, -1), "n h w c -> n (h p) (w q) c", p=2, q=2).movedim(-1, 1)
 
 
 class Upsample(nn.Module):
@@ -155,9 +170,8 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, temporal: bool):
         super().__init__()
-        self.resample = nn.Sequential(
-            nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact"), nn.Conv2d(channels, channels // 2, 3, padding=1)
-        )
+        # Position 0 of the official list enlarges; it has no weights.
+        self.resample = nn.Sequential(_Enlarge(), nn.Conv2d(channels, channels // 2, 3, padding=1))
         self.time_conv = CausalConv3d(channels, channels * 2, (3, 1, 1), past=2) if temporal else None
 
     def forward(self, x: Tensor, history: History | None = None) -> Tensor:
@@ -170,7 +184,7 @@ class Upsample(nn.Module):
             return _interleave(conv(x, history))
         # The first frame of a video stays one frame, and the convolution never sees it.
         if history is not None:
-            history[conv.slot] = torch.zeros_like(x[:, :, :1]).expand(-1, -1, conv.past, -1, -1)
+            history[conv.slot] = _channels_last(torch.zeros_like(x[:, :, :1]).repeat(1, 1, conv.past, 1, 1))
         if x.shape[2] == 1:
             return x
         return torch.cat([x[:, :, :1], _interleave(conv(x[:, :, 1:], history))], dim=2)
@@ -415,11 +429,12 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _interleave(x: Tensor) -> Tensor:
-    return rearrange(x, "b (two c) t h w -> b c (t two) h w", two=2)
+    # Through the layout with the channels last, which a plain reshape would lose.
+    return rearrange(x.movedim(1, -1), "b t h w (two c) -> b (t two) h w c", two=2).movedim(-1, 1)
 
 
 def _fold_time(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(0, 1)
+    return x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _unfold_time(x: Tensor, batch: int) -> Tensor:
