@@ -157,7 +157,7 @@ class Engine:
         """
         config = self._models.config
         capacity = self._cache.capacity // config.sampler.block
-        recent = torch.cat(list(latents[-max(1, capacity) :]), dim=1)
+        recent = torch.cat(list(latents[-max(1, capacity) :]), dim=1).to(self._device)
         self._cache.restore(recent, end=len(latents) * config.sampler.block)
         recache(self._models.dit, self._cache, self._texts(prompt), config.sampler, prompt=number)
         self._stream = stream.clone()

@@ -33,17 +33,17 @@ class Frames:
         with core.changed:
             self._index = self._first(start)
             self._seat = core.seat_at(self._index)
-            self._take, self._stops = core.take, core.stops
+            self._take, self._stops = core.take.number, core.stops
         core.outbox.deliver()
 
     def _first(self, start: int | None) -> int:
-        core = self._core
+        take = self._core.take
         if start is None:
-            wanted = core.next_pull
-            return wanted if wanted >= core.made or core.ring.get(wanted) else core.made
+            wanted = take.next_pull
+            return wanted if wanted >= take.made or take.ring.get(wanted) else take.made
         start = check_whole(start, "start", 0, 2**62)
-        oldest = core.ring.oldest
-        if start < core.made and core.ring.get(start) is None:
+        oldest = take.ring.oldest
+        if start < take.made and take.ring.get(start) is None:
             raise ValueError(f"`start` must be a block still held, {oldest} or later, got {start}; use {oldest}")
         return start
 
@@ -66,7 +66,7 @@ class Frames:
             with core.changed:
                 block = self._look()
                 if block is not None:
-                    self._index = core.next_pull = block.index + 1
+                    self._index = core.take.next_pull = block.index + 1
                     return block
             core.outbox.deliver()
             with core.changed:
@@ -77,11 +77,12 @@ class Frames:
         core, seat = self._core, self._seat
         if seat.closed or core.closed or core.closing or core.stops != self._stops:
             raise StopIteration
-        if core.take != self._take:
-            self._take, self._index = core.take, 0
-        block = core.ring.get(self._index)
-        if block is None and self._index < core.made:
-            block = core.ring.get(core.ring.oldest or 0)
+        take = core.take
+        if take.number != self._take:
+            self._take, self._index = take.number, 0
+        block = take.ring.get(self._index)
+        if block is None and self._index < take.made:
+            block = take.ring.get(take.ring.oldest or 0)
         if block is not None:
             return block
         if core.error is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from studio.timeline import Segment, Timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +33,29 @@ class BlockRecord:
     sink_policy: str | None = None
     requested_frame: int | None = None
     resumed: bool = False
+
+
+def script_of(records: Sequence[BlockRecord], like: Timeline) -> Timeline:
+    """The timeline that makes the same latents again, with every policy spelled out.
+
+    Args:
+        records: the event log of a take.
+        like: gives the frame rate and the block size.
+
+    Returns:
+        A timeline as long as the log.
+
+    Raises:
+        ValueError: the log is empty, or the cache was rebuilt in the middle, which a timeline cannot say.
+    """
+    if not records:
+        raise ValueError("`records` must hold at least one block, got none; play first")
+    rebuilt = [record.block for record in records if record.resumed]
+    if rebuilt:
+        raise ValueError(f"the cache was rebuilt at block {rebuilt[0]} after an error, which a timeline cannot repeat")
+    segments = tuple(
+        Segment(record.prompt, record.block, policy=record.policy, sink_policy=record.sink_policy)
+        for record in records
+        if record.block == 0 or record.policy is not None
+    )
+    return replace(like, segments=segments, length=len(records), seed=records[0].seed)

@@ -15,7 +15,7 @@ from studio.live.consumers import Attachment
 from studio.live.core import Core
 from studio.live.engine import Models
 from studio.live.frames import Frames
-from studio.live.log import BlockRecord
+from studio.live.log import BlockRecord, script_of
 from studio.live.words import UnknownWords, find_unknown
 from studio.timeline import (
     EXAMPLE,
@@ -137,7 +137,7 @@ class Session:
             For each block "denoise", "commit", "recache", "text", "vae" and "total".
         """
         with self._core.changed:
-            return self._core.meter.history
+            return self._core.take.meter.history
 
     @property
     def error(self) -> ErrorReport | None:
@@ -148,18 +148,27 @@ class Session:
     def log(self) -> list[BlockRecord]:
         """What each block of this take was made under, in order."""
         with self._core.changed:
-            return list(self._core.records)
+            return list(self._core.take.records)
+
+    @property
+    def script(self) -> Timeline:
+        """The timeline that makes this take's latents again, bit for bit on the same device and build.
+
+        Raises:
+            ValueError: nothing was made yet, or the cache was rebuilt after an error.
+        """
+        return script_of(self.log, self.timeline)
 
     @property
     def latents(self) -> list[Tensor]:
-        """The clean latents of each block of this take, `[1, f, C, H, W]` each."""
+        """The clean latents of each block of this take, `[1, f, C, H, W]` each, on the CPU."""
         with self._core.changed:
-            return list(self._core.latents)
+            return list(self._core.take.latents)
 
     @property
     def take(self) -> int:
         """Number of the current take; `restart` raises it."""
-        return self._core.take
+        return self._core.take.number
 
     def block(self, index: int) -> DecodedBlock | None:
         """The frames of a block.
@@ -171,7 +180,7 @@ class Session:
             The block, or None when it is no longer held or not made yet.
         """
         with self._core.changed:
-            return self._core.ring.get(index)
+            return self._core.take.ring.get(index)
 
     # Playing
 
@@ -229,7 +238,7 @@ class Session:
 
     def __repr__(self) -> str:
         core = self._core
-        return f"<Session {self.name}: {self.state}, {core.made} blocks, seed {self.seed}, {self.device}>"
+        return f"<Session {self.name}: {self.state}, {core.take.made} blocks, seed {self.seed}, {self.device}>"
 
     # Steering
 
@@ -284,7 +293,7 @@ class Session:
         def unknown_words(self) -> UnknownWords:
             """Words of the prompt in force that the model has never seen; call it with a text to look at that one."""
             core = self._core
-            return UnknownWords(core.timeline.segment_at(max(0, core.begun - 1)).prompt, self._find)
+            return UnknownWords(core.timeline.segment_at(max(0, core.take.begun - 1)).prompt, self._find)
 
     # Watching
 

@@ -268,6 +268,21 @@ def test_switches_and_plans_mix(models):
         assert equal(session.latents, latents_of(models, session.timeline))
 
 
+def test_the_log_replays_even_when_the_policy_was_changed_under_way(models):
+    line = Timeline((Segment(FOX), Segment(SEA, 2), Segment(FOX, 4), Segment(SNOW, 6)))
+    with Session(models, timeline=line, policy="keep") as session:
+        with pytest.raises(ValueError, match="play first"):
+            session.script  # noqa: B018
+        take(session, 3)
+        session.policy = "clear"
+        take(session, 3)
+        session.pause()
+        wait_for(lambda: session.state == "paused")
+        script, made = session.script, session.latents
+    assert "keep" in {segment.policy for segment in script.segments}
+    assert equal(latents_of(models, script), made)
+
+
 @pytest.mark.parametrize("policy", ["recache", "keep", "clear"])
 def test_policies_change_what_follows_and_nothing_before(models, policy):
     line = Timeline((Segment(FOX), Segment(SEA, 2, policy=policy)), 4)
@@ -472,6 +487,8 @@ def test_after_an_error_play_goes_on_from_the_last_good_block(models):
         assert session.error is None
         assert equal(session.latents[:made], before)
         assert [record.block for record in session.log if record.resumed] == [made]
+        with pytest.raises(ValueError, match=f"rebuilt at block {made}"):
+            session.script  # noqa: B018
         frames.close()
 
 
@@ -523,7 +540,7 @@ def test_a_restart_clears_an_error(session):
 def test_closing_leaves_nothing(models):
     with Session(models, timeline=Timeline.of(FOX)) as session:
         take(session, 2)
-        cache = weakref.ref(session._core._engine.cache)
+        cache = weakref.ref(session._core.take.engine.cache)
         latents = weakref.ref(session.latents[0])
     assert session.state == "closed"
     assert not generators()
