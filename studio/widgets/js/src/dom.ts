@@ -22,6 +22,7 @@ const SHAPES = {
   back: "M16 5v14L6 12z",
   forward: "M8 5v14l10-7z",
   add: "M11 5h2v6h6v2h-6v6h-2v-6H5v-2h6z",
+  enter: "M19 5h2v8H8.4l3.3 3.3-1.4 1.4L4.6 12l5.7-5.7 1.4 1.4L8.4 11H19z",
   less: "M5 11h14v2H5z",
 } as const;
 

@@ -1,4 +1,4 @@
-import { h, setText, show } from "../dom";
+import { h, icon, setText, show } from "../dom";
 import { clock } from "../grid";
 import type { Store } from "../store";
 import type { UnknownWord } from "../types";
@@ -26,7 +26,7 @@ export class ComposerView {
     "select", { "aria-label": "What happens to the memory of the old prompt" },
     ...POLICIES.map(([name, meaning]) => h("option", { value: name, title: meaning }, name)),
   );
-  private readonly button = h("button", { class: "ls-primary", type: "button" }, "Switch ", h("kbd", { "aria-hidden": "true" }, "⏎"));
+  private readonly button = h("button", { class: "ls-primary", type: "button" }, "Switch", icon("enter"));
   private readonly effect = h("span", { class: "ls-num" });
   private readonly advice = h("span", { class: "ls-warn", role: "status" });
   private readonly meaning = h("span", { class: "ls-muted ls-meaning" });
@@ -45,7 +45,7 @@ export class ComposerView {
     this.element = h(
       "section", { class: "ls-card ls-compose", "aria-label": "Prompt" },
       h("div", { class: "ls-box" }, h("div", { class: "ls-prompt" }, this.mirror, this.box), this.policy, this.button),
-      h("div", { class: "ls-hint" }, this.effect, this.advice, h("span", { class: "ls-grow" }), this.meaning),
+      h("div", { class: "ls-hint" }, this.effect, this.advice, this.meaning),
     );
     new ResizeObserver(() => this.fit()).observe(this.element);
   }
@@ -89,7 +89,9 @@ export class ComposerView {
   private showAdvice(): void {
     const { store } = this;
     const said = store.refusal ?? this.unknown.map((word) => `${word.word} ${word.nearest} ${word.start}`).join();
+    // One stands in the place of the other, so that nothing moves while typing.
     show(this.advice, said !== "");
+    show(this.meaning, said === "");
     if (said === this.said) return;
     this.said = said;
     if (store.refusal !== null) {

@@ -26,7 +26,7 @@ export class TimelineView {
   private readonly over = h("div", { class: "ls-over" });
   private readonly input = h("input", { class: "ls-input", type: "text", dir: "auto", "aria-label": "Text of this prompt", spellcheck: "false" });
   private readonly note = h("span", { class: "ls-muted ls-num ls-editnote" });
-  private readonly apply = h("button", { type: "button", class: "ls-primary" }, "Apply ", h("kbd", { "aria-hidden": "true" }, "⏎"));
+  private readonly apply = h("button", { type: "button", class: "ls-primary" }, "Apply", icon("enter"));
   private readonly drop = h("button", { type: "button" }, "Remove");
   private readonly again = h("button", { type: "button", class: "ls-primary" }, "Use again");
   private readonly earlier = h("button", { type: "button", "aria-label": "One block earlier", title: "One block earlier" }, icon("less"));
