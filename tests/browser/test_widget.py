@@ -11,6 +11,11 @@ BOX = ".ls-compose textarea"
 FRAME = "Number(document.querySelector('.ls-picture')?.dataset.frame ?? -1)"
 STATE = "document.querySelector('.ls-badge span:last-child')?.textContent"
 
+HIDE = """(hidden) => {
+    Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
 
 def frame(notebook: Any, view: int = 0) -> int:
     return notebook.page.evaluate(f"Number(document.querySelectorAll('.ls-picture')[{view}].dataset.frame)")
@@ -133,6 +138,16 @@ def test_keys(lab: Any, open_notebook: Any) -> None:
     assert not page.get_by_role("dialog", name="Keys").is_visible()
     page.keyboard.press("Space")
     beyond(notebook, frame(notebook) + 5)
+
+    # A page that nobody sees stands still, and generation waits for it.
+    page.evaluate(HIDE, True)
+    page.wait_for_timeout(700)
+    at, made = frame(notebook), notebook.execute("print(source.stats.generated_blocks)")
+    page.wait_for_timeout(1500)
+    assert frame(notebook) == at
+    assert notebook.execute("print(source.stats.generated_blocks)") == made
+    page.evaluate(HIDE, False)
+    beyond(notebook, at + 20)
 
     # The notebook keeps its own keys: Ctrl-S saves it.
     page.locator(".ls-studio").focus()

@@ -50,14 +50,17 @@ export interface Mark {
   switch: Switch;
 }
 
+/** A switch asked for more blocks ahead than this was planned: its line would tell nothing and hide others. */
+const PLANNED_BLOCKS = 4;
+
 /** Switches on the axis: where each was asked for and where it took effect. */
 export function marks(switches: Switch[], grid: Grid, seconds: number): Mark[] {
   const share = (frame: number) => Math.min(1, grid.seconds(frame) / seconds);
-  return switches.map((item) => ({
-    requested: share(item.requested_frame),
-    effective: share(item.effective_frame),
-    switch: item,
-  }));
+  return switches.map((item) => {
+    const planned = item.effective_block - item.requested_block > PLANNED_BLOCKS;
+    const effective = share(item.effective_frame);
+    return { requested: planned ? effective : share(item.requested_frame), effective, switch: item };
+  });
 }
 
 /** Where a new segment at the end would start: some seconds after the last, and not in what is made already. */

@@ -52,7 +52,8 @@ it("switches show where they were asked for and where they took effect", () => {
   const item = {
     prompt: "p", policy: "recache", requested_frame: 80, requested_block: 6, effective_block: 8, effective_frame: 93, latency_s: 0.4,
   };
-  const [mark] = marks([item], grid, 20);
+  const [mark, planned] = marks([item, { ...item, effective_block: 20, effective_frame: 237 }], grid, 20);
+  expect(planned?.requested).toBe(planned?.effective);
   expect(mark?.requested).toBeCloseTo(0.25);
   expect(mark?.effective).toBeCloseTo(93 / 320);
 });
