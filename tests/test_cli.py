@@ -14,6 +14,7 @@ from studio import cli
 from studio.cli import doctor
 from studio.live import bench, export
 from studio.timeline import Segment, Timeline
+from studio.world.grammar import parse, vocabulary, words_of
 from tests.live.doubles import generators, tiny_models
 
 FOX, SEA = "a red fox", "the blue sea"
@@ -270,6 +271,29 @@ def test_bench_checks_its_blocks(tiny, capsys):
     assert "`blocks`" in capsys.readouterr().err
 
 
+# evaluate
+
+
+def test_evaluate_hands_over_and_prints(monkeypatch, capsys):
+    import studio.evaluate
+
+    calls = []
+
+    def evaluate(model, *, captions, device, say):
+        calls.append((model, captions, device))
+        say("reading")
+        return {"probe_accuracy": {"shape": 1.0}, "captions": captions}
+
+    monkeypatch.setattr(studio.evaluate, "evaluate", evaluate)
+    assert cli.main(["evaluate", "--model", "mine", "--captions", "3", "--device", "cpu", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"probe_accuracy": {"shape": 1.0}, "captions": 3}
+    assert said.err == "reading ...\n"
+    assert calls == [("mine", 3, "cpu")]
+    assert cli.main(["evaluate"]) == 0
+    assert "probe_accuracy    shape 1.0" in capsys.readouterr().out
+
+
 # lab, timeline, python -m
 
 
@@ -314,6 +338,9 @@ def test_example_timelines(repository):
         line = Timeline.load(path)
         assert line.length
         assert len(line.segments) > 1
+        for segment in line.segments:
+            assert None not in parse(segment.prompt).values(), segment.prompt
+            assert set(words_of(segment.prompt)) <= set(vocabulary()), segment.prompt
 
 
 def test_python_m(repository):
