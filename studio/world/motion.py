@@ -14,7 +14,9 @@ ROOT = ("x", "y", "turn", "wide", "tall", "closed", "tuck", "wings")
 BONE_ANGLES = ("leg_a", "leg_b", "leg_c", "leg_d", "tail", "head", "arm_a", "arm_b", "wing_a", "wing_b")
 CHANNELS = ROOT + BONE_ANGLES
 # How fast the scenery passes by, screen halves a second.
-SPEED = {"runs": 0.75, "rolls": 0.55, "flies": 0.5}
+SPEED = {"runs": 0.5, "rolls": 0.36, "flies": 0.33}
+# One factor on every motion: calm to watch, and slow enough for four frames to share a latent frame.
+CALM = 0.65
 _RESTING = dict.fromkeys(CHANNELS, 0.0) | {"wide": 1.0, "tall": 1.0}
 
 
@@ -29,7 +31,7 @@ def poses(time: Tensor, phase: Tensor, tempo: Tensor) -> Tensor:
     Returns:
         `[N, actions, channels]`; angles in radians, lengths in figure heights.
     """
-    clock = time * tempo
+    clock = time * tempo * CALM
     zero = torch.zeros_like(clock)
     rows = []
     for action in ACTIONS:
