@@ -85,6 +85,7 @@ class Outbox:
                 return
             self._clients[client] = _Client(acked=self._serial, heard=time.monotonic(), hidden=hidden)
             if self._thread is None:
+                self._next_beat = time.monotonic() + self._beat_s
                 self._thread = threading.Thread(target=self._run, name="studio-widget-sender", daemon=True)
                 self._thread.start()
             self._wake.notify_all()

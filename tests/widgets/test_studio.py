@@ -104,7 +104,7 @@ def test_at_most_two_blocks_are_unconfirmed(source: Double, widget: Studio) -> N
     page.wait(lambda: len(page.of("block")) == 2)
     page.quiet()
     assert len(page.of("block")) == 2
-    assert widget._outbox.in_flight == 2
+    assert widget._relay.outbox.in_flight == 2
     page.say("ack", serial=1)
     page.wait(lambda: len(page.of("block")) == 3)
     page.say("ack", serial=10**6)  # more than was sent confirms what was sent
@@ -145,7 +145,7 @@ def test_the_generator_never_waits_for_the_browser(source: Double, widget: Studi
 
 
 def test_a_silent_page_is_given_up_and_taken_back(source: Double, widget: Studio) -> None:
-    widget._outbox._timeout_s = 0.3
+    widget._relay.outbox._timeout_s = 0.3
     page = Browser(widget, confirms=False)
     page.ready()
     for _ in range(5):
@@ -345,7 +345,7 @@ def test_an_error_of_the_generator_is_told_and_kept_for_pages_to_come(source: Do
     late = Browser(widget, "late")
     late.ready()
     assert late.wait(lambda: late.of("hello"))[-1]["error"]["traceback"] == report.traceback
-    widget._listen(Event("state", "playing"))
+    widget._relay.listen(Event("state", "playing"))
     last = Browser(widget, "last")
     last.ready()
     assert last.wait(lambda: last.of("hello"))[-1]["error"] is None
@@ -404,6 +404,16 @@ def test_closing_leaves_nothing(source: Double) -> None:
         widget.play()
     page.ready()  # a message that was under way
     assert senders() == []
+
+
+def test_a_closed_source_is_shown_as_such(source: Double, widget: Studio) -> None:
+    source.make()
+    source.close()
+    page = Browser(widget)
+    page.ready()
+    assert page.wait(lambda: page.of("hello"))[0]["state"] == "closed"
+    assert source.consumers == []
+    assert widget.errors == []
 
 
 def test_a_closed_widget_does_not_keep_its_source() -> None:

@@ -1,0 +1,291 @@
+"""Carries between a source and the pages that show it: events one way, playheads and commands the other."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch
+from studio.timeline import Timeline
+from studio.widgets import protocol
+from studio.widgets.codec import encode_frames
+from studio.widgets.outbox import Outbox
+from studio.widgets.palette import Palette
+from studio.widgets.source import FrameSource
+
+__all__ = ["Relay", "Steering"]
+
+# A page that is shown or reloaded gets what was played last, so that it has a picture at once.
+RECENT_BLOCKS = 4
+KEPT_SWITCHES = 200
+
+
+class Steering(Protocol):
+    """What the browser may ask for; the widget's own methods."""
+
+    def play(self) -> None: ...
+    def pause(self) -> None: ...
+    def step(self) -> None: ...
+    def restart(self, seed: int | None = None) -> None: ...
+    def switch(self, prompt: str, *, policy: str | None = None, at: int | None = None) -> Switch: ...
+    def append(self, prompt: str, start: int | None = None) -> None: ...
+    def edit(self, index: int, prompt: str) -> None: ...
+    def remove(self, index: int) -> None: ...
+
+
+class Relay:
+    """The thin side of a widget, without the widget: what to send when, and what to do about what comes in.
+
+    Args:
+        source: What makes the frames.
+        steering: Carries out what the browser asks for.
+        send: Sends a message with its buffers; may raise when the connection goes down.
+        note: Keeps a text about something that went wrong.
+        autoplay: Whether a source that was never played starts as soon as somebody looks.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        steering: Steering,
+        send: Callable[[dict[str, Any], list[bytes] | None], None],
+        note: Callable[[str], None],
+        *,
+        autoplay: bool = True,
+    ):
+        self.source, self._steering, self._send, self.note = source, steering, send, note
+        self._autoplay = autoplay
+        self._lock = threading.RLock()
+        self._consumer: Consumer | None = None
+        self._playheads: dict[str, tuple[int, bool]] = {}
+        self._take = self._last_block = 0
+        self.playhead = 0
+        self._palette = Palette()
+        self._switches: dict[int, Switch] = {}
+        report = getattr(source, "error", None)
+        self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
+        self.outbox = Outbox(self._transmit, encode_frames, silent=self._detach)
+        self._unsubscribe = source.subscribe(self.listen)
+
+    def close(self) -> None:
+        """Let go of the source, the thread and the pages."""
+        self._unsubscribe()
+        self.outbox.close()
+        self._detach()
+
+    # Events of the source; called from its thread, so nothing here waits
+
+    def listen(self, event: Event) -> None:
+        """Pass on an event of the source."""
+        if event.kind == "block":
+            self._announce_block(event.payload)
+        elif event.kind == "timeline":
+            self.outbox.post(self._timeline_message(event.payload))
+        elif event.kind == "stats":
+            self.outbox.post(self._stats_message(event.payload))
+        elif event.kind == "switch":
+            self._switches[event.payload.effective_block] = event.payload
+            self.outbox.post(protocol.switch_message(event.payload))
+        elif event.kind == "state":
+            self._last_error = self._last_error if event.payload == "error" else None
+            self.outbox.post({"type": "state", "state": event.payload})
+        elif event.kind == "error":
+            self._last_error = protocol.error_message(event.payload)
+            self.outbox.post(self._last_error)
+        elif event.kind == "restart":
+            self._begin_take(event.payload)
+
+    def _announce_block(self, block: DecodedBlock) -> None:
+        with self._lock:
+            self._take, self._last_block = block.take, block.index
+        # The first picture of a take and of a switch is waited for: half a block is there sooner.
+        self.outbox.post_block(block, parts=2 if block.index == 0 or block.switch is not None else 1)
+
+    def _begin_take(self, take: int) -> None:
+        self.outbox.drop_blocks()
+        with self._lock:
+            self._take, self._last_block, self.playhead = take, 0, 0
+            self._switches = {}
+            self._playheads = {client: (0, hidden) for client, (_, hidden) in self._playheads.items()}
+        self.outbox.post({"type": "restart", "take": take, "seed": self.source.seed})
+
+    # Messages from the browser; called on the main thread or on a subshell
+
+    def receive(self, content: object) -> None:
+        """Act on a message from the browser; never raises."""
+        try:
+            message = protocol.parse(content)
+        except ValueError as error:
+            self.note(f"a message from the browser was not understood: {error}")
+            return
+        try:
+            self._handle(message)
+        except Exception:
+            self.note(traceback.format_exc())
+
+    def _handle(self, message: protocol.Incoming) -> None:
+        client, kind = message.client, message.kind
+        if kind == "bye":
+            self._lose(client)
+            return
+        known = self.outbox.heard(client, message.fields.get("hidden"))
+        # A page that has said goodbye may still confirm what was under way.
+        if kind == "ready" or (not known and kind not in ("ack", "failure")):
+            self._welcome(client, message.fields.get("hidden", False))
+        if kind == "ack":
+            self.outbox.ack(client, message["serial"])
+        elif kind == "played":
+            self._played(client, message["frame"], message["take"], message["hidden"])
+        elif kind == "ping":
+            self.outbox.post({"type": "pong", "client": client, "id": message["id"]})
+        elif kind == "words":
+            found = self.source.unknown_words(message["text"])
+            self.outbox.post({**protocol.words_message(message["id"], found), "client": client})
+        elif kind == "failure":
+            self.note(f"{message['message']}\n{message['stack']}".strip())
+        elif kind in protocol.COMMANDS:
+            self._command(message)
+
+    def _command(self, message: protocol.Incoming) -> None:
+        reply: dict[str, Any] = {"type": "reply", "client": message.client, "id": message["id"], "error": None}
+        try:
+            switch = self._obey(message)
+            if switch is not None:
+                reply["effective_block"] = switch.effective_block
+        except (ValueError, RuntimeError) as error:
+            # What the user asked for does not make sense: the sentence goes to them, not to the log.
+            reply["error"] = str(error)
+            self.outbox.post(self._timeline_message(self.source.timeline))
+        except Exception as error:
+            reply["error"] = f"{type(error).__name__}: {error}"
+            self.note(traceback.format_exc())
+        self.outbox.post(reply)
+
+    def _obey(self, message: protocol.Incoming) -> Switch | None:
+        kind = message.kind
+        if kind == "switch":
+            return self._steering.switch(message["prompt"], policy=message["policy"], at=message["at"])
+        if kind == "restart":
+            self._steering.restart(message["seed"])
+        elif kind == "append":
+            self._steering.append(message["prompt"], message["start"])
+        elif kind == "edit":
+            self._expect(message["index"], message["start"])
+            self._steering.edit(message["index"], message["prompt"])
+        elif kind == "remove":
+            self._expect(message["index"], message["start"])
+            self._steering.remove(message["index"])
+        else:
+            getattr(self._steering, kind)()
+        return None
+
+    def _expect(self, index: int, start: int) -> None:
+        """Refuse an edit of a segment that is not the one the user saw."""
+        segments = self.source.timeline.segments
+        if index >= len(segments) or segments[index].start != start:
+            raise ValueError("the timeline has changed meanwhile; look at it and try again")
+
+    # Pages
+
+    def _welcome(self, client: str, hidden: bool) -> None:
+        self.outbox.join(client, hidden)
+        with self._lock:
+            self._playheads[client] = (self.playhead, hidden)
+        self._attach()
+        self.outbox.post(self._hello())
+        for block in self.recent():
+            self.outbox.post_block(block)
+        if self._autoplay and self.source.state == "idle":
+            self._autoplay = False
+            self.source.play()
+
+    def _attach(self) -> None:
+        # The source is never called under the lock: it may be announcing something from another thread.
+        if self._consumer is not None or self.source.state == "closed":
+            return
+        consumer = self.source.attach()
+        with self._lock:
+            mine = self._consumer is None
+            if mine:
+                self._consumer = consumer
+        if not mine:
+            consumer.close()
+        elif self.playhead:
+            consumer.played(self.playhead, self._take)
+
+    def _hello(self) -> dict[str, Any]:
+        source, timeline = self.source, self.source.timeline
+        return {
+            "type": "hello",
+            "version": protocol.VERSION,
+            "name": source.name,
+            "fps": source.fps,
+            "width": source.width,
+            "height": source.height,
+            "grid": protocol.grid_of(timeline),
+            "take": self._take,
+            "playhead": self.playhead,
+            "state": source.state,
+            "timeline": self._timeline_message(timeline),
+            "switches": [protocol.switch_fields(switch) for switch in list(self._switches.values())[-KEPT_SWITCHES:]],
+            "stats": self._stats_message(source.stats),
+            "error": self._last_error,
+        }
+
+    def recent(self) -> list[DecodedBlock]:
+        """The blocks around the playhead that the source still holds, oldest first."""
+        last = max(self._last_block, self.source.stats.generated_blocks - 1)
+        found: list[DecodedBlock] = []
+        for index in range(last, max(-1, last - RECENT_BLOCKS), -1):
+            block = self.source.block(index)
+            if block is None:
+                break
+            found.append(block)
+        if found:
+            self._take = found[-1].take
+        return found[::-1]
+
+    def _played(self, client: str, frame: int, take: int, hidden: bool) -> None:
+        with self._lock:
+            if take != self._take or client not in self._playheads:
+                return
+            self._playheads[client] = (frame, hidden)
+            confirming = set(self.outbox.clients)
+            watched = [at for name, (at, unseen) in self._playheads.items() if not unseen and name in confirming]
+            if not watched:
+                return
+            self.playhead = min(watched)
+            consumer = self._consumer
+        if consumer is not None:
+            consumer.played(self.playhead, take)
+
+    def _lose(self, client: str) -> None:
+        self.outbox.leave(client)
+        with self._lock:
+            self._playheads.pop(client, None)
+        if not self.outbox.clients:
+            self._detach()
+
+    def _detach(self) -> None:
+        with self._lock:
+            consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    # Sending
+
+    def _transmit(self, content: dict[str, Any], buffers: list[bytes] | None) -> None:
+        try:
+            self._send(content, buffers)
+        except Exception:
+            # The connection is going down or is closed; the pages ask again when there is a new one.
+            self.note(traceback.format_exc())
+
+    def _timeline_message(self, timeline: Timeline) -> dict[str, Any]:
+        with self._lock:
+            return protocol.timeline_message(timeline, self._palette.colours(timeline))
+
+    def _stats_message(self, stats: Stats) -> dict[str, Any]:
+        return protocol.stats_message(stats, self.source.seed, self.source.device)
