@@ -113,8 +113,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Over the last dimension, where the channels lie in memory.
-        x = F.normalize(x.movedim(1, -1), dim=-1) * (self.scale * self.gamma.flatten())
-        return x.movedim(-1, 1)
+        x, gain = x.movedim(1, -1), self.gamma.flatten()
+        if not x.is_cuda:
+            return (F.normalize(x, dim=-1) * (self.scale * gain)).movedim(-1, 1)
+        # The same in one kernel, and in the type of its input where autocast would widen it.
+        with torch.autocast("cuda", enabled=False):
+            return F.rms_norm(x, x.shape[-1:], gain.to(x.dtype), eps=1e-12).movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def reconstruction(got: Tensor, want: Tensor, mask: Tensor, *, figure: float, edges: float) -> tuple[Tensor, Tensor]:
-    """Charbonnier difference of pixels and of edges at three scales, heavier on the figure.
+def reconstruction(
+    got: Tensor, want: Tensor, mask: Tensor, *, figure: float, edges: float, squares: float
+) -> tuple[Tensor, Tensor]:
+    """Charbonnier and squared difference of pixels and that of edges at three scales, heavier on the figure.
 
     Args:
         got: [B, T, 3, H, W] reconstruction.
@@ -16,6 +18,7 @@ def reconstruction(got: Tensor, want: Tensor, mask: Tensor, *, figure: float, ed
         mask: [B, T, 1, H, W] in [0, 1], where the figure is.
         figure: extra weight on the figure.
         edges: weight of the edges.
+        squares: weight of the squared differences, which large faults dominate.
 
     Returns:
         (weighted loss, plain mean absolute difference).
@@ -24,7 +27,7 @@ def reconstruction(got: Tensor, want: Tensor, mask: Tensor, *, figure: float, ed
     # Widened, because the outline is what a viewer recognises.
     weight = 1 + figure * F.max_pool2d(mask.flatten(0, 1), 5, stride=1, padding=2)
     weight = weight / weight.mean()
-    total = (charbonnier(difference) * weight).mean()
+    total = ((charbonnier(difference) + squares * difference.square()) * weight).mean()
     for scale in range(3):
         if scale:
             difference, weight = F.avg_pool2d(difference, 2), F.avg_pool2d(weight, 2)

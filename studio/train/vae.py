@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from studio.config import preset, to_dict
 from studio.model.vae import VideoVAE, set_convolutions
-from studio.model.weights import write
+from studio.model.weights import load_checked, read, write
 from studio.train import runtime
-from studio.train.data import ClipSource
+from studio.train.data import ClipPool, ClipSource
 from studio.train.losses import kl, reconstruction
 from studio.train.sheets import pairs_sheet
 
@@ -26,48 +26,70 @@ class VAETrainConfig:
 
     Args:
         out: folder of the results.
+        resume: folder with a `vae.safetensors` to go on from, with as many latent channels or fewer; or None.
         seconds: wall-clock budget of the training itself.
         steps: most steps, or None.
         model: preset whose VAE is trained.
-        batch: clips a step at `frames` frames.
-        frames: frames of most clips, 4n + 1.
-        long_frames: frames of the longer clips, 4n + 1, so that long streams are as good.
-        long_every: one step in so many is of longer clips.
-        switch_every: one step in so many shows scene switches.
+        batch: pieces a step.
+        crop: pixels a side of a piece; a step on whole pictures takes fewer of them.
+        frames: frames of most pieces, 4n + 1.
+        long_frames: frames of the pool's clips and of the longest pieces, 4n + 1, so that long streams are as good.
+        whole_every: one step in so many is on whole pictures.
+        long_every: one step in so many is on whole pictures and the longest pieces.
+        pool: clips kept on the device.
+        fill: clips rendered before the first step.
+        chunk: clips rendered together.
+        refill_every: steps between two renderings.
+        switch_every: one rendering in so many shows scene switches.
         rate: peak learning rate.
+        floor: last learning rate, as a share of the peak.
         decay: of the averaged weights.
         figure: extra loss weight on the figure.
         edges: loss weight of edges.
+        squares: loss weight of squared differences.
         kl: loss weight of the divergence.
         seed: seed of everything.
         size: pixels a side of the clips.
         device: where it runs; None: the GPU if there is one.
-        fast: compile on a GPU.
+        fast: compile the painter on a GPU.
+        compiling: compile the network too, which takes minutes and pays in long trainings.
+        convolutions: how the VAE convolves, see `set_convolutions`; None: the fastest is found out.
         save_every: seconds between checkpoints.
         evaluate_clips: held-out clips of the final figures.
 
     Raises:
-        ValueError: for numbers of frames that do not fit, or empty budgets.
+        ValueError: for numbers of frames or sizes that do not fit.
     """
 
     out: str
+    resume: str | None = None
     seconds: float = 480.0
     steps: int | None = None
     model: str = "miniature"
-    batch: int = 16
+    batch: int = 32
+    crop: int = 64
     frames: int = 17
     long_frames: int = 33
-    long_every: int = 8
+    whole_every: int = 6
+    long_every: int = 24
+    pool: int = 4096
+    fill: int = 260
+    chunk: int = 26
+    refill_every: int = 4
     switch_every: int = 4
     rate: float = 8e-4
+    floor: float = 0.01
     decay: float = 0.999
     figure: float = 4.0
-    edges: float = 1.0
+    edges: float = 0.3
+    squares: float = 2.0
     kl: float = 1e-3
     seed: int = 0
     size: int = 128
     device: str | None = None
     fast: bool = True
+    compiling: bool = False
+    convolutions: str | None = None
     save_every: float = 60.0
     evaluate_clips: int = 128
 
@@ -75,7 +97,12 @@ class VAETrainConfig:
         for name in ("frames", "long_frames"):
             if getattr(self, name) % 4 != 1:
                 raise ValueError(f"`{name}` must be 4n + 1, got {getattr(self, name)}; use 17 or 33")
-        for name in ("batch", "long_every", "switch_every", "evaluate_clips"):
+        if self.frames > self.long_frames:
+            raise ValueError(f"`frames` must be at most `long_frames` {self.long_frames}, got {self.frames}; use 17")
+        if not 0 < self.crop <= self.size:
+            raise ValueError(f"`crop` must be in 1..`size` {self.size}, got {self.crop}; use 64")
+        positive = ("batch", "whole_every", "long_every", "pool", "fill", "chunk", "refill_every", "evaluate_clips")
+        for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; use 1 or more")
 
@@ -107,6 +134,9 @@ class _Trainer:
         plain = preset(config.model).vae
         self.sizes = dataclasses.replace(plain, mean=(0.0,) * plain.z_dim, std=(1.0,) * plain.z_dim)
         self.vae = VideoVAE(self.sizes).to(self.device)
+        if config.resume:
+            _, state = read(Path(config.resume) / "vae.safetensors", kind="vae")
+            load_checked(self.vae, grown(state, self.vae), config.resume)
         self.average = runtime.EMA(self.vae, config.decay)
         self.optimizer = torch.optim.AdamW(
             self.vae.parameters(),
@@ -115,19 +145,29 @@ class _Trainer:
             weight_decay=1e-4,
             fused=self.device.type == "cuda",
         )
-        self.clips = ClipSource(self.device, config.seed, size=config.size, fast=config.fast)
+        source = ClipSource(self.device, config.seed, size=config.size, fast=config.fast)
+        self.pool = ClipPool(
+            source, capacity=config.pool, frames=config.long_frames, chunk=config.chunk,
+            switch_every=config.switch_every, switch=(1, config.long_frames - 1),
+        )  # fmt: skip
         self.history: list[dict[str, float]] = []
         self.budget: runtime.Budget | None = None
         self.saved = 0.0
 
     def run(self) -> None:
         self.budget = runtime.Budget(self.config.seconds, self.config.steps)
-        if self.device.type == "cuda":
+        while self.pool.rendered < self.config.fill:
+            self.pool.refill()
+        self.report(f"pool of {self.pool.rendered} clips {self.budget.elapsed:.0f}s {self.pool.source.painter.mode}")
+        if self.config.convolutions:
+            set_convolutions(self.vae, self.config.convolutions)  # type: ignore[arg-type]
+        elif self.device.type == "cuda":
             self._pick_convolutions()
-        self.loss = runtime.compiled(self._losses, self.device, self.config.fast)
+        self.loss = runtime.compiled(self._losses, self.device, self.config.compiling)
         recent: list[Tensor] = []
         for step in self.budget:
-            runtime.set_rate(self.optimizer, runtime.cosine(self.budget.progress, step, self.config.rate))
+            rate = runtime.cosine(self.budget.progress, step, self.config.rate, floor=self.config.floor)
+            runtime.set_rate(self.optimizer, rate)
             recent.append(self._step(step))
             if step % 100 == 0 or step in (1, 2, 5, 20):
                 self._log(step, recent)
@@ -147,19 +187,18 @@ class _Trainer:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         config = self.config
-        frames, clips = config.frames, config.batch
-        if step % config.long_every == config.long_every - 1:
-            # One frame more is rendered and dropped: the painter is compiled for one number of frames in all.
-            frames, clips = config.long_frames, max(1, config.batch * config.frames // (config.long_frames + 1))
-        rendered = frames if frames == config.frames else config.batch * config.frames // clips
-        switch = (1, frames - 1) if step % config.switch_every == 1 else None
-        _, clip = self.clips.draw(clips, rendered, switch=switch)
-        return clip.pixels[:, :frames], clip.mask[:, :frames]
+        if step % config.refill_every == 0:
+            self.pool.refill()
+        whole, long = step % config.whole_every == 0, step % config.long_every == 0
+        frames, side = config.long_frames if long else config.frames, config.size if whole or long else config.crop
+        work = config.batch * config.frames * config.crop**2
+        return self.pool.crops(max(1, work // (frames * side**2)), frames, side)
 
     def _step(self, step: int) -> Tensor:
         pixels, mask = self._batch(step)
+        usual = pixels.shape[1] == self.config.frames and pixels.shape[-1] == self.config.crop
         try:
-            parts = self._backward(self.loss if pixels.shape[1] == self.config.frames else self._losses, pixels, mask)
+            parts = self._backward(self.loss if usual else self._losses, pixels, mask)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -169,9 +208,10 @@ class _Trainer:
             self.loss.mode, self.loss.error = "eager", str(error)[:500]
             parts = self._backward(self._losses, pixels, mask)
         norm = nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            self.average.update(self.vae)
+        # The fused optimizer skips a step by this flag on the device, so that nobody waits for the answer.
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float() if norm.is_cuda else None  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.average.update(self.vae)
         return parts
 
     def _backward(self, loss: Any, pixels: Tensor, mask: Tensor) -> Tensor:
@@ -186,7 +226,10 @@ class _Trainer:
             mu, log_var = self.vae.encode_moments(pixels)
             mu, log_var = mu.float(), log_var.float().clamp(-20, 4)
             decoded = self.vae.decode(mu + noise * torch.exp(0.5 * log_var), clamp=False)
-        rebuilt, plain = reconstruction(decoded, pixels, mask, figure=self.config.figure, edges=self.config.edges)
+        config = self.config
+        rebuilt, plain = reconstruction(
+            decoded, pixels, mask, figure=config.figure, edges=config.edges, squares=config.squares
+        )
         divergence = kl(mu, log_var)
         return torch.stack([rebuilt + self.config.kl * divergence, rebuilt, plain, divergence])
 
@@ -198,7 +241,7 @@ class _Trainer:
     def _pick_convolutions(self) -> None:
         # Which of the equal ways to convolve is fastest depends on the GPU, the library and the widths: measured here.
         seconds = {}
-        pixels, mask = self._batch(0)
+        pixels, mask = self._batch(1)
         for mode in ("volume", "stacked"):
             set_convolutions(self.vae, mode)
             for repeat in range(5):
@@ -248,6 +291,46 @@ class _Trainer:
         config = to_dict(vae.config)
         write(self.out / "vae.safetensors", vae.state_dict(), kind="vae", config=config, dtype=torch.float16)
         runtime.write_json(self.out / "vae.json", {"config": config, **(metrics or self._summary())})
+
+
+def grown(state: dict[str, Tensor], vae: VideoVAE) -> dict[str, Tensor]:
+    """Fit the tensors of a VAE with fewer latent channels to one with more, so that training can go on from them.
+
+    Args:
+        state: the tensors of the smaller VAE, or of an equal one.
+        vae: the larger VAE; its own weights fill the encoder's new places, zeros the decoder's.
+
+    Returns:
+        A state dict of the larger VAE's shapes where only the number of latent channels differs.
+    """
+    old, new = state["conv2.weight"].shape[0], vae.config.z_dim
+    if old >= new:
+        return state
+    # The encoder gives means and then log variances, so the second half moves.
+    moments, latents = torch.cat([torch.arange(old), new + torch.arange(old)]), torch.arange(old)
+    own = {key: value.clone().cpu() for key, value in vae.state_dict().items()}
+    # What the new channels say counts for nothing at first.
+    for key in ("conv2.weight", "decoder.conv1.weight"):
+        own[key][:, old:] = 0
+    fitted = dict(state)
+    for key, rows, columns in (
+        ("encoder.head.2.weight", moments, None),
+        ("encoder.head.2.bias", moments, None),
+        ("conv1.weight", moments, moments),
+        ("conv1.bias", moments, None),
+        ("conv2.weight", latents, latents),
+        ("conv2.bias", latents, None),
+        ("decoder.conv1.weight", None, latents),
+    ):
+        part = state[key].float()
+        if rows is None:
+            own[key][:, columns] = part
+        elif columns is None:
+            own[key][rows] = part
+        else:
+            own[key][rows[:, None], columns[None, :]] = part
+        fitted[key] = own[key]
+    return fitted
 
 
 @torch.no_grad()
