@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from studio.model.probe import Probe, ProbeConfig
-from studio.model.weights import write
+from studio.model.weights import load_checked, read, write
 from studio.train import runtime
-from studio.train.data import ClipSource, labels
+from studio.train.data import ClipPool, ClipSource, labels
 from studio.world import ATTRIBUTES
 
 
@@ -24,11 +24,16 @@ class ProbeTrainConfig:
 
     Args:
         out: folder of the results.
+        resume: folder with a `probe.safetensors` to go on from, or None.
         seconds: wall-clock budget of the training itself.
         steps: most steps, or None.
-        batch: clips a step; with the longest window best a multiple of the frames that are painted at once.
+        batch: clips a step.
         shortest: fewest frames of a window.
-        longest: most frames of a window.
+        longest: most frames of a window, and frames of the pool's clips.
+        pool: clips kept on the device.
+        fill: clips rendered before the first step.
+        chunk: clips rendered together.
+        refill_every: steps between two renderings.
         window_step: windows are the shortest plus a multiple of this many frames.
         width: channels of the probe's first level.
         rate: peak learning rate.
@@ -45,11 +50,16 @@ class ProbeTrainConfig:
     """
 
     out: str
+    resume: str | None = None
     seconds: float = 90.0
     steps: int | None = None
-    batch: int = 36
+    batch: int = 64
     shortest: int = 24
     longest: int = 48
+    pool: int = 6000
+    fill: int = 360
+    chunk: int = 36
+    refill_every: int = 3
     window_step: int = 8
     width: int = 32
     rate: float = 2e-3
@@ -82,18 +92,32 @@ def train_probe(config: ProbeTrainConfig, report: runtime.Report = runtime.silen
     torch.backends.cudnn.benchmark = True
     sizes = ProbeConfig(classes={name: len(values) for name, values in ATTRIBUTES.items()}, width=config.width)
     probe = Probe(sizes).to(device)
+    if config.resume:
+        load_checked(probe, read(Path(config.resume) / "probe.safetensors", kind="probe")[1], config.resume)
     average = runtime.EMA(probe, config.decay)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(
+        probe.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda"
+    )
     source = ClipSource(device, config.seed, size=config.size, fast=config.fast)
+    # In some clips a switch has just happened when they begin: what counts is the scene that is left.
+    pool = ClipPool(
+        source, capacity=config.pool, frames=config.longest, chunk=config.chunk, side=min(config.size, sizes.size),
+        switch_every=6, switch=(-8, 4),
+    )  # fmt: skip
     budget, history, saved = runtime.Budget(config.seconds, config.steps), [], 0.0
+    while pool.rendered < config.fill:
+        pool.refill()
+    report(f"pool of {pool.rendered} clips {budget.elapsed:.0f}s {source.painter.mode}")
     for step in budget:
+        if step % config.refill_every == 0:
+            pool.refill()
         runtime.set_rate(optimizer, runtime.cosine(budget.progress, step, config.rate))
-        loss, right = _train_step(probe, optimizer, source, config, device, step)
+        loss, right = _train_step(probe, optimizer, pool, config, device, step)
         average.update(probe)
-        if step % 50 == 0 or step < 3:
+        if step % 100 == 0 or step < 3:
             shares = {name: round(share, 3) for name, share in zip(sizes.classes, right.tolist(), strict=True)}
             history.append({"step": step, "seconds": round(budget.elapsed, 1), "loss": round(loss.item(), 4), **shares})
-            report(f"step {step} {budget.elapsed:.0f}s loss {loss.item():.4f} {shares}")
+            report(f"step {step} {budget.elapsed:.0f}s loss {loss.item():.4f} {shares} clips {pool.rendered}")
         if budget.elapsed - saved > config.save_every:
             saved = budget.elapsed
             _save(out, sizes, average)
@@ -113,24 +137,16 @@ def train_probe(config: ProbeTrainConfig, report: runtime.Report = runtime.silen
 
 
 def _train_step(
-    probe: Probe,
-    optimizer: torch.optim.Optimizer,
-    source: ClipSource,
-    config: ProbeTrainConfig,
-    device: torch.device,
+    probe: Probe, optimizer: torch.optim.Optimizer, pool: ClipPool, config: ProbeTrainConfig, device: torch.device,
     step: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     windows = range(config.shortest, config.longest + 1, config.window_step)
-    frames = windows[step % len(windows)]
-    # In some clips a switch has just happened: what counts is the scene that is left.
-    switch = (-8, 4) if step % 8 == 3 else None
-    # As many frames every time, because the painter is compiled for one number of them.
-    batch, clip = source.draw(config.batch, config.longest, switch=switch)
-    pixels = disturbed(clip.pixels[:, :frames])
+    # From the end of the clips, where a switch that they may begin with is over.
+    pixels, truth = pool.windows(config.batch, windows[step % len(windows)], end=True)
+    pixels = disturbed(pixels)
     optimizer.zero_grad(set_to_none=True)
     with runtime.autocast(device):
         scores = probe(pixels)
-    truth = labels(batch)
     losses = [F.cross_entropy(scores[name].float(), truth[name]) for name in truth]
     loss = torch.stack(losses).sum()
     loss.backward()
@@ -160,7 +176,7 @@ def disturbed(pixels: Tensor) -> Tensor:
     height, width = pixels.shape[-2:]
     top, left = most + shift[0], most + shift[1]
     moved = edged[..., top : top + height, left : left + width].unflatten(0, pixels.shape[:2])
-    soft = F.avg_pool2d(moved.flatten(0, 1), 5, stride=1, padding=2, count_include_pad=False).view_as(moved)
+    soft = F.avg_pool2d(moved.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False).view_as(moved)
     blurred = moved + each(0, 1) * (each(0, 1) < 0.5) * (soft - moved)
     lit = blurred * each(0.92, 1.08) + each(-0.06, 0.06)
     return (lit + torch.randn_like(lit) * each(0, 0.06)).clamp(-1, 1)
@@ -196,7 +212,8 @@ def evaluate(probe: Probe, config: ProbeTrainConfig, device: torch.device) -> di
     """
     found = {}
     for frames in {config.shortest, config.longest}:
-        source, parts = ClipSource(device, config.seed + 1, split="held_out", size=config.size), []
+        source = ClipSource(device, config.seed + 1, split="held_out", size=config.size, fast=config.fast)
+        parts = []
         for begin in range(0, config.evaluate_clips, 16):
             batch, clip = source.draw(min(16, config.evaluate_clips - begin), frames)
             parts.append(accuracy(probe, clip.pixels, labels(batch)))

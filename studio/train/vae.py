@@ -73,9 +73,9 @@ class VAETrainConfig:
     whole_every: int = 6
     long_every: int = 24
     pool: int = 4096
-    fill: int = 260
+    fill: int = 1040
     chunk: int = 26
-    refill_every: int = 4
+    refill_every: int = 12
     switch_every: int = 4
     rate: float = 8e-4
     floor: float = 0.01
@@ -90,7 +90,7 @@ class VAETrainConfig:
     fast: bool = True
     compiling: bool = False
     convolutions: str | None = None
-    save_every: float = 60.0
+    save_every: float = 100.0
     evaluate_clips: int = 128
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class _Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = runtime.pick_device(config.device)
         torch.manual_seed(config.seed)
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 5
         # Unscaled latents while training; mean and deviation are measured afterwards.
         plain = preset(config.model).vae
         self.sizes = dataclasses.replace(plain, mean=(0.0,) * plain.z_dim, std=(1.0,) * plain.z_dim)
@@ -312,6 +312,7 @@ def grown(state: dict[str, Tensor], vae: VideoVAE) -> dict[str, Tensor]:
     # What the new channels say counts for nothing at first.
     for key in ("conv2.weight", "decoder.conv1.weight"):
         own[key][:, old:] = 0
+    own["conv1.weight"][moments] = 0
     fitted = dict(state)
     for key, rows, columns in (
         ("encoder.head.2.weight", moments, None),
@@ -349,7 +350,7 @@ def latent_statistics(
         (means, deviations). A deviation is at least a quarter of the average one, since scaling a channel that holds
         next to nothing up to one would make noise of it.
     """
-    source = ClipSource(device, config.seed + 1, size=config.size)
+    source = ClipSource(device, config.seed + 1, size=config.size, fast=config.fast)
     chunks = []
     for begin in range(0, clips, 32):
         _, clip = source.draw(min(32, clips - begin), config.frames)
@@ -373,7 +374,7 @@ def evaluate(vae: VideoVAE, config: VAETrainConfig, device: torch.device) -> dic
     Returns:
         `psnr_db` overall, `figure_psnr_db` on the figure alone, and the number of `clips`.
     """
-    source = ClipSource(device, config.seed + 2, split="held_out", size=config.size)
+    source = ClipSource(device, config.seed + 2, split="held_out", size=config.size, fast=config.fast)
     square, on_figure, area, pixels = 0.0, 0.0, 0.0, 0
     for begin in range(0, config.evaluate_clips, 8):
         _, clip = source.draw(min(8, config.evaluate_clips - begin), config.long_frames)

@@ -14,11 +14,11 @@ from studio.model.probe import Probe, ProbeConfig
 from studio.model.vae import VideoVAE
 from studio.model.weights import read
 from studio.train.__main__ import RECIPES, main, parser_for
-from studio.train.data import ClipSource, labels
+from studio.train.data import ClipPool, ClipSource, labels
 from studio.train.judge import JudgeConfig, judge
 from studio.train.losses import kl, reconstruction
 from studio.train.probe import ProbeTrainConfig, disturbed, train_probe
-from studio.train.vae import VAETrainConfig, train_vae
+from studio.train.vae import VAETrainConfig, grown, train_vae
 from studio.world import held_out
 
 
@@ -33,8 +33,19 @@ def tiny(monkeypatch):
 def test_train_write_and_judge(tiny, tmp_path):
     lines = []
     small = {"batch": 2, "size": 32, "seconds": 60.0, "device": "cpu"}
+    pool = {"pool": 4, "fill": 2, "chunk": 2}
     metrics = train_vae(
-        VAETrainConfig(out=str(tmp_path), steps=4, frames=5, long_frames=9, evaluate_clips=2, long_every=2, **small),
+        VAETrainConfig(
+            out=str(tmp_path),
+            steps=4,
+            frames=5,
+            long_frames=9,
+            crop=16,
+            evaluate_clips=2,
+            long_every=2,
+            **pool,
+            **small,
+        ),
         lines.append,
     )
     assert metrics["steps"] == 4
@@ -48,7 +59,7 @@ def test_train_write_and_judge(tiny, tmp_path):
     assert json.loads((tmp_path / "vae.json").read_text())["config"] == json.loads(json.dumps(config))
     assert Image.open(tmp_path / "vae.png").width == 6 * 32
     config = ProbeTrainConfig(
-        out=str(tmp_path), steps=2, shortest=9, longest=17, width=16, evaluate_clips=4, **{**small, "size": 64}
+        out=str(tmp_path), steps=2, shortest=9, longest=17, width=16, evaluate_clips=4, **pool, **{**small, "size": 64}
     )
     metrics = train_probe(config, lines.append)
     assert set(metrics["held_out"]["17"]) == {"shape", "colour", "action", "place"}
@@ -62,8 +73,12 @@ def test_training_learns(tiny, tmp_path):
     from studio.train.vae import _Trainer
 
     trainer = _Trainer(
-        VAETrainConfig(out=str(tmp_path), batch=2, frames=5, long_frames=9, size=32, device="cpu"), print
+        VAETrainConfig(
+            out=str(tmp_path), batch=2, frames=5, long_frames=9, size=32, crop=32, pool=2, chunk=2, device="cpu"
+        ),
+        print,
     )
+    trainer.pool.refill()
     trainer.loss = trainer._losses
     batch = trainer._batch(2)
     trainer._batch = lambda step: batch
@@ -122,7 +137,7 @@ def test_the_figure_weighs_more():
     inside, outside = want.clone(), want.clone()
     inside[..., 2:5, 2:5] += 0.1
     outside[..., 12:15, 12:15] += 0.1
-    weigh = {"figure": 4.0, "edges": 1.0}
+    weigh = {"figure": 4.0, "edges": 1.0, "squares": 1.0}
     assert reconstruction(inside, want, mask, **weigh)[0] > 2 * reconstruction(outside, want, mask, **weigh)[0]
     assert reconstruction(want, want, mask, **weigh)[0] == 0
 
@@ -148,3 +163,40 @@ def test_a_probe_that_makes_no_sense(fields, message):
 def test_clips_that_the_probe_cannot_read(shape):
     with pytest.raises(ValueError, match="`pixels` must be"):
         Probe(ProbeConfig(classes={"colour": 2}, width=16))(torch.zeros(shape))
+
+
+@torch.no_grad()
+def test_a_vae_that_gets_more_latent_channels_goes_on_as_it_was():
+    sizes = VAEConfig(
+        dim=8, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,), z_dim=4, mean=(0.0,) * 4, std=(1.0,) * 4
+    )
+    small = VideoVAE(sizes)
+    large = VideoVAE(dataclasses.replace(sizes, z_dim=6, mean=(0.0,) * 6, std=(1.0,) * 6))
+    large.load_state_dict(grown(small.state_dict(), large))
+    pixels = torch.rand(1, 5, 3, 8, 8)
+    for ours, theirs in zip(large.encode_moments(pixels), small.encode_moments(pixels), strict=True):
+        assert torch.allclose(ours[:, :, :4], theirs, atol=1e-6)
+    latents = torch.randn(1, 3, 6, 4, 4)
+    assert torch.allclose(large.decode(latents), small.decode(latents[:, :, :4]), atol=1e-5)
+    assert grown(large.state_dict(), large).keys() == large.state_dict().keys()
+
+
+def test_pieces_are_cut_around_the_figure():
+    pool = ClipPool(ClipSource("cpu", 5, size=32), capacity=6, frames=5, chunk=3, switch_every=2, switch=(1, 4))
+    pool.refill(3)
+    assert (pool.rendered, pool.held) == (9, 6)
+    pixels, mask = pool.crops(40, 3, 16)
+    assert pixels.shape == (40, 3, 3, 16, 16)
+    assert mask.shape == (40, 3, 1, 16, 16)
+    assert pixels.abs().max() <= 1
+    assert mask.mean() > pool.bytes[:, :, 3].float().mean() / 255
+
+
+def test_whole_pictures_of_the_pool_are_the_clips():
+    source = ClipSource("cpu", 5, size=16)
+    pool = ClipPool(source, capacity=2, frames=4, chunk=2)
+    pool.refill()
+    _, clip = ClipSource("cpu", 5, size=16).draw(2, 4)
+    pixels, truth = pool.windows(1, 4)
+    assert min((pixels[0] - one).abs().max() for one in clip.pixels) < 0.01
+    assert set(truth) == {"shape", "colour", "action", "place"}
