@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOK = REPOSITORY / "notebooks" / "01_live_studio.ipynb"
-PROMPT = "the red fox sleeps by the sea"
+PROMPT = "the red fox dances in the desert"
 DIFFERENT_FRAMES = 48
 
 # Looks at the canvas itself on every refresh of the screen: what is on it, not what was sent.

@@ -334,3 +334,24 @@ def test_themes_and_widths(lab: Any, open_notebook: Any, screenshots: Path) -> N
         page.locator(".ls-studio").screenshot(path=screenshots / f"widget-{width}.png")
     assert all(wide == high > 250 for wide, high in sizes.values())
     clean(notebook)
+
+
+def test_a_video_with_an_end(lab: Any, open_notebook: Any) -> None:
+    story = "source = Double(block_s=0.1)\nsource.timeline = source.timeline.with_length(3)\nwidget = Studio(source)\nwidget"
+    lab.add("end.ipynb", [SETUP, story])
+    notebook = open_notebook("end.ipynb")
+    page = notebook.page
+    notebook.run_all()
+    state(notebook, "finished", 60)
+    assert frame(notebook) == int(notebook.execute("print(source.timeline.start_frame(3) - 1)"))
+    assert page.get_by_role("button", name="Switch").is_disabled()
+    page.locator(".ls-toggle").click()  # once more from its beginning
+    state(notebook, "playing")
+    state(notebook, "finished")
+    page.locator(".ls-add").click()
+    page.keyboard.type("the blue fox sleeps")
+    page.keyboard.press("Enter")
+    notebook.until("() => document.querySelectorAll('.ls-segment').length === 2", "the added segment")
+    page.locator(".ls-toggle").click()
+    beyond(notebook, frame(notebook) + 5)
+    clean(notebook)

@@ -34,7 +34,9 @@ function mount(store: Store, { model, el }: Opened): () => void {
   const view = {
     update() {
       for (const part of [player, composer, timeline, status, notice]) part.update();
-      setText(spoken, `${situation(store).label}. ${store.promptInForce}`);
+      // Short waits come and go; read aloud they would only disturb.
+      const { label, kind } = situation(store);
+      if (kind !== "wait") setText(spoken, `${label}. ${store.promptInForce}`);
     },
     draw(picture: ImageBitmap, frame: number) {
       player.draw(picture, frame);

@@ -132,6 +132,11 @@ export class Store {
     return made + (this.source === "playing" || this.source === "warming" ? 1 : 0);
   }
 
+  /** Whether every block of a video with an end has begun: nothing is left to steer. */
+  get settled(): boolean {
+    return this.timeline.length !== null && this.nextBlock >= this.timeline.length;
+  }
+
   /** The segment in force at a block. */
   segmentAt(block: number): Segment | undefined {
     return this.timeline.segments.findLast((segment) => segment.start <= block);
@@ -161,9 +166,14 @@ export class Store {
   // What the user does
 
   play(): void {
-    if (this.done && this.playhead >= this.film.end - 1) this.seek(this.film.first);
-    this.playback.play();
-    if (!this.done) void this.command("play");
+    const over = this.done && (this.settled || this.source === "closed");
+    if (over) {
+      if (this.playhead >= this.film.end - 1) this.seek(this.film.first);
+      this.playback.runTo(this.film.end - 1);
+    } else {
+      this.playback.play();
+      void this.command("play");
+    }
     this.loop();
     this.changed();
   }
@@ -341,7 +351,9 @@ export class Store {
     } else if (state === "error") {
       this.playback.runTo(this.film.end - 1);
     } else if (state === "finished" && before !== "finished" && !this.stepping) {
-      this.playback.play();
+      // The last block may still be under way.
+      const { length } = this.timeline;
+      this.playback.runTo((length === null ? this.film.end : this.grid.start(length)) - 1);
     }
     this.loop();
   }

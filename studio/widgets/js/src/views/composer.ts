@@ -60,7 +60,7 @@ export class ComposerView {
     this.showEffect();
     this.showAdvice();
     setText(this.meaning, `${this.policy.value} ${POLICIES.find(([name]) => name === this.policy.value)?.[1] ?? ""}`);
-    this.button.disabled = this.box.value.trim() === "" || store.link.contact === "restarted";
+    this.button.disabled = this.box.value.trim() === "" || store.settled || store.link.contact === "restarted";
   }
 
   focus(): void {
@@ -80,6 +80,8 @@ export class ComposerView {
       setText(this.effect, note.text);
     } else if (store.hello === null) {
       setText(this.effect, "");
+    } else if (store.settled) {
+      setText(this.effect, "the video is complete: start again to steer it, or add a prompt to the timeline");
     } else {
       const block = store.nextBlock;
       setText(this.effect, `takes effect at ${clock(store.grid.blockSeconds(block))} (block ${block})`);
@@ -172,7 +174,7 @@ export class ComposerView {
 
   private async apply(): Promise<void> {
     const prompt = this.box.value.trim();
-    if (prompt === "") return;
+    if (prompt === "" || this.button.disabled) return;
     const reply = await this.store.switchTo(prompt, this.policy.value);
     if (reply.error !== null) return;
     this.touched = false;

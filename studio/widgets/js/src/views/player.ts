@@ -79,7 +79,7 @@ export class PlayerView {
   private drawAmbient(picture: ImageBitmap): void {
     const context = this.ambient.getContext("2d");
     if (context === null || this.glow++ % 2 > 0) return;
-    context.globalAlpha = this.glow === 1 ? 1 : 0.1;
+    context.globalAlpha = this.glow === 1 ? 1 : 0.25;
     context.imageSmoothingQuality = "high";
     context.drawImage(picture, 0, 0, this.ambient.width, this.ambient.height);
   }
