@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-__all__ = ["QUALITY", "encode_frames", "film_strip"]
+__all__ = ["QUALITY", "encode_frames", "film_strip", "require_simplejpeg"]
 
 # The pictures are small and looked at closely: full colour resolution and few artefacts cost little at this size.
 QUALITY = 92
@@ -26,7 +27,7 @@ def encode_frames(frames: np.ndarray, quality: int = QUALITY) -> list[bytes]:
         ImportError: If simplejpeg is missing.
         ValueError: If `frames` has another type or shape.
     """
-    encode = _simplejpeg().encode_jpeg
+    encode = require_simplejpeg().encode_jpeg
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"`frames` must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
     whole = np.ascontiguousarray(frames)
@@ -51,7 +52,15 @@ def film_strip(frames: Sequence[np.ndarray], quality: int = QUALITY) -> bytes:
     return encode_frames(np.concatenate(list(frames), axis=1)[None], quality)[0]
 
 
-def _simplejpeg():
+def require_simplejpeg() -> Any:
+    """Import the JPEG library.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is missing.
+    """
     try:
         import simplejpeg
     except ImportError as error:

@@ -42,8 +42,8 @@ class Outbox:
     again. The thread starts with the first page and ends with the last.
 
     Args:
-        send: Sends a message with its buffers; called from the outbox's thread only.
-        encode: Compresses the frames of a block, one file a frame.
+        send: Sends a message with its buffers; called from the outbox's thread only. Must not raise.
+        encode: Compresses the frames of a block, one file a frame; an empty list is not sent. Must not raise.
         silent: Called without arguments when no page confirms any more.
         window: Largest number of unconfirmed block messages.
         timeout_s: Seconds after which an unconfirmed message counts as lost, and a silent page as gone.
@@ -223,6 +223,8 @@ class Outbox:
 
     def _send_block(self, block: DecodedBlock, start: int, stop: int) -> None:
         jpegs = list(self._encode(block.frames[start:stop]))
+        if not jpegs:
+            return
         message = block_message(block, start, jpegs)
         with self._wake:
             self._serial += 1

@@ -66,7 +66,7 @@ class Relay:
         self._switches: dict[int, Switch] = {}
         report = getattr(source, "error", None)
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
-        self.outbox = Outbox(self._transmit, encode_frames, silent=self._detach)
+        self.outbox = Outbox(self._transmit, self._encode, silent=self._detach)
         self._unsubscribe = source.subscribe(self.listen)
 
     def close(self) -> None:
@@ -275,6 +275,13 @@ class Relay:
             consumer.close()
 
     # Sending
+
+    def _encode(self, frames: Any) -> list[bytes]:
+        try:
+            return encode_frames(frames)
+        except Exception:
+            self.note(traceback.format_exc())
+            return []
 
     def _transmit(self, content: dict[str, Any], buffers: list[bytes] | None) -> None:
         try:

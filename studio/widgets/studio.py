@@ -14,7 +14,7 @@ import traitlets as t
 from studio.events import Stats, Switch
 from studio.timeline import Timeline
 from studio.widgets.cells import Replacing
-from studio.widgets.codec import film_strip
+from studio.widgets.codec import film_strip, require_simplejpeg
 from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
 from studio.widgets.source import FrameSource
@@ -40,6 +40,7 @@ class Studio(anywidget.AnyWidget):
         autoplay: Whether a source that was never played starts as soon as somebody looks.
 
     Raises:
+        ImportError: If the library that compresses frames is missing.
         TypeError: If `source` is not a frame source.
         ValueError: If `width` is not a width.
     """
@@ -57,6 +58,7 @@ class Studio(anywidget.AnyWidget):
                 f"`source` must be a frame source, got {type(source).__name__} without {', '.join(missing)}; "
                 'use studio.open("miniature")'
             )
+        require_simplejpeg()
         self._lock = threading.RLock()
         super().__init__(width=width)
         keep_subshell(self.comm)

@@ -337,8 +337,8 @@ def test_themes_and_widths(lab: Any, open_notebook: Any, screenshots: Path) -> N
 
 
 def test_a_video_with_an_end(lab: Any, open_notebook: Any) -> None:
-    story = "source = Double(block_s=0.1)\nsource.timeline = source.timeline.with_length(3)\nwidget = Studio(source)\nwidget"
-    lab.add("end.ipynb", [SETUP, story])
+    story = "source = Double(block_s=0.1)\nsource.timeline = source.timeline.with_length(3)"
+    lab.add("end.ipynb", [SETUP, story, "widget = Studio(source)\nwidget"])
     notebook = open_notebook("end.ipynb")
     page = notebook.page
     notebook.run_all()
@@ -355,3 +355,20 @@ def test_a_video_with_an_end(lab: Any, open_notebook: Any) -> None:
     page.locator(".ls-toggle").click()
     beyond(notebook, frame(notebook) + 5)
     clean(notebook)
+
+    # What goes wrong in the page is told in Python, and the page goes on.
+    bad = {
+        "type": "block",
+        "serial": 0,
+        "take": 0,
+        "index": 99,
+        "first": 0,
+        "end": 1,
+        "sizes": [1],
+        "prompt": "",
+        "switch": None,
+    }
+    notebook.execute(f"widget.send({bad!r})")
+    page.wait_for_timeout(500)
+    assert notebook.execute("print(widget.errors[-1].splitlines()[0])") == "block 99 came without its frames"
+    beyond(notebook, frame(notebook) + 5)

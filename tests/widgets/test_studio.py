@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import sys
 import threading
 import weakref
 
@@ -12,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from studio.events import ErrorReport, Event
+from studio.events import DecodedBlock, ErrorReport, Event
 from studio.widgets import FrameSource, Studio
 from studio.widgets import studio as module
 from studio.widgets.guard import keep_subshell
@@ -386,6 +387,22 @@ def test_an_unexpected_error_of_the_source_is_told_on_both_sides(source: Double,
     source.step = lambda: 1 / 0  # type: ignore[method-assign]
     assert page.ask("step")["error"] == "ZeroDivisionError: division by zero"
     assert "ZeroDivisionError" in widget.errors[-1]
+
+
+def test_frames_that_cannot_be_sent_do_not_stop_the_rest(source: Double, widget: Studio) -> None:
+    page = Browser(widget)
+    page.ready()
+    bad = DecodedBlock(index=0, first_frame=0, frames=np.zeros((2, 4, 4, 1), np.uint8), prompt="", segment=0)
+    widget._relay.listen(Event("block", bad))
+    source.make()
+    page.wait(lambda: page.blocks == [0, 0])
+    assert "uint8 [T, H, W, 3]" in widget.errors[-1]
+
+
+def test_without_the_jpeg_library(source: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    with pytest.raises(ImportError, match="pip install simplejpeg"):
+        Studio(source)
 
 
 def test_closing_leaves_nothing(source: Double) -> None:

@@ -346,9 +346,9 @@ export class Store {
         this.resumed = { frame: this.film.end, blocks: 0 };
         this.playback.play();
       }
-    } else if (state === "paused") {
+    } else if (state === "paused" || state === "idle") {
       this.halt();
-    } else if (state === "error") {
+    } else if (state === "error" || state === "closed") {
       this.playback.runTo(this.film.end - 1);
     } else if (state === "finished" && before !== "finished" && !this.stepping) {
       // The last block may still be under way.
