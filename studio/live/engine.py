@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -177,7 +177,7 @@ class Engine:
             Abandoned: `check` asked for it; the take is over.
         """
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.inference_mode():
             block = next(self._blocks, None)
             if block is None:
                 return None
@@ -187,6 +187,8 @@ class Engine:
             frames = to_uint8(self._models.vae.decode(block.latents.to(self._pixels), stream))
         ended = time.perf_counter()
         self._stream = stream
+        # A copy made outside inference mode may be used for anything, training included.
+        block = replace(block, latents=block.latents.clone())
         seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
         return Made(block=block, frames=frames, seconds=seconds)
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from studio.events import DecodedBlock
 
-MEMORY = 256 * 2**20
+MEMORY = 64 * 2**20
 
 
 class Ring:

@@ -92,6 +92,13 @@ def test_frames_are_the_streamed_decode_of_the_latents(models):
     assert np.abs((pixels.numpy() + 1) * 127.5 - frames).max() <= 0.51
 
 
+def test_latents_may_be_trained_on(session):
+    take(session, 2)
+    weight = torch.ones((), requires_grad=True)
+    (session.latents[1] * weight).sum().backward()
+    assert weight.grad is not None
+
+
 def test_it_is_a_frame_source(session):
     assert isinstance(session, FrameSource)
     assert (session.name, session.fps, session.width, session.height) == ("tiny", 16, 24, 16)
