@@ -74,7 +74,8 @@ def evaluate(
     probe, models = load_probe(model, place), load(model, device=place)
     started = time.perf_counter()
     rendered, rebuilt = probe_accuracy(models, probe, clips=captions, seed=seed, say=say)
-    plain, switched = Tally(), {policy: (Tally(), Tally()) for policy in policies}
+    plain = Tally()
+    switched: dict[Policy, tuple[Tally, Tally]] = {policy: (Tally(), Tally()) for policy in policies}
     trials = draw_trials(captions, seed)
     size = batch or _BATCH.get(place.type, 8)
     for begin in range(0, captions, size):
@@ -82,8 +83,9 @@ def evaluate(
         part = trials[begin : begin + size]
         clips = generate(models, part, seed=seed + begin, policies=policies)
         _count(probe, models, part, clips, plain, switched)
-        for kind, pixels in clips.items() if keep else ():
-            keep(kind, pixels, [trial.text if kind == "plain" else trial.both for trial in part])
+        if keep is not None:
+            for kind, pixels in clips.items():
+                keep(kind, pixels, [trial.text if kind == "plain" else trial.both for trial in part])
     return {
         "probe_accuracy": rendered,
         "probe_accuracy_reconstructed": rebuilt,

@@ -60,7 +60,14 @@ class CausalConv3d(nn.Conv3d):
     """A 3-D convolution whose output frame depends on its own and `past` earlier input frames only."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int | tuple[int, int, int], *, stride=1, padding=0, past: int = 0
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int, int],
+        *,
+        stride: int | tuple[int, int, int] = 1,
+        padding: int = 0,
+        past: int = 0,
     ):
         super().__init__(inputs, outputs, kernel, stride=stride, padding=(0, padding, padding))
         self.past = past

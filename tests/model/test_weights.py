@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio.config import to_dict
+from studio.model.text import WordTokenizer
 from studio.model.weights import load, read, save, write
 from tests.model.tiny import WORDS, tiny_models
 
@@ -40,6 +41,7 @@ def test_what_is_saved_is_loaded(saved):
         ours, theirs = getattr(models, name).state_dict(), getattr(back, name).state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key].half().float(), theirs[key]) for key in ours)
+    assert isinstance(back.text.tokenizer, WordTokenizer)
     assert back.text.tokenizer.words == WORDS
     assert not any(p.requires_grad for p in back.dit.parameters())
     assert not back.vae.training

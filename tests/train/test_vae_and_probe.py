@@ -18,6 +18,7 @@ from studio.train.data import ClipPool, ClipSource, labels
 from studio.train.judge import JudgeConfig, judge
 from studio.train.losses import kl, reconstruction
 from studio.train.probe import ProbeTrainConfig, disturbed, train_probe
+from studio.train.runtime import Compiled
 from studio.train.vae import VAETrainConfig, grown, train_vae
 from studio.world import held_out
 
@@ -79,7 +80,7 @@ def test_training_learns(tiny, tmp_path):
         print,
     )
     trainer.pool.refill()
-    trainer.loss = trainer._losses
+    trainer.loss = Compiled(trainer._losses, False)
     batch = trainer._batch(2)
     trainer._batch = lambda step: batch
     losses = [trainer._step(step)[0].item() for step in range(12)]
