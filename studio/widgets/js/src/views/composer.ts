@@ -78,7 +78,7 @@ export class ComposerView {
     const { store, note } = this;
     if (note !== null && performance.now() < note.until) {
       setText(this.effect, note.text);
-    } else if (store.hello === null) {
+    } else if (store.hello === null || store.link.contact === "restarted") {
       setText(this.effect, "");
     } else if (store.settled) {
       setText(this.effect, "the video is complete: start again to steer it, or add a prompt to the timeline");
