@@ -241,6 +241,22 @@ def test_a_look_that_fails_does_not_end_the_examination(monkeypatch):
     assert any(finding.name == "torch" for finding in findings)
 
 
+def test_doctor_without_torch(monkeypatch):
+    real = doctor.version
+
+    def version(name):
+        if name == "torch":
+            raise doctor.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    findings = {finding.name: finding for finding in doctor.examine()}
+    assert findings["torch"].remedy == 'pip install "torch>=2.8"'
+    assert findings["devices"].remedy == "pip install torch"
+    assert findings["PyAV"].state == "ok"
+
+
 # bench
 
 

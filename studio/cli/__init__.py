@@ -130,7 +130,12 @@ def _add_render(commands: Any) -> None:
     what.add_argument("--prompt", help="one prompt for the whole film")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the film to write, .mp4")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: the timeline's)")
-    parser.add_argument("--policy", choices=POLICIES, default="recache", help="what a switch does to the cache")
+    parser.add_argument(
+        "--policy",
+        choices=POLICIES,
+        default="recache",
+        help="what a switch does to the cache where the timeline leaves it open (default: %(default)s)",
+    )
     parser.add_argument(
         "--seconds", type=float, help="length (default: the timeline's, else 5 s after the last switch)"
     )

@@ -48,6 +48,9 @@ def examine() -> list[Finding]:
     for look in looks:
         try:
             findings += look()
+        except ImportError as error:
+            name = look.__name__.strip("_")
+            findings.append(_bad(name, name, str(error), f"pip install {error.name or 'longlive-studio'}"))
         except Exception as error:  # a doctor that dies of what it finds is no use
             name = look.__name__.strip("_")
             findings.append(

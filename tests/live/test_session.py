@@ -179,6 +179,19 @@ def test_a_loop_that_is_left_detaches_and_can_be_taken_up(session):
         session.frames(start=-1)
 
 
+def test_a_loop_ended_by_an_exception_detaches(session):
+    """Notebooks keep the last traceback, and with it what its frames hold."""
+
+    def interrupted():
+        for _ in session.frames():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:
+        interrupted()
+    assert kept.value.__traceback__ is not None
+    assert session._core.gate.seats() == []
+
+
 def test_pause_takes_effect_at_the_next_block(models):
     with Session(models, timeline=Timeline.of(FOX, length=5), lead=8) as session:
         consumer, blocker = session.attach(), Blocker(models, call=4)
