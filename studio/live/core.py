@@ -424,8 +424,7 @@ class Core:
             self.closed, self._thread = True, None
             self.release()
             self.changed.notify_all()
-        self.outbox.deliver()
-        self.outbox.clear()
+        self.outbox.finish()
 
     def release(self) -> None:
         """Let go of the networks, the cache, latents, frames and consumers."""

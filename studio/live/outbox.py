@@ -27,6 +27,7 @@ class Outbox:
         self._listeners: dict[int, Callable[[], Listener | None]] = {}
         self._failed: set[int] = set()
         self._count = 0
+        self._over = False
         self._busy = threading.Lock()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -53,9 +54,12 @@ class Outbox:
         """Queue an event; `deliver` sends it."""
         self._events.append(Event(kind, payload))
 
-    def clear(self) -> None:
-        """Forget the listeners."""
-        self._listeners.clear()
+    def finish(self) -> None:
+        """Send what is queued, then forget the listeners."""
+        self._over = True
+        self.deliver()
+        if not self._events and not self._busy.locked():  # else whoever delivers does it
+            self._listeners.clear()
 
     def deliver(self) -> None:
         """Send what is queued, unless another thread is at it."""
@@ -64,6 +68,8 @@ class Outbox:
             try:
                 while self._events:
                     self._send(self._events.popleft())
+                if self._over:
+                    self._listeners.clear()
             finally:
                 self._busy.release()
 

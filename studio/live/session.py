@@ -46,7 +46,8 @@ class Session:
         load_s: seconds that loading the networks took, counted into the time to the first frame.
 
     Raises:
-        ValueError: a value that makes no sense, or a timeline that does not count as the model does.
+        ValueError: a value that makes no sense, a timeline that does not count as the model does, or a model that does
+            not generate block by block.
     """
 
     def __init__(
@@ -59,6 +60,10 @@ class Session:
         load_s: float = 0.0,
     ) -> None:
         lead = check_whole(lead, "lead", 1, MAX_LEAD)
+        if not models.config.causal:
+            raise ValueError(
+                f"`{models.config.name}` makes a clip at a time, not block by block; use a causal model, as longlive-1.3b"
+            )
         if timeline is None:
             timeline = self.plain_timeline(models, EXAMPLE)
         self._core = Core(models, timeline, policy=_policy(policy), lead=lead, load_s=load_s)

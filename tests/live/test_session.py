@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import subprocess
@@ -692,10 +693,13 @@ def test_a_listener_may_steer_and_may_fail(session, caplog):
 
 
 def test_a_listener_may_close_the_session(models):
-    session = Session(models, timeline=Timeline.of(FOX))
+    session, states = Session(models, timeline=Timeline.of(FOX)), []
     session.subscribe(lambda event: session.close() if event.kind == "block" else None)
+    session.subscribe(lambda event: states.append(event.payload) if event.kind == "state" else None)
     session.step()
     wait_for(lambda: session.state == "closed" and not generators())
+    wait_for(lambda: states[-1] == "closed")
+    assert not session._core.outbox._listeners
 
 
 def test_listening_does_not_keep_the_listener_alive(session):
@@ -838,6 +842,12 @@ def test_bad_openings(models, options, words):
     with pytest.raises(ValueError, match=words):
         open_session(models, **options)
     assert not generators()
+
+
+def test_a_model_that_makes_whole_clips_is_refused(models):
+    models.config = dataclasses.replace(models.config, causal=False)
+    with pytest.raises(ValueError, match="`tiny` makes a clip at a time.*use a causal model"):
+        open_session(models)
 
 
 def test_a_model_that_is_not_there_is_named():
