@@ -62,7 +62,7 @@ class Session:
         lead = check_whole(lead, "lead", 1, MAX_LEAD)
         if not models.config.causal:
             raise ValueError(
-                f"`{models.config.name}` makes a clip at a time, not block by block; use a causal model, as longlive-1.3b"
+                f"`{models.config.name}` makes a clip at a time, not block by block; use a causal one, as longlive-1.3b"
             )
         if timeline is None:
             timeline = self.plain_timeline(models, EXAMPLE)

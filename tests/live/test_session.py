@@ -846,7 +846,7 @@ def test_bad_openings(models, options, words):
 
 def test_a_model_that_makes_whole_clips_is_refused(models):
     models.config = dataclasses.replace(models.config, causal=False)
-    with pytest.raises(ValueError, match="`tiny` makes a clip at a time.*use a causal model"):
+    with pytest.raises(ValueError, match=r"`tiny` makes a clip at a time.*use a causal one"):
         open_session(models)
 
 
