@@ -9,6 +9,19 @@ const DEAF_MS = 4000;
 /** Without a sign of life the kernel counts as gone after this long. */
 const LOST_MS = 9000;
 
+/** A name that this tab keeps when it is reloaded, so that the kernel does not wait for the page that was there before. */
+function pageName(): string {
+  const key = "studio-page";
+  const fresh = crypto.randomUUID?.() ?? `page-${Math.random().toString(36).slice(2)}`;
+  try {
+    const name = sessionStorage.getItem(key) ?? fresh;
+    sessionStorage.setItem(key, name);
+    return name;
+  } catch {
+    return fresh; // Some front ends have no storage.
+  }
+}
+
 /** Talks to the kernel: numbered commands with replies, confirmations, signs of life in both directions. */
 export class Link {
   readonly client: string;
@@ -26,7 +39,7 @@ export class Link {
     private readonly changed: () => void,
     private readonly now: () => number = () => performance.now(),
   ) {
-    this.client = crypto.randomUUID?.() ?? `page-${Math.random().toString(36).slice(2)}`;
+    this.client = pageName();
     this.heardAt = this.now();
     model.on("msg:custom", this.onMessage);
     model.on("comm_live_update", this.onConnection);

@@ -1,4 +1,4 @@
-import { h, setText } from "../dom";
+import { h, setText, show } from "../dom";
 import { figure } from "../grid";
 import type { Store } from "../store";
 
@@ -6,10 +6,15 @@ import type { Store } from "../store";
 export class StatusView {
   readonly element: HTMLElement;
   private readonly figures: Record<string, HTMLElement> = {};
+  private readonly switched: HTMLElement;
 
   constructor(private readonly store: Store, openKeys: () => void) {
     const value = (name: string) => (this.figures[name] = h("b", {}, "–"));
     const word = (name: string) => (this.figures[name] = h("span", {}, "–"));
+    this.switched = h(
+      "span", { hidden: true, title: "The last switch: frame at which it was asked for, first frame under the new prompt, seconds between the two on the clock" },
+      "switch asked at frame ", value("asked"), ", in force from ", value("force"), value("late"),
+    );
     this.element = h(
       "footer", { class: "ls-status ls-num", "aria-label": "Speed" },
       h("span", { title: "Frames a second that the model generates while it is at work" }, "generated ", value("generated"), " frames/s"),
@@ -20,6 +25,7 @@ export class StatusView {
         "denoise ", value("denoise"), " · commit ", value("commit"), " · VAE ", value("vae"), " ms a block",
       ),
       h("span", {}, word("name"), " · ", word("device")),
+      this.switched,
       h("span", { class: "ls-grow" }),
       h("button", { type: "button", class: "ls-quiet", click: openKeys, "aria-label": "Keys" }, h("kbd", {}, "?"), " keys"),
     );
@@ -36,6 +42,12 @@ export class StatusView {
     set("vae", whole(stats?.vae_ms));
     set("name", hello?.name ?? "–");
     set("device", stats?.device ?? "–");
+    const last = this.store.switches.at(-1);
+    show(this.switched, last !== undefined);
+    if (last === undefined) return;
+    set("asked", String(last.requested_frame));
+    set("force", String(last.effective_frame));
+    set("late", last.latency_s === null ? "" : ` · ${last.latency_s.toFixed(2)} s`);
   }
 
   private ahead(): number | null {
