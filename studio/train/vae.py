@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from studio.config import preset, to_dict
@@ -17,7 +18,8 @@ from studio.model.weights import load_checked, read, write
 from studio.train import runtime
 from studio.train.data import ClipPool, ClipSource
 from studio.train.losses import kl, reconstruction
-from studio.train.sheets import pairs_sheet
+from studio.world import canonical_caption
+from studio.world.sheet import sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ class _Trainer:
         vae, metrics = self._measured_vae(clips=256), self._summary()
         metrics["reconstruction"] = evaluate(vae, self.config, self.device)
         self._save(metrics, vae)
-        pairs_sheet(vae, self.out / "vae.png", seed=self.config.seed + 3, size=self.config.size)
+        pairs(vae, self.config, self.device).save(self.out / "vae.png", optimize=True)
         self.report(f"reconstruction: {metrics['reconstruction']}")
         return metrics
 
@@ -386,3 +388,22 @@ def evaluate(vae: VideoVAE, config: VAETrainConfig, device: torch.device) -> dic
     # Pixels span 2, from -1 to 1.
     decibel = [float(10 * torch.log10(torch.tensor(4.0 * n / e))) for n, e in ((pixels, square), (area, on_figure))]
     return {"psnr_db": round(decibel[0], 2), "figure_psnr_db": round(decibel[1], 2), "clips": config.evaluate_clips}
+
+
+@torch.no_grad()
+def pairs(vae: VideoVAE, config: VAETrainConfig, device: torch.device, clips: int = 8) -> Image.Image:
+    """A contact sheet of held-out clips: three frames as they are, then the same reconstructed.
+
+    Args:
+        vae: the trained VAE.
+        config: sizes and seed.
+        device: where it runs.
+        clips: rows of the sheet.
+
+    Returns:
+        The picture.
+    """
+    batch, clip = ClipSource(device, config.seed + 3, split="held_out", size=config.size).draw(clips, config.frames)
+    shown = [0, config.frames // 2, config.frames - 1]
+    both = torch.cat([clip.pixels[:, shown], vae.decode(vae.encode(clip.pixels))[:, shown]], dim=1)
+    return sheet(both, [canonical_caption(scene) for scene in batch.scenes()])
