@@ -39,7 +39,9 @@ FIRST_UNDER = """(prompt) => {
 }"""
 
 
-@pytest.mark.skipif(not (REPOSITORY / "assets" / "miniature").exists(), reason="the miniature's weights are not here")
+@pytest.mark.skipif(
+    not (REPOSITORY / "assets" / "miniature" / "config.json").exists(), reason="the miniature's weights are not here"
+)
 def test_the_live_notebook(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     shutil.copy(NOTEBOOK, lab.folder / NOTEBOOK.name)
     notebook = open_notebook(NOTEBOOK.name, width=1370, height=1200)

@@ -12,8 +12,8 @@ export class StatusView {
     const value = (name: string) => (this.figures[name] = h("b", {}, "–"));
     const word = (name: string) => (this.figures[name] = h("span", {}, "–"));
     this.switched = h(
-      "span", { hidden: true, title: "The last switch: frame at which it was asked for, first frame under the new prompt, seconds between the two on the clock" },
-      "switch asked at frame ", value("asked"), ", in force from ", value("force"), value("late"),
+      "span", { hidden: true, title: "The last switch: frame shown when it was asked for, first frame under the new prompt, seconds until that was generated" },
+      "switch at frame ", value("asked"), " → ", value("force"), value("late"),
     );
     this.element = h(
       "footer", { class: "ls-status ls-num", "aria-label": "Speed" },
