@@ -59,7 +59,7 @@ class Made:
     """One finished block.
 
     Args:
-        block: what the rollout gave; its latents are `[1, f, C, H, W]`.
+        block: what the rollout gave; its latents are `[1, f, C, H, W]`, on the CPU.
         frames: its pixels, uint8 `[T, H, W, 3]`, read-only.
         seconds: seconds by part: "text", "recache", "denoise", "commit", "vae", and "total".
     """
@@ -188,7 +188,7 @@ class Engine:
         ended = time.perf_counter()
         self._stream = stream
         # A copy made outside inference mode may be used for anything, training included.
-        block = replace(block, latents=block.latents.clone())
+        block = replace(block, latents=block.latents.to("cpu", copy=True))
         seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
         return Made(block=block, frames=frames, seconds=seconds)
 

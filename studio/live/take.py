@@ -121,7 +121,7 @@ class Take:
                 resumed=self.resumed,
             )
         )
-        self.latents.append(made.block.latents.cpu())
+        self.latents.append(made.block.latents)
         self.stream, self.resumed = engine.stream, False
         self.meter.add(len(made.frames), made.seconds["total"], made.seconds)
         block = DecodedBlock(
