@@ -9,7 +9,9 @@ from studio.config import CacheConfig, DiTConfig, SamplerConfig
 from studio.model.cache import KVCache
 from studio.model.dit import WanDiT
 
-DIT = DiTConfig(dim=48, ffn_dim=96, heads=2, layers=2, in_channels=4, out_channels=4, text_dim=12, text_len=5, freq_dim=16)
+DIT = DiTConfig(
+    dim=48, ffn_dim=96, heads=2, layers=2, in_channels=4, out_channels=4, text_dim=12, text_len=5, freq_dim=16
+)
 SAMPLER = SamplerConfig()
 GRID = (2, 3)
 LATENT = (4, 4, 6)
