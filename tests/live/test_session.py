@@ -746,13 +746,17 @@ def test_stats_leave_the_first_block_out(session):
 
 
 def test_waiting_is_not_generating(session):
-    consumer = session.attach()
+    consumer, slept = session.attach(), 0.0
+    started = time.monotonic()
     session.play()
     for block in range(4):
         wait_for(lambda: session.state == "waiting")
         time.sleep(0.1)
+        slept += 0.1
         consumer.played(session.timeline.start_frame(block + 1))
-    assert session.stats.generated_fps > 12 / 0.1
+    wait_for(lambda: session.state == "waiting")
+    generating = (session.stats.generated_frames - 9) / session.stats.generated_fps
+    assert generating < time.monotonic() - started - slept
 
 
 def test_unknown_words(session):
@@ -788,9 +792,10 @@ def test_a_busy_cell_does_not_stop_the_frames(session):
     consumer = session.attach()
     consumer.played(10_000)
     wait_for(lambda: session.stats.generated_blocks > 1)
-    before, end, total = session.stats.generated_blocks, time.monotonic() + 1.0, 0
-    while time.monotonic() < end:
-        total += sum(range(100))
+    before, end, total = session.stats.generated_blocks, time.monotonic() + 30, 0
+    while time.monotonic() < end and session.stats.generated_blocks == before:
+        for _ in range(10_000):
+            total += sum(range(100))
     assert session.stats.generated_blocks > before
 
 
