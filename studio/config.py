@@ -245,7 +245,7 @@ class CacheConfig:
         if self.sink < 0:
             raise ValueError(f"`sink` must be at least 0 latent frames, got {self.sink}")
         if self.window is not None and self.window < 1:
-            raise ValueError(f"`window` must be at least 1 latent frame, got {self.window}; use None to keep everything")
+            raise ValueError(f"`window` must be at least 1 latent frame, got {self.window}; use None to keep all")
         if self.window is None and self.sink:
             raise ValueError(f"`sink` must be 0 when the window keeps everything, got {self.sink}")
         if self.attend is not None and (self.window is not None or self.attend < 1):
@@ -424,7 +424,7 @@ MINIATURE = ModelConfig(
     width=128,
     dit=DiTConfig(
         dim=256,
-        ffn_dim=1024,
+        ffn_dim=896,
         heads=4,
         layers=8,
         in_channels=32,

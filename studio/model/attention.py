@@ -1,7 +1,7 @@
 """Attention: one exact kernel, and the contexts that say what a query can see.
 
 The transformer asks its context for attention and knows nothing of caches or masks. `FullContext` is the bidirectional
-network, `CachedContext` one pass over the KV cache, `TeacherForcedContext` a whole clip at once under the cache's rules.
+network, `CachedContext` a pass over the KV cache, `TeacherForcedContext` a whole clip at once under the cache's rules.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Source: Wan2.1 (Wan Team, 2025, arXiv:2503.20314); causal use as in CausVid, Sel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,11 @@ class WanDiT(nn.Module):
                     nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.patch_embedding.weight.dtype
+
     def grid(self, latents: Tensor) -> tuple[int, int]:
         """Token rows and columns of latents `[B, F, C, H, W]`."""
         return latents.shape[-2] // self.config.patch[1], latents.shape[-1] // self.config.patch[2]
@@ -88,14 +94,14 @@ class WanDiT(nn.Module):
         expected = (self.config.text_len, self.config.text_dim)
         if text.dim() != 3 or tuple(text.shape[1:]) != expected:
             raise ValueError(f"`text` must have shape [B, {expected[0]}, {expected[1]}], got {list(text.shape)}")
-        embedded = self.text_embedding(text.to(self.text_embedding[0].weight.dtype))
-        return Condition(layers=tuple(block.cross_attn.prompt(embedded) for block in self.blocks))
+        embedded = self.text_embedding(text.to(self.dtype))
+        return Condition(layers=tuple(cast(Block, block).cross_attn.prompt(embedded) for block in self.blocks))
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Time embedding `[B, M, dim]` and block modulation `[B, M, 6, dim]` of timesteps `[B]` or `[B, M]`."""
         timestep = timestep if timestep.dim() == 2 else timestep.unsqueeze(1)
         wave = sinusoid(timestep.flatten(), self.config.freq_dim)
-        time = self.time_embedding(wave.to(self.time_embedding[0].weight.dtype))
+        time = self.time_embedding(wave.to(self.dtype))
         modulation = self.time_projection(time).float()
         shape = tuple(timestep.shape)
         return time.float().unflatten(0, shape), modulation.unflatten(1, (6, -1)).unflatten(0, shape)
@@ -156,7 +162,7 @@ class WanDiT(nn.Module):
         if x.dim() != 5 or x.shape[2] != self.config.in_channels:
             raise ValueError(f"`x` must have shape [B, F, {self.config.in_channels}, H, W], got {list(x.shape)}")
         if x.shape[3] % height or x.shape[4] % width:
-            raise ValueError(f"`x` must have rows and columns in multiples of {height} and {width}, got {list(x.shape)}")
+            raise ValueError(f"`x` must have rows and columns in multiples of {height}, {width}, got {list(x.shape)}")
         allowed = [tuple(x.shape[:1]), (x.shape[0], 1), tuple(x.shape[:2])]
         if tuple(timestep.shape) not in allowed:
             raise ValueError(f"`timestep` must have shape [B] or [B, F] of {list(x.shape)}, got {list(timestep.shape)}")

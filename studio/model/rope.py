@@ -44,7 +44,8 @@ def rotary(frames: Tensor, rows: int, columns: int, head_dim: int) -> Rotary:
         Cosine and sine, each `[F * rows * columns, 1, head_dim / 2]` float32, frames outermost, row major.
     """
     device = frames.device
-    positions = (frames.double(), torch.arange(rows, device=device).double(), torch.arange(columns, device=device).double())
+    cells = (torch.arange(count, device=device).double() for count in (rows, columns))
+    positions = (frames.double(), *cells)
     shape = (len(frames), rows, columns)
     angles = []
     for axis, (position, pairs) in enumerate(zip(positions, axis_pairs(head_dim), strict=True)):

@@ -131,8 +131,10 @@ class EMA:
         """Follow the network by one step; the first steps average over what there is."""
         self.step += 1
         decay = min(self.decay, self.step / (self.step + 9))
-        mine = [p for p in self.network.parameters()]
-        torch._foreach_lerp_(mine, [p.detach() for p in network.parameters()], 1 - decay)
+        theirs = [parameter.detach() for parameter in network.parameters()]
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            list(self.network.parameters()), theirs, 1 - decay
+        )
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

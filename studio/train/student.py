@@ -1,7 +1,7 @@
 """Distils the teacher into the causal few-step student by regression on the teacher's own trajectories.
 
-The teacher solves the probability-flow ODE of every block of a clip at once, against clean frames that are rendered ones
-or, from the second round on, the student's own rollouts. The student learns to jump from the states at its few
+The teacher solves the probability-flow ODE of every block of a clip at once, against clean frames that are rendered
+ones or, from the second round on, the student's own rollouts. The student learns to jump from the states at its few
 timesteps to the end of the trajectory, under the attention rules of the cache.
 
 Source: ODE initialisation as in CausVid (arXiv:2412.07772) and Self-Forcing (arXiv:2506.08009).
@@ -115,7 +115,9 @@ def train_student(config: StudentTrainConfig, report: runtime.Report = runtime.s
 class _Trajectories:
     """A ring of trajectories: the clean frames, the states at the student's timesteps, the end, and the prompt."""
 
-    def __init__(self, room: int, states: int, size: tuple[int, ...], text: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, room: int, states: int, size: tuple[int, ...], text: tuple[int, ...], device: torch.device
+    ) -> None:
         kind = torch.float16 if device.type == "cuda" else torch.float32
         self.clean = torch.zeros(room, *size, dtype=kind, device=device)
         self.states = torch.zeros(states, room, *size, dtype=kind, device=device)

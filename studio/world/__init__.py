@@ -1,5 +1,9 @@
 """The miniature's world: a procedural picture-book theatre with captions, endless and seeded."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from studio.world.grammar import (
     ACTIONS,
     ATTRIBUTES,
@@ -15,6 +19,9 @@ from studio.world.grammar import (
     sample_scene,
     vocabulary,
 )
+
+if TYPE_CHECKING:
+    from studio.world.renderer import Clip, SceneBatch, compiled_painter, render, switched
 
 __all__ = ["ACTIONS", "ATTRIBUTES", "COLOURS", "PLACES", "SHAPES", "Clip", "Scene", "SceneBatch", "all_scenes",
            "canonical_caption", "caption", "compiled_painter", "held_out", "parse", "render", "sample_scene",

@@ -12,7 +12,7 @@ PARTS = 24
 # Bones that turn parts about their pivots; see motion.py for how they move.
 BONES = ("leg_a", "leg_b", "leg_c", "leg_d", "tail", "head", "arm_a", "arm_b", "wing_a", "wing_b")
 # Columns of a part: geometry, colour (share of the figure's colour, then added rgb), pivot, flags.
-COLUMNS = ("x", "y", "angle", "rx", "ry", "taper", "bend", "square", "share", "r", "g", "b", "pivot_x", "pivot_y",
+COLUMNS: tuple[str, ...] = ("x", "y", "angle", "rx", "ry", "taper", "bend", "square", "share", "r", "g", "b", "pivot_x", "pivot_y",
            "limb", "lid", "wing", "show")
 TONES = {  # share of the figure's colour, added rgb
     "main": (1.0, 0.0, 0.0, 0.0),

@@ -10,8 +10,8 @@ from torch import Tensor
 from studio.world.grammar import ACTIONS
 
 # Pose channels: the whole figure first, then one angle a bone in the order of figures.BONES.
-ROOT = ("x", "y", "turn", "wide", "tall", "closed", "tuck", "wings")
-BONE_ANGLES = ("leg_a", "leg_b", "leg_c", "leg_d", "tail", "head", "arm_a", "arm_b", "wing_a", "wing_b")
+ROOT: tuple[str, ...] = ("x", "y", "turn", "wide", "tall", "closed", "tuck", "wings")
+BONE_ANGLES: tuple[str, ...] = ("leg_a", "leg_b", "leg_c", "leg_d", "tail", "head", "arm_a", "arm_b", "wing_a", "wing_b")
 CHANNELS = ROOT + BONE_ANGLES
 # How fast the scenery passes by, screen halves a second.
 SPEED = {"runs": 0.5, "rolls": 0.36, "flies": 0.33}

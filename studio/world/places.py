@@ -25,7 +25,8 @@ LIGHT = ("r", "g", "b", "add_r", "add_g", "add_b", "rim_r", "rim_g", "rim_b", "p
 
 
 def _rgb(code: str) -> tuple[float, float, float]:
-    return tuple(int(code[i:i + 2], 16) / 255 for i in (0, 2, 4))
+    red, green, blue = (int(code[i:i + 2], 16) / 255 for i in (0, 2, 4))
+    return red, green, blue
 
 
 def prop(x: float, y: float, rx: float, ry: float, colour: str, *, angle: float = 0.0, taper: float = 0.0,

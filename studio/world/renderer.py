@@ -16,7 +16,7 @@ from studio.world.grammar import ATTRIBUTES, COLOURS, Scene, all_scenes, caption
 from studio.world.paint import Layers, paint, part_layer, prop_layer, smooth
 from studio.world.places import GROUND, place_tables
 
-NUISANCES = ("x", "size", "facing", "phase", "tempo", "camera", "scenery", "ground")
+NUISANCES: tuple[str, ...] = ("x", "size", "facing", "phase", "tempo", "camera", "scenery", "ground")
 RGB = {"red": (0.86, 0.16, 0.17), "orange": (0.98, 0.53, 0.10), "yellow": (0.99, 0.85, 0.16),
        "green": (0.26, 0.70, 0.25), "blue": (0.16, 0.40, 0.88), "purple": (0.52, 0.24, 0.74),
        "pink": (0.99, 0.53, 0.74), "white": (0.95, 0.95, 0.96)}
@@ -245,7 +245,7 @@ def _frames(batch: SceneBatch, after: SceneBatch | None, switch: Tensor | None, 
     moment = at.float() / fps
     mix = smooth((frame - at + 1).float() / POSE_BLEND)
     later = _looks(after, rows)
-    parts = tuple(_mix(a, b, mix) for a, b in zip(before[0], later[0], strict=True))
+    parts = (_mix(before[0][0], later[0][0], mix), _mix(before[0][1], later[0][1], mix))
     colour, build = _mix(before[1], later[1], mix), _mix(before[2], later[2], mix)
     wound = moment + POSE_BLEND / 2 / fps
     # Turns are counted from the switch, so that a roll does not unwind all its turns while it blends; before the

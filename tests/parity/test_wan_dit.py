@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-import pytest
+from studio.config import preset
 from studio.model.dit import WanDiT
 from studio.model.layers import sinusoid
-from tests.parity.fixtures import assert_close, case_params, load, manifest, weights
+from tests.parity.fixtures import assert_close, case_params, load, manifest
 from tests.parity.models import dit_config, dit_of
-from studio.config import preset
 
 
 def padded_text(tensors: dict[str, torch.Tensor], batch: int, text_len: int) -> torch.Tensor:
