@@ -20,14 +20,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 START_S, KERNEL_S = 90, 90
-FLAGS = [
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
+# Without WebGL: a software GPU would take a core of its own from what is measured here.
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 
 
 def chromium_path() -> str | None:

@@ -2,6 +2,9 @@ import type { Film } from "./film";
 
 /** A pause in the clock longer than this is not made up for: the page was hidden or the machine was busy. */
 const LONGEST_TICK_MS = 250;
+/** Below this share of the video's own rate a machine is too slow to keep up. */
+const SLOW = 0.97;
+const SLOWEST_FPS = 2;
 
 /** Decides which frame to show: paced by the clock, bounded by what is held, standing still while nobody looks. */
 export class Playback {
@@ -16,10 +19,25 @@ export class Playback {
   private last: number | null = null;
   private shown: number[] = [];
 
-  constructor(private readonly film: Film, private fps: number) {}
+  private pace: number;
+
+  constructor(private readonly film: Film, private fps: number) {
+    this.pace = fps;
+  }
 
   setFps(fps: number): void {
-    this.fps = fps;
+    this.fps = this.pace = fps;
+  }
+
+  /** Keep to what is generated where that is slower than the clock: evenly slow is calmer than stop and go. */
+  keepTo(generated: number | null): void {
+    const slow = generated !== null && generated < SLOW * this.fps;
+    this.pace = slow ? Math.max(SLOWEST_FPS, 0.97 * generated) : this.fps;
+  }
+
+  /** How fast it plays, 1 being as the clock. */
+  get speed(): number {
+    return this.pace / this.fps;
   }
 
   play(): void {
@@ -66,7 +84,7 @@ export class Playback {
     if (this.frame < 0) return this.begin(now);
     const elapsed = this.last === null ? 0 : Math.min(now - this.last, LONGEST_TICK_MS);
     this.last = now;
-    this.fraction += (elapsed / 1000) * this.fps;
+    this.fraction += (elapsed / 1000) * this.pace;
     const before = this.frame;
     while (this.fraction >= 1) {
       if (this.until !== null && this.frame >= this.until) {

@@ -265,6 +265,7 @@ export class Store {
         break;
       case "stats":
         this.stats = message;
+        this.playback.keepTo(message.generated_fps);
         break;
       case "state":
         this.enter(message.state);
@@ -291,6 +292,7 @@ export class Store {
     this.playback.setFps(hello.fps);
     this.timeline = hello.timeline;
     this.stats = hello.stats;
+    this.playback.keepTo(hello.stats.generated_fps);
     this.switches = hello.switches;
     this.error = hello.error;
     if (hello.take !== this.film.take) {

@@ -47,6 +47,22 @@ describe("playback", () => {
     expect(playback.frame - before).toBeLessThanOrEqual(1);
   });
 
+  it("keeps to a machine that is slower than the clock", () => {
+    const playback = new Playback(film(0, 400), 16);
+    playback.play();
+    playback.keepTo(8);
+    const shown = run(playback, 5);
+    expect(shown.length).toBeGreaterThan(35);
+    expect(shown.length).toBeLessThan(42);
+    expect(playback.speed).toBeCloseTo(0.485);
+    playback.keepTo(15.9);
+    expect(playback.speed).toBe(1);
+    playback.keepTo(0.01);
+    expect(playback.speed).toBeCloseTo(2 / 16);
+    playback.keepTo(null);
+    expect(playback.speed).toBe(1);
+  });
+
   it("does not make up for a stall", () => {
     const playback = new Playback(film(0, 400), 16);
     playback.play();

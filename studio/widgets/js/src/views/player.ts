@@ -176,5 +176,7 @@ export function situation(store: Store): { label: string; kind: string } {
   if (ended) return { label: "finished", kind: "off" };
   if (!store.playback.running) return { label: store.source === "idle" ? "ready" : "paused", kind: "off" };
   if (store.playback.starved) return { label: "waiting for frames", kind: "wait" };
-  return { label: store.source === "finished" ? "playing" : "live", kind: "live" };
+  if (store.source === "finished") return { label: "playing", kind: "live" };
+  const { speed } = store.playback;
+  return { label: speed < 0.95 ? `live at ${speed.toFixed(1)}× speed` : "live", kind: "live" };
 }
