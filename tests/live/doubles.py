@@ -92,7 +92,7 @@ def tiny_models(**cache: Any) -> TinyModels:
     return TinyModels(config, dit.eval(), vae.eval())
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until a condition holds and return its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -119,7 +119,7 @@ class Blocker:
         self._count += 1
         if self._count == self._call:
             self.reached.set()
-            assert self.release.wait(30)
+            assert self.release.wait(120)
 
     def remove(self) -> None:
         self.release.set()

@@ -197,7 +197,7 @@ def test_pause_takes_effect_at_the_next_block(models):
     with Session(models, timeline=Timeline.of(FOX, length=5), lead=8) as session:
         consumer, blocker = session.attach(), Blocker(models, call=4)
         session.play()
-        assert blocker.reached.wait(10)
+        assert blocker.reached.wait(60)
         session.pause()
         assert session.state == "playing"
         blocker.remove()
@@ -234,8 +234,13 @@ def test_stop_ends_the_thread_and_play_goes_on(models):
 
 
 def test_stop_ends_a_loop(session):
-    threading.Timer(0.3, session.stop).start()
-    assert len(list(session.frames())) > 1
+    seen = []
+    for frames in session.frames():
+        seen.append(frames)
+        if len(seen) == 3:
+            threading.Thread(target=session.stop).start()
+    assert len(seen) >= 3
+    assert session.state == "paused"
 
 
 # Switching
@@ -245,7 +250,7 @@ def test_a_switch_takes_effect_at_the_next_block_not_begun(models):
     with Session(models, timeline=Timeline.of(FOX)) as session:
         consumer, blocker = session.attach(), Blocker(models, call=5)
         session.play()
-        assert blocker.reached.wait(10)  # inside block 1
+        assert blocker.reached.wait(60)  # inside block 1
         consumer.played(7)
         asked = session.switch(SEA, policy="keep")
         assert (asked.requested_frame, asked.requested_block) == (7, 0)
@@ -470,7 +475,7 @@ def test_restart_in_the_middle_of_a_block_drops_it(models):
     with Session(models, timeline=Timeline.of(FOX)) as session:
         consumer, blocker = session.attach(), Blocker(models, call=4)
         session.play()
-        assert blocker.reached.wait(10)
+        assert blocker.reached.wait(60)
         session.restart(seed=9)
         blocker.remove()
         wait_for(lambda: session.stats.generated_blocks == 2)
@@ -586,7 +591,7 @@ def test_closing_ends_a_block_before_its_next_step(models):
     session = Session(models, timeline=Timeline.of(FOX))
     consumer, blocker = session.attach(), Blocker(models, call=4)
     session.play()
-    assert blocker.reached.wait(10)
+    assert blocker.reached.wait(60)
     threading.Timer(0.05, blocker.remove).start()
     session.close()
     assert session.stats.generated_blocks == 1
@@ -600,7 +605,7 @@ def test_closing_ends_a_loop_in_another_thread(session):
     thread.start()
     wait_for(lambda: len(seen) > 2)
     session.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -634,10 +639,10 @@ session = Session(tiny_models(), lead=50)
 seat = session.attach()
 session.play()
 import time
-time.sleep(0.3)
-assert session.stats.generated_blocks
+while not session.stats.generated_blocks:
+    time.sleep(0.01)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
