@@ -240,7 +240,7 @@ def test_stop_ends_a_loop(session):
         if len(seen) == 3:
             threading.Thread(target=session.stop).start()
     assert len(seen) >= 3
-    assert session.state == "paused"
+    wait_for(lambda: session.state == "paused")
 
 
 # Switching
