@@ -207,7 +207,7 @@ def test_reload_and_restart(lab: Any, open_notebook: Any, screenshots: Path) -> 
     page.screenshot(path=screenshots / "widget-restarted.png")
     notebook.wait_idle()
     notebook.run_all()
-    notebook.until(f"() => {FRAME} >= 0 && {STATE} === 'live'", "the video after a restart")
+    notebook.until(f"() => {FRAME} >= 0 && {STATE}.startsWith('live')", "the video after a restart")
 
 
 def test_two_studios_and_a_busy_kernel(lab: Any, open_notebook: Any) -> None:

@@ -18,10 +18,10 @@ interface Opened {
 /** Build one view of the studio; returns what takes it down again. */
 function mount(store: Store, { model, el }: Opened): () => void {
   const help = new HelpView();
-  const player = new PlayerView(store);
+  const player = new PlayerView(store, () => help.toggle());
   const composer = new ComposerView(store);
   const timeline = new TimelineView(store, (prompt) => composer.offerPrompt(prompt));
-  const status = new StatusView(store, () => help.toggle());
+  const status = new StatusView(store);
   const notice = new NoticeView(store);
   const spoken = h("div", { class: "ls-spoken", "aria-live": "polite" });
   player.cover(notice.element);

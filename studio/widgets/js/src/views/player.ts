@@ -6,7 +6,8 @@ import type { Store } from "../store";
 export class PlayerView {
   readonly element: HTMLElement;
   private readonly canvas = h("canvas", { class: "ls-picture", role: "img" });
-  private readonly ambient = h("canvas", { class: "ls-ambient", width: 5, height: 3, "aria-hidden": "true" });
+  private readonly ambient = h("canvas", { class: "ls-ambient", width: 80, height: 48, "aria-hidden": "true" });
+  private readonly mood = h("canvas", { width: 5, height: 3 });
   private readonly state = h("span");
   private readonly badge = h("div", { class: "ls-badge" }, h("span", { class: "ls-dot" }), this.state);
   private readonly flash = h("div", { class: "ls-badge ls-right ls-num", hidden: true });
@@ -22,7 +23,7 @@ export class PlayerView {
   private sized = "";
   private glow = 0;
 
-  constructor(private readonly store: Store) {
+  constructor(private readonly store: Store, openKeys: () => void) {
     this.stage = h("div", { class: "ls-stage" }, this.ambient, this.canvas, this.badge, this.flash, this.caption);
     const button = (name: "restart" | "back" | "forward", label: string, action: () => void) =>
       h("button", { type: "button", "aria-label": label, title: label, click: action }, icon(name));
@@ -38,6 +39,7 @@ export class PlayerView {
       h("span", { class: "ls-position ls-num" }, this.time, this.place),
       h("span", { class: "ls-grow" }),
       h("label", { class: "ls-field" }, h("span", { class: "ls-muted" }, "seed"), this.seed),
+      h("button", { type: "button", "aria-label": "Keys (?)", title: "Keys (?)", click: openKeys }, "?"),
     );
     this.element = h("section", { class: "ls-card ls-player", "aria-label": "Player" }, this.stage, bar);
     new ResizeObserver(() => this.resize()).observe(this.stage);
@@ -77,11 +79,15 @@ export class PlayerView {
 
   /** Let the surroundings take on the picture's colours, slowly and without its shapes. */
   private drawAmbient(picture: ImageBitmap): void {
+    const mood = this.mood.getContext("2d");
     const context = this.ambient.getContext("2d");
-    if (context === null || this.glow++ % 2 > 0) return;
-    context.globalAlpha = this.glow === 1 ? 1 : 0.25;
+    if (mood === null || context === null || this.glow++ % 2 > 0) return;
+    mood.globalAlpha = this.glow === 1 ? 1 : 0.25;
+    mood.imageSmoothingQuality = "high";
+    mood.drawImage(picture, 0, 0, this.mood.width, this.mood.height);
+    // In two steps: one large one would show the steps of the interpolation.
     context.imageSmoothingQuality = "high";
-    context.drawImage(picture, 0, 0, this.ambient.width, this.ambient.height);
+    context.drawImage(this.mood, 0, 0, this.ambient.width, this.ambient.height);
   }
 
   private resize(): void {

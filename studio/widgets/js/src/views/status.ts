@@ -8,7 +8,7 @@ export class StatusView {
   private readonly figures: Record<string, HTMLElement> = {};
   private readonly switched: HTMLElement;
 
-  constructor(private readonly store: Store, openKeys: () => void) {
+  constructor(private readonly store: Store) {
     const value = (name: string) => (this.figures[name] = h("b", {}, "–"));
     const word = (name: string) => (this.figures[name] = h("span", {}, "–"));
     this.switched = h(
@@ -26,8 +26,6 @@ export class StatusView {
       ),
       h("span", {}, word("name"), " · ", word("device")),
       this.switched,
-      h("span", { class: "ls-grow" }),
-      h("button", { type: "button", class: "ls-quiet", click: openKeys, "aria-label": "Keys" }, h("kbd", {}, "?"), " keys"),
     );
   }
 
