@@ -9,7 +9,7 @@ from pathlib import Path
 WORDS = frozenset({"config", "shapes", "timeline", "schedule", "events", "formats"})
 ROOMS = {
     **dict.fromkeys(WORDS, "words"),
-    **dict.fromkeys(("sampler", "probes"), "loop"),
+    **dict.fromkeys(("sampler", "solvers", "probes"), "loop"),
     **{room: room for room in ("model", "live", "train", "evaluate", "world", "widgets", "cli")},
 }
 MAY_IMPORT = {
