@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from studio.shapes import VideoShape
+from studio.shapes import VideoClock
 from studio.timeline import (
     MAX_BLOCKS,
     SEGMENT_BLOCKS,
@@ -245,7 +245,7 @@ def _segment_to_dict(segment: Segment) -> dict[str, Any]:
 class _Clock:
     """Turns the times of a file into blocks."""
 
-    def __init__(self, units: VideoShape) -> None:
+    def __init__(self, units: VideoClock) -> None:
         self.units = units
 
     def block(self, item: dict[str, Any], blocks: str, seconds: str, where: str) -> int | None:

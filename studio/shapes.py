@@ -10,62 +10,22 @@ from dataclasses import dataclass
 
 from studio.config import ModelConfig
 
-__all__ = ["VideoShape"]
+__all__ = ["VideoClock", "VideoShape"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoShape:
-    """Sizes and units of one model's video.
+class VideoClock:
+    """Counts frames, latent frames, blocks and seconds of one model's video.
 
     Args:
-        height: Height of a frame in pixels.
-        width: Width of a frame in pixels.
-        latent_channels: Channels of a latent frame.
-        latent_height: Rows of a latent frame.
-        latent_width: Columns of a latent frame.
-        tokens_per_frame: Transformer tokens of one latent frame.
         block: Latent frames of a block.
         temporal_factor: Frames that each latent frame after the first decodes to.
         fps: Frames a second.
     """
 
-    height: int
-    width: int
-    latent_channels: int
-    latent_height: int
-    latent_width: int
-    tokens_per_frame: int
     block: int
     temporal_factor: int
     fps: float
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> VideoShape:
-        """Derive the shape of a model's video.
-
-        Args:
-            config: The model's configuration.
-
-        Returns:
-            The shape.
-        """
-        rows, columns = config.height // config.vae.spatial_factor, config.width // config.vae.spatial_factor
-        _, patch_rows, patch_columns = config.dit.patch
-        return cls(
-            height=config.height,
-            width=config.width,
-            latent_channels=config.vae.z_dim,
-            latent_height=rows,
-            latent_width=columns,
-            tokens_per_frame=(rows // patch_rows) * (columns // patch_columns),
-            block=config.sampler.block,
-            temporal_factor=config.vae.temporal_factor,
-            fps=config.fps,
-        )
-
-    def latents(self, batch: int, frames: int) -> tuple[int, int, int, int, int]:
-        """Shape `[B, F, C, H, W]` of `frames` latent frames."""
-        return batch, frames, self.latent_channels, self.latent_height, self.latent_width
 
     def frames_of(self, latent_frames: int) -> int:
         """Frames that the first `latent_frames` latent frames of a video decode to.
@@ -143,3 +103,55 @@ class VideoShape:
         while self.seconds(self.first_frame(blocks)) < seconds - 1e-9:
             blocks += 1
         return blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoShape(VideoClock):
+    """Sizes and units of one model's video.
+
+    Args:
+        block: Latent frames of a block.
+        temporal_factor: Frames that each latent frame after the first decodes to.
+        fps: Frames a second.
+        height: Height of a frame in pixels.
+        width: Width of a frame in pixels.
+        latent_channels: Channels of a latent frame.
+        latent_height: Rows of a latent frame.
+        latent_width: Columns of a latent frame.
+        tokens_per_frame: Transformer tokens of one latent frame.
+    """
+
+    height: int
+    width: int
+    latent_channels: int
+    latent_height: int
+    latent_width: int
+    tokens_per_frame: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> VideoShape:
+        """Derive the shape of a model's video.
+
+        Args:
+            config: The model's configuration.
+
+        Returns:
+            The shape.
+        """
+        rows, columns = config.height // config.vae.spatial_factor, config.width // config.vae.spatial_factor
+        _, patch_rows, patch_columns = config.dit.patch
+        return cls(
+            height=config.height,
+            width=config.width,
+            latent_channels=config.vae.z_dim,
+            latent_height=rows,
+            latent_width=columns,
+            tokens_per_frame=(rows // patch_rows) * (columns // patch_columns),
+            block=config.sampler.block,
+            temporal_factor=config.vae.temporal_factor,
+            fps=config.fps,
+        )
+
+    def latents(self, batch: int, frames: int) -> tuple[int, int, int, int, int]:
+        """Shape `[B, F, C, H, W]` of `frames` latent frames."""
+        return batch, frames, self.latent_channels, self.latent_height, self.latent_width

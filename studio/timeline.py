@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.config import POLICIES, SINK_POLICIES, VAEConfig
-from studio.shapes import VideoShape
+from studio.shapes import VideoClock
 
 MAX_PROMPT = 2000
 MAX_BLOCKS = 1_000_000
@@ -194,7 +194,7 @@ def check_seed(seed: object, name: str = "seed") -> int:
     return check_whole(seed, name, 0, MAX_SEED)
 
 
-def clock(fps: float, block_latent_frames: int) -> VideoShape:
+def clock(fps: float, block_latent_frames: int) -> VideoClock:
     """The units of time of a video whose picture does not matter.
 
     Args:
@@ -202,19 +202,9 @@ def clock(fps: float, block_latent_frames: int) -> VideoShape:
         block_latent_frames: latent frames a block.
 
     Returns:
-        A shape that counts frames, blocks and seconds; its sizes in space are 0.
+        Counts frames, blocks and seconds.
     """
-    return VideoShape(
-        height=0,
-        width=0,
-        latent_channels=0,
-        latent_height=0,
-        latent_width=0,
-        tokens_per_frame=0,
-        block=block_latent_frames,
-        temporal_factor=TEMPORAL_FACTOR,
-        fps=fps,
-    )
+    return VideoClock(block=block_latent_frames, temporal_factor=TEMPORAL_FACTOR, fps=fps)
 
 
 @dataclass(frozen=True)
@@ -344,7 +334,7 @@ class Timeline:
         return self.segments[i + 1].start if i + 1 < len(self.segments) else self.length
 
     @property
-    def clock(self) -> VideoShape:
+    def clock(self) -> VideoClock:
         """Counts the frames, blocks and seconds of this timeline."""
         return clock(self.fps, self.block_latent_frames)
 
@@ -524,7 +514,7 @@ class Timeline:
         check_whole(i, "segment", 0, len(self.segments) - 1, f"there are {len(self.segments)}, counted from 0")
 
 
-def block_at_or_after(seconds: float, units: VideoShape) -> int:
+def block_at_or_after(seconds: float, units: VideoClock) -> int:
     """First block that starts at or after a time.
 
     Args:
