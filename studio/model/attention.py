@@ -86,6 +86,23 @@ class CachedContext:
 
     def __init__(self, cache: KVCache, call: CacheCall) -> None:
         self.cache, self.call = cache, call
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def frozen(self, layer: int) -> CachedContext:
+        """The same pass over a copy of one layer's keys and values as they are now.
+
+        Activation checkpointing runs a layer again when the cache has long gone on; over this copy it computes what it
+        computed then.
+
+        Args:
+            layer: The layer that will be run again.
+
+        Returns:
+            A context for that layer, for passes with gradients only.
+        """
+        frozen = CachedContext(self.cache, self.call)
+        frozen._held = {layer: (self.cache.keys[layer].clone(), self.cache.values[layer].clone())}
+        return frozen
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
         """See `Context.attend`."""
@@ -102,7 +119,7 @@ class CachedContext:
 
     def _placed(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         own, visible = self.call.own, self.call.visible
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys, values = self._held.get(layer) or (self.cache.keys[layer], self.cache.values[layer])
         if torch.is_grad_enabled():
             keys, values = keys.to(k.dtype, copy=True), values.to(v.dtype, copy=True)
         keys[:, own] = k.type_as(keys)
