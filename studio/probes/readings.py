@@ -1,0 +1,183 @@
+"""What an attention probe has read, as values: arrays in float32, tables as lists of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from studio.model.cache import Slot
+from studio.probes.passes import PassKind
+from studio.probes.words import Word
+
+__all__ = ["AttentionReading", "Point", "PointMap", "WordAttention"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A token of the picture whose gaze is wanted.
+
+    Args:
+        frame: Latent frame within the block, from 0.
+        row: Token row.
+        column: Token column.
+
+    Raises:
+        ValueError: If a number is negative.
+    """
+
+    frame: int
+    row: int
+    column: int
+
+    def __post_init__(self) -> None:
+        if min(self.frame, self.row, self.column) < 0:
+            raise ValueError(
+                f"`frame`, `row` and `column` must be at least 0, got {self.frame}, {self.row}, {self.column}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointMap:
+    """Where one point looks.
+
+    Args:
+        point: The point.
+        weights: Attention weights `[layers, heads, slots, rows, columns]`; they sum to 1 over the last three axes.
+    """
+
+    point: Point
+    weights: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordAttention:
+    """Attention to the words of a prompt in one pass.
+
+    Args:
+        block: Block of the pass.
+        frames: Latent frames that ask.
+        layers: Layers read.
+        words: The words.
+        mass: `[layers, heads, frames, words]`.
+        rest: `[layers, heads, frames]`, what falls on the end of the prompt and on padding.
+        maps: `[layers, frames, samples, words]`, the mean over heads at each sampled position.
+        samples: (row, column) of the sampled positions.
+    """
+
+    block: int
+    frames: tuple[int, ...]
+    layers: tuple[int, ...]
+    words: tuple[Word, ...]
+    mass: np.ndarray
+    rest: np.ndarray
+    maps: np.ndarray
+    samples: tuple[tuple[int, int], ...]
+
+    def rows(self) -> list[Row]:
+        """A row for each layer, head, frame and word, ready for a data frame."""
+        return [
+            {
+                "block": self.block,
+                "layer": self.layers[i],
+                "head": head,
+                "frame": self.frames[j],
+                "word": self.words[w].text,
+                "index": w,
+                "mass": float(value),
+            }
+            for (i, head, j, w), value in np.ndenumerate(self.mass)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionReading:
+    """What one pass looked at, from sampled queries.
+
+    Args:
+        kind: Which pass was read.
+        block: Block of the pass.
+        step: Denoising step, or `None`.
+        timestep: Timestep of the pass.
+        frames: Latent frames that ask.
+        slots: What each visible slot held, sink first, then from old to new; the pass's own slots have no prompt yet.
+        layers: Layers read.
+        grid: Token rows and columns of a latent frame.
+        samples: (row, column) of the sampled queries of each frame.
+        mass: `[layers, heads, frames, slots]`, the mean over a frame's sampled queries; sums to 1 over slots.
+        positions: `[layers, slots, rows, columns]`, the mean over queries and heads; sums to 1 over the last three
+            axes. `None` when it was not asked for.
+        text_mass: `[layers, heads, frames, text tokens]`, padding included; sums to 1 over text tokens.
+        text_maps: `[layers, frames, samples, text tokens]`, the mean over heads at each sampled position.
+        points: Where each chosen point looks.
+    """
+
+    kind: PassKind
+    block: int
+    step: int | None
+    timestep: float
+    frames: tuple[int, ...]
+    slots: tuple[Slot, ...]
+    layers: tuple[int, ...]
+    grid: tuple[int, int]
+    samples: tuple[tuple[int, int], ...]
+    mass: np.ndarray
+    positions: np.ndarray | None
+    text_mass: np.ndarray
+    text_maps: np.ndarray
+    points: tuple[PointMap, ...] = ()
+
+    def rows(self) -> list[Row]:
+        """A row for each layer, head, asking frame and slot, ready for a data frame."""
+        head = {"kind": self.kind, "block": self.block, "step": self.step}
+        return [
+            {
+                **head,
+                "layer": self.layers[i],
+                "head": n,
+                "frame": self.frames[j],
+                "slot": s,
+                "slot_frame": self.slots[s].frame,
+                "slot_role": self.slots[s].role,
+                "slot_prompt": self.slots[s].prompt,
+                "mass": float(value),
+            }
+            for (i, n, j, s), value in np.ndenumerate(self.mass)
+        ]
+
+    def by_word(self, words: Sequence[Word]) -> WordAttention:
+        """Pool the text tokens into the words of the prompt in force.
+
+        Args:
+            words: What `words_of` found in that prompt.
+
+        Returns:
+            Attention to each word, the sum over its tokens.
+
+        Raises:
+            ValueError: If a word lies beyond the text tokens.
+        """
+        length = self.text_mass.shape[-1]
+        beyond = next((word for word in words if not 0 <= word.start < word.stop <= length), None)
+        if beyond is not None:
+            raise ValueError(
+                f"`words` must lie within the {length} text tokens, got {beyond.text!r} at {beyond.start}..{beyond.stop}"
+            )
+        pool = np.zeros((length, len(words)), dtype=np.float32)
+        for column, word in enumerate(words):
+            pool[word.start : word.stop, column] = 1
+        mass = self.text_mass @ pool
+        return WordAttention(
+            block=self.block,
+            frames=self.frames,
+            layers=self.layers,
+            words=tuple(words),
+            mass=mass,
+            rest=self.text_mass.sum(-1) - mass.sum(-1),
+            maps=self.text_maps @ pool,
+            samples=self.samples,
+        )

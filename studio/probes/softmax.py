@@ -1,0 +1,91 @@
+"""Exact attention of a few queries, outside the fused kernel that shows no map.
+
+Source: softmax attention (Vaswani et al., 2017, arXiv:1706.03762).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["attention_weights", "pool_over_slots", "sample_positions"]
+
+# Weights held at once; 2^25 in float32 are 128 MiB.
+_AT_ONCE = 2**25
+
+
+def sample_positions(rows: int, columns: int, samples: int | None) -> tuple[tuple[int, int], ...]:
+    """Choose token positions of a latent frame on an even grid, always the same ones.
+
+    Args:
+        rows: Token rows, at least 1.
+        columns: Token columns, at least 1.
+        samples: Most positions wanted, at least 1; `None` for every token.
+
+    Returns:
+        (row, column) of each position, row major. As many as an even grid allows, nearest to the picture's shape.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+    if min(rows, columns) < 1 or (samples is not None and samples < 1):
+        raise ValueError(f"`rows`, `columns` and `samples` must be at least 1, got {rows}, {columns}, {samples}")
+    if samples is None or samples >= rows * columns:
+        down, across = rows, columns
+    else:
+        fitting = [(high, min(columns, samples // high)) for high in range(1, min(rows, samples) + 1)]
+        most = max(high * wide for high, wide in fitting)
+        full = [pair for pair in fitting if pair[0] * pair[1] == most]
+        down, across = min(full, key=lambda pair: abs(math.log(pair[1] * rows / (pair[0] * columns))))
+    at_rows = [(2 * i + 1) * rows // (2 * down) for i in range(down)]
+    at_columns = [(2 * i + 1) * columns // (2 * across) for i in range(across)]
+    return tuple((row, column) for row in at_rows for column in at_columns)
+
+
+@torch.no_grad()
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention weights with scale 1 / sqrt(D), in float32.
+
+    Args:
+        q: Queries `[Q, N, D]`.
+        k: Keys `[K, N, D]`.
+        mask: `[Q, K]` bool, `True` where a query may look, or `None`.
+
+    Returns:
+        `[N, Q, K]` float32; each row sums to 1.
+    """
+    logits = torch.einsum("qnd,knd->nqk", q.float(), k.float()) * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    return logits.softmax(dim=-1)
+
+
+@torch.no_grad()
+def pool_over_slots(q: Tensor, k: Tensor, tokens: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention of some queries, pooled over the latent frames and the token positions of the keys.
+
+    Args:
+        q: Queries `[F, P, N, D]`: P of each of F latent frames.
+        k: Keys `[S * tokens, N, D]`: whole latent frames.
+        tokens: Tokens of a latent frame.
+        mask: `[F, P, S * tokens]` bool, `True` where a query may look, or `None`.
+
+    Returns:
+        Mass of each slot by head and asking frame, `[N, F, S]`, the mean over its queries, and mass of each token
+        position, `[S, tokens]`, the mean over all queries and heads; both sum to 1 over the keys.
+    """
+    frames, count, heads, _ = q.shape
+    slots = len(k) // tokens
+    mass = q.new_zeros((heads, frames, slots), dtype=torch.float32)
+    positions = q.new_zeros((slots, tokens), dtype=torch.float32)
+    stride = max(1, _AT_ONCE // (heads * len(k)))
+    for frame in range(frames):
+        for first in range(0, count, stride):
+            part = slice(first, first + stride)
+            seen = None if mask is None else mask[frame, part]
+            weights = attention_weights(q[frame, part], k, seen).unflatten(-1, (slots, tokens))
+            mass[:, frame] += weights.sum(dim=(1, 3)) / count
+            positions += weights.sum(dim=(0, 1)) / (heads * frames * count)
+    return mass, positions
