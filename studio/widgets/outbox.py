@@ -38,15 +38,16 @@ class Outbox:
     """Ordered sending with back-pressure, for any number of pages that show one widget.
 
     Small messages leave at once. Blocks wait until fewer than `window` are unconfirmed by the slowest page; a page that
-    confirms nothing, or says nothing while it is visible, for `timeout_s` seconds is left out until it is heard from
-    again. The thread starts with the first page and ends with the last.
+    confirms nothing for `timeout_s` seconds, or says nothing for `silent_s` while it is visible, is left out until it is
+    heard from again. The thread starts with the first page and ends with the last.
 
     Args:
         send: Sends a message with its buffers; called from the outbox's thread only. Must not raise.
         encode: Compresses the frames of a block, one file a frame; an empty list is not sent. Must not raise.
         silent: Called without arguments when no page confirms any more.
         window: Largest number of unconfirmed block messages.
-        timeout_s: Seconds after which an unconfirmed message counts as lost, and a silent page as gone.
+        timeout_s: Seconds after which an unconfirmed message counts as lost.
+        silent_s: Seconds after which a visible page that says nothing counts as gone; it speaks every two or three.
         forget_s: Seconds of silence after which any page is forgotten.
         beat_s: Seconds between two signs of life towards the pages.
         stats_s: Least seconds between two messages with figures.
@@ -60,12 +61,13 @@ class Outbox:
         silent: Callable[[], None] = lambda: None,
         window: int = 2,
         timeout_s: float = 15.0,
+        silent_s: float = 6.0,
         forget_s: float = 900.0,
         beat_s: float = 2.0,
         stats_s: float = 0.5,
     ):
         self._send, self._encode, self._silent = send, encode, silent
-        self._window, self._timeout_s, self._forget_s = window, timeout_s, forget_s
+        self._window, self._timeout_s, self._silent_s, self._forget_s = window, timeout_s, silent_s, forget_s
         self._beat_s, self._stats_s = beat_s, stats_s
         self._wake = threading.Condition()
         self._clients: dict[str, _Client] = {}
@@ -206,7 +208,7 @@ class Outbox:
 
     def _next(self, now: float) -> tuple[Message | tuple[DecodedBlock, int, int] | None, float]:
         """What to send now, or nothing and how long to wait."""
-        wait = min(self._next_beat - now, self._timeout_s / 4)
+        wait = min(self._next_beat - now, min(self._timeout_s, self._silent_s) / 4)
         for position, message in enumerate(self._messages):
             if message["type"] != "stats" or now >= self._next_stats:
                 del self._messages[position]
@@ -242,7 +244,7 @@ class Outbox:
         before = any(client.fresh for client in self._clients.values())
         for client in self._clients.values():
             unconfirmed = bool(client.sent) and now - min(client.sent.values()) > self._timeout_s
-            silent = not client.hidden and now - client.heard > self._timeout_s
+            silent = not client.hidden and now - client.heard > self._silent_s
             if client.fresh and (unconfirmed or silent):
                 client.fresh, client.sent = False, {}
         self._clients = {name: c for name, c in self._clients.items() if now - c.heard < self._forget_s}

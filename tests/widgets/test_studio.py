@@ -161,6 +161,21 @@ def test_a_silent_page_is_given_up_and_taken_back(source: Double, widget: Studio
     assert page.of("pong")[0]["id"] == 1
 
 
+def test_a_page_that_vanished_does_not_hold_up_the_other(source: Double, widget: Studio) -> None:
+    widget._relay.outbox._silent_s = 0.5
+    gone, here = Browser(widget, "gone"), Browser(widget, "here")
+    gone.ready()
+    here.ready()
+    source.make()
+
+    def moved() -> bool:
+        here.say("played", frame=8, take=0, hidden=False)
+        return widget.playhead == 8
+
+    here.wait(moved)
+    assert widget._relay.outbox.clients == ("here",)
+
+
 def test_the_playhead_reaches_the_source(source: Double, widget: Studio) -> None:
     page = Browser(widget)
     page.ready()
