@@ -37,9 +37,9 @@ class _Client:
 class Outbox:
     """Ordered sending with back-pressure, for any number of pages that show one widget.
 
-    Small messages leave at once. Blocks wait until fewer than `window` are unconfirmed by the slowest page; a page that
-    confirms nothing for `timeout_s` seconds, or says nothing for `silent_s` while it is visible, is left out until it is
-    heard from again. The thread starts with the first page and ends with the last.
+    Small messages leave at once. Blocks wait until fewer than `window` are unconfirmed by the slowest page. A page that
+    confirms nothing for `timeout_s` seconds, or says nothing for `silent_s` while it is visible, is left out until it
+    is heard from again. The thread starts with the first page and ends with the last.
 
     Args:
         send: Sends a message with its buffers; called from the outbox's thread only. Must not raise.

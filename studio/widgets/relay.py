@@ -139,6 +139,8 @@ class Relay:
         elif kind == "played":
             self._played(client, message["frame"], message["take"], message["hidden"])
         elif kind == "ping":
+            # Another page may have vanished since: this one need not wait for it any longer.
+            self._advance()
             self.outbox.post({"type": "pong", "client": client, "id": message["id"]})
         elif kind == "words":
             found = self.source.unknown_words(message["text"])
@@ -252,12 +254,16 @@ class Relay:
             if take != self._take or client not in self._playheads:
                 return
             self._playheads[client] = (frame, hidden)
-            confirming = set(self.outbox.clients)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Tell the source where the slowest page is that somebody can see."""
+        confirming = set(self.outbox.clients)
+        with self._lock:
             watched = [at for name, (at, unseen) in self._playheads.items() if not unseen and name in confirming]
             if not watched:
                 return
-            self.playhead = min(watched)
-            consumer = self._consumer
+            self.playhead, take, consumer = min(watched), self._take, self._consumer
         if consumer is not None:
             consumer.played(self.playhead, take)
 
@@ -265,7 +271,9 @@ class Relay:
         self.outbox.leave(client)
         with self._lock:
             self._playheads.pop(client, None)
-        if not self.outbox.clients:
+        if self.outbox.clients:
+            self._advance()
+        else:
             self._detach()
 
     def _detach(self) -> None:

@@ -167,9 +167,11 @@ def test_a_page_that_vanished_does_not_hold_up_the_other(source: Double, widget:
     gone.ready()
     here.ready()
     source.make()
+    here.say("played", frame=8, take=0, hidden=False)
+    assert widget.playhead == 0
 
     def moved() -> bool:
-        here.say("played", frame=8, take=0, hidden=False)
+        here.say("ping", id=1)
         return widget.playhead == 8
 
     here.wait(moved)
