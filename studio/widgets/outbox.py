@@ -243,7 +243,9 @@ class Outbox:
         """Leave out the pages that fell silent; whether the last one just did."""
         before = any(client.fresh for client in self._clients.values())
         for client in self._clients.values():
-            unconfirmed = bool(client.sent) and now - min(client.sent.values()) > self._timeout_s
+            # A hidden page may be a closed one; if it is not, it gets everything anew when it is seen again.
+            patience = min(self._timeout_s, self._silent_s) if client.hidden else self._timeout_s
+            unconfirmed = bool(client.sent) and now - min(client.sent.values()) > patience
             silent = not client.hidden and now - client.heard > self._silent_s
             if client.fresh and (unconfirmed or silent):
                 client.fresh, client.sent = False, {}
