@@ -17,6 +17,7 @@ RECIPES = {
     "judge": ("studio.train.judge", "JudgeConfig", "judge"),
     "teacher": ("studio.train.teacher", "TeacherTrainConfig", "train_teacher"),
     "student": ("studio.train.student", "StudentTrainConfig", "train_student"),
+    "distill": ("studio.train.distill", "DistillConfig", "distill"),
 }
 
 

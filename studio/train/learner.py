@@ -1,0 +1,116 @@
+"""One network that learns: its optimiser, its gradients over micro-batches and ranks, its average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from studio.model.dit import WanDiT
+from studio.train.recipe import MatchingConfig
+
+__all__ = ["Learner", "WeightAverage", "make_accelerator"]
+
+
+class WeightAverage:
+    """An exponential moving average of the weights that are trained, begun at a given step.
+
+    Args:
+        network: The network to follow.
+        decay: Weight of the past, in [0, 1).
+
+    Attributes:
+        weights: Parameter name to its average.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Follow the network by one update."""
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                self.weights[name].lerp_(parameter, 1 - self.decay)
+
+
+class Learner:
+    """One network with its optimiser: gradients over micro-batches and ranks, clipping, one step.
+
+    Args:
+        network: The network; its parameters that require gradients are trained.
+        rate: Learning rate.
+        config: Moments, decay, clipping and accumulation.
+        accelerator: Accumulates, and prepares the optimiser.
+    """
+
+    def __init__(self, network: WanDiT, rate: float, config: MatchingConfig, accelerator: Any) -> None:
+        self.network, self.accelerator, self.config = network, accelerator, config
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self.parameters, lr=rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+        )
+        self.optimizer = accelerator.prepare(optimizer)
+
+    def update(self, loss: Callable[[int], Tensor]) -> tuple[float, float]:
+        """Take one optimiser step.
+
+        Args:
+            loss: The loss of a micro-batch by its number.
+
+        Returns:
+            The mean loss, and the gradient norm before the clipping.
+
+        Raises:
+            RuntimeError: If the gradient is not finite; nothing was changed then.
+        """
+        total, norm = 0.0, 0.0
+        for micro in range(self.config.accumulate):
+            with self.accelerator.accumulate():
+                value = loss(micro)
+                self.accelerator.backward(value)
+                total += float(value.detach()) / self.config.accumulate
+                if self.accelerator.sync_gradients:
+                    norm = self._finish_gradients()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        return total, norm
+
+    def _finish_gradients(self) -> float:
+        # The rollout calls the bare network many times a loss, so ranks meet here and not in hooks of a wrapper.
+        if self.accelerator.num_processes > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise RuntimeError(f"the gradient norm became {norm}; lower the learning rate or go on from a checkpoint")
+        return norm
+
+
+def make_accelerator(config: MatchingConfig) -> Any:
+    """The accelerator that places, accumulates and joins ranks.
+
+    Args:
+        config: Device and accumulation.
+
+    Returns:
+        An `accelerate.Accelerator`. Mixed precision stays with the trainer, since the rollout mixes passes with and
+        without gradients.
+
+    Raises:
+        ImportError: If accelerate is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
+    return Accelerator(
+        cpu=config.device == "cpu", gradient_accumulation_steps=config.accumulate, mixed_precision="no"
+    )

@@ -1,0 +1,131 @@
+"""Prompts for training without pictures: pairs, each a function of its index, so that a position is a number."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from studio.train import draws
+from studio.world import ATTRIBUTES, SceneBatch, switched
+
+__all__ = ["PromptList", "PromptPair", "Prompts", "WorldPrompts", "read_prompts"]
+
+PromptPair = tuple[str, str]
+
+
+class Prompts(Protocol):
+    """An endless source of prompt pairs."""
+
+    def __call__(self, index: int) -> PromptPair:
+        """The prompt of a video and the one it may switch to, for the video of that index."""
+        ...
+
+
+class WorldPrompts:
+    """Captions of the miniature's world; the second one changes one attribute or more of the same scene.
+
+    Args:
+        seed: Seed of everything drawn.
+        split: Which combinations of attributes are named: "train", "held_out" or "all".
+    """
+
+    def __init__(self, seed: int = 0, split: str = "train") -> None:
+        self.seed, self.split = seed, split
+
+    def __call__(self, index: int) -> PromptPair:
+        """See `Prompts`."""
+        source = draws.generator(self.seed, "world", index)
+        before = SceneBatch.sample(1, source, split=self.split)
+        count = int(torch.randint(1, len(ATTRIBUTES) + 1, (), generator=source))
+        names = [list(ATTRIBUTES)[i] for i in torch.randperm(len(ATTRIBUTES), generator=source)[:count].tolist()]
+        after = switched(before, names, source)
+        return before.captions(draws.key(self.seed, index))[0], after.captions(draws.key(self.seed, index, 1))[0]
+
+
+class PromptList:
+    """Given prompts in an order drawn anew for every pass over them.
+
+    A lone prompt switches to another one of the list.
+
+    Args:
+        prompts: Strings, or pairs of strings.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: If there is none, or one is empty or no text.
+    """
+
+    def __init__(self, prompts: Iterable[str | PromptPair], seed: int = 0) -> None:
+        self.pairs = [_checked(entry, number) for number, entry in enumerate(prompts, start=1)]
+        if not self.pairs:
+            raise ValueError("`prompts` must hold at least one prompt, got none")
+        self.seed = seed
+        self._order = functools.lru_cache(maxsize=4)(self._shuffled)
+
+    def __call__(self, index: int) -> PromptPair:
+        """See `Prompts`."""
+        turn, place = divmod(index, len(self.pairs))
+        order = self._order(turn)
+        first, second = self.pairs[order[place]]
+        return first, second if second is not None else self.pairs[order[place - 1]][0]
+
+    def _shuffled(self, turn: int) -> list[int]:
+        order = list(range(len(self.pairs)))
+        random.Random(draws.key(self.seed, "order", turn)).shuffle(order)
+        return order
+
+
+def read_prompts(path: Path | str, seed: int = 0) -> PromptList:
+    """Read a text file of one prompt a line, or a `.jsonl` file of a string, a pair or {"prompts": [...]} a line.
+
+    Args:
+        path: The file, in UTF-8; empty lines are left out.
+        seed: Seed of the order.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If a line is bad, naming its number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; name a .txt or .jsonl file of prompts")
+    parse = _parsed if path.suffix == ".jsonl" else str.strip
+    entries = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                entries.append(_checked(parse(line), number))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    return PromptList([pair if pair[1] is not None else pair[0] for pair in entries], seed)
+
+
+def _parsed(line: str) -> str | PromptPair:
+    value = json.loads(line)
+    if isinstance(value, dict):
+        value = value.get("prompts", value.get("prompt"))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _checked(entry: str | PromptPair, number: int) -> tuple[str, str | None]:
+    pair = (entry, None) if isinstance(entry, str) else entry
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f"prompt {number} must be a text or a pair of texts, got {entry!r}")
+    first, second = pair
+    for text in (first, "-" if second is None else second):
+        if not isinstance(text, str) or not text.strip() or "\0" in text:
+            raise ValueError(f"prompt {number} must be a text that is not empty, got {text!r}")
+    return first, second

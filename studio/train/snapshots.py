@@ -1,0 +1,193 @@
+"""Checkpoints of a training: folders of safetensors that are whole or not there, the newest ones kept.
+
+A checkpoint is written into a folder aside, forced to disk, and then renamed; a run killed at any moment finds its last
+whole checkpoint. All randomness is counted from the step, so the step is the random state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from studio.train.learner import Learner, WeightAverage
+from studio.train.matching import MatchingTrainer
+
+__all__ = ["load_snapshot", "newest", "save_snapshot"]
+
+_PREFIX, _ASIDE = "step-", ".part-"
+# What may differ between the run that wrote a checkpoint and the one that goes on from it.
+_FREE = {"out", "steps", "save_every", "keep", "device"}
+
+
+def newest(folder: Path | str) -> Path | None:
+    """The last whole checkpoint of a training's folder, or `None`."""
+    found = sorted(path for path in Path(folder).glob(f"{_PREFIX}*") if (path / "state.json").is_file())
+    return found[-1] if found else None
+
+
+def save_snapshot(trainer: MatchingTrainer, folder: Path | str, history: list[dict[str, float]]) -> Path:
+    """Write a checkpoint and remove the oldest beyond those to keep; every rank calls it.
+
+    Args:
+        trainer: The training.
+        folder: Where its checkpoints are; it is made.
+        history: Metrics of the steps so far.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    folder, name = Path(folder), f"{_PREFIX}{trainer.done:08d}"
+    aside, target = folder / f"{_ASIDE}{name}", folder / name
+    accelerator = trainer.accelerator
+    if accelerator.is_main_process:
+        for left in folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(left)
+        aside.mkdir(parents=True)
+        _write(aside / "weights.safetensors", _weights(trainer))
+        _write(aside / "optimizers.safetensors", _moments(trainer))
+    accelerator.wait_for_everyone()
+    kept = trainer.state()
+    _write(aside / f"rank-{trainer.rank}.safetensors", {k: v for k, v in kept.items() if isinstance(v, Tensor)})
+    plain = {key: value for key, value in kept.items() if not isinstance(value, Tensor)}
+    _write_text(aside / f"rank-{trainer.rank}.json", json.dumps(plain))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        state = {
+            "step": trainer.done,
+            "processes": accelerator.num_processes,
+            "config": dataclasses.asdict(trainer.config),
+            "history": history,
+        }
+        _write_text(aside / "state.json", json.dumps(state))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(aside, target)
+        _sync(folder)
+        for old in sorted(folder.glob(f"{_PREFIX}*"))[: -trainer.config.keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return target
+
+
+def load_snapshot(trainer: MatchingTrainer, path: Path | str) -> list[dict[str, float]]:
+    """Put a checkpoint into a fresh trainer.
+
+    Args:
+        trainer: A trainer of the same configuration, changed in place.
+        path: The checkpoint's folder.
+
+    Returns:
+        Metrics of the steps before it.
+
+    Raises:
+        ValueError: If it is damaged, or of another configuration, number of processes or network.
+    """
+    path = Path(path)
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        weights, moments = load_file(path / "weights.safetensors"), load_file(path / "optimizers.safetensors")
+        kept: dict[str, Any] = json.loads((path / f"rank-{trainer.rank}.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / f"rank-{trainer.rank}.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        fault = f"{path} must be a whole checkpoint ({error})"
+        raise ValueError(f"{fault}; remove it to go on from the one before") from error
+    _check(trainer, state, path)
+    _fill(trainer, weights, path)
+    _fill_moments(trainer, moments)
+    trainer.done = state["step"]
+    trainer.restore({**kept, **tensors})
+    return state["history"]
+
+
+def _check(trainer: MatchingTrainer, state: dict[str, Any], path: Path) -> None:
+    now = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
+    for name in now.keys() | state["config"].keys():
+        if name not in _FREE and now.get(name) != state["config"].get(name):
+            raise ValueError(
+                f"{path} was written with `{name}` {state['config'].get(name)!r}, got {now.get(name)!r}; "
+                "use another `out` for another training"
+            )
+    if state["processes"] != trainer.accelerator.num_processes:
+        raise ValueError(
+            f"{path} was written by {state['processes']} processes, got {trainer.accelerator.num_processes}; "
+            "launch as many"
+        )
+
+
+def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def _learners(trainer: MatchingTrainer) -> dict[str, Learner]:
+    return {"generator": trainer.generator, "critic": trainer.critic}
+
+
+def _weights(trainer: MatchingTrainer) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for role, learner in _learners(trainer).items():
+        found |= {f"{role}.{name}": parameter for name, parameter in _trained(learner.network).items()}
+    if trainer.average is not None:
+        found |= {f"average.{name}": value for name, value in trainer.average.weights.items()}
+    return found
+
+
+@torch.no_grad()
+def _fill(trainer: MatchingTrainer, weights: Mapping[str, Tensor], path: Path) -> None:
+    if any(key.startswith("average.") for key in weights) and trainer.average is None:
+        trainer.average = WeightAverage(trainer.networks.generator, trainer.config.average or 0.0)
+    mine = _weights(trainer)
+    misfits = sorted(mine.keys() ^ weights.keys())
+    misfits += [key for key in mine.keys() & weights.keys() if mine[key].shape != weights[key].shape]
+    if misfits:
+        fault = f"{path} must fit the networks, got {len(misfits)} misfits such as {misfits[0]}"
+        raise ValueError(f"{fault}; use the model it was written for")
+    for key, value in mine.items():
+        value.copy_(weights[key])
+
+
+def _moments(trainer: MatchingTrainer) -> dict[str, Tensor]:
+    return {
+        f"{role}.{index}.{name}": value
+        for role, learner in _learners(trainer).items()
+        for index, moments in learner.optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def _fill_moments(trainer: MatchingTrainer, moments: Mapping[str, Tensor]) -> None:
+    for role, learner in _learners(trainer).items():
+        whole = learner.optimizer.state_dict()
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in moments.items():
+            owner, index, name = key.split(".")
+            if owner == role:
+                state.setdefault(int(index), {})[name] = value
+        learner.optimizer.load_state_dict({**whole, "state": state})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}, path)
+    _sync(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
