@@ -140,7 +140,8 @@ class _SidePass:
         for point in sampling.points:
             if point.frame >= len(call.frames) or point.row >= rows or point.column >= columns:
                 raise ValueError(
-                    f"`points` must lie within {len(call.frames)} frames, {rows} rows and {columns} columns, got {point}"
+                    f"`points` must lie within {len(call.frames)} frames, {rows} rows and {columns} columns, "
+                    f"got {point}"
                 )
         self._call, self._sampling, self._layers = call, sampling, frozenset(layers)
         self._samples = sample_positions(rows, columns, sampling.samples)

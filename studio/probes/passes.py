@@ -40,6 +40,7 @@ class Pass:
         frames: Latent frames that ask, in the order of the queries.
         slots: What each visible slot holds, in the order of the keys. Slots that the pass itself writes have their
             frame and role, but neither prompt nor way of writing yet.
+        places: Physical slot of the cache that each visible slot is; for a clip its latent frame.
         stored: Latent frames whose keys and values the pass writes.
         grid: Token rows and columns of a latent frame.
         mask: `[queries, keys]` bool, `True` where a query may look, or `None` for everything.
@@ -53,6 +54,7 @@ class Pass:
     timestep: float
     frames: tuple[int, ...]
     slots: tuple[Slot, ...]
+    places: tuple[int, ...]
     stored: tuple[int, ...]
     grid: tuple[int, int]
     mask: Tensor | None
@@ -159,13 +161,16 @@ class Watch:
             kind, step = self._place(cache, now)
             frames = tuple(range(cache.end, cache.end + x.shape[1]))
         stored = frames[call.stored.start // cache.tokens : call.stored.stop // cache.tokens]
+        places = tuple(range(call.visible.start // cache.tokens, call.visible.stop // cache.tokens))
+        holds = _holds(cache, call, stored)
         return Pass(
             kind=kind,
             block=cache.end // cache.block,
             step=step,
             timestep=now,
             frames=frames,
-            slots=_visible(cache, call, stored),
+            slots=tuple(holds[place] for place in places),
+            places=places,
             stored=stored,
             grid=grid,
             mask=call.mask,
@@ -213,6 +218,7 @@ def _clip(count: int, timestep: float, grid: tuple[int, int], text: Tensor | Con
         timestep=timestep,
         frames=frames,
         slots=tuple(Slot(role="window", frame=frame, block=0) for frame in frames),
+        places=frames,
         stored=(),
         grid=grid,
         mask=None,
@@ -221,13 +227,13 @@ def _clip(count: int, timestep: float, grid: tuple[int, int], text: Tensor | Con
     )
 
 
-def _visible(cache: KVCache, call: CacheCall, stored: tuple[int, ...]) -> tuple[Slot, ...]:
-    """What the visible slots hold, in the order of the keys."""
+def _holds(cache: KVCache, call: CacheCall, stored: tuple[int, ...]) -> dict[int, Slot]:
+    """What each physical slot holds during a pass."""
     holds = dict(zip(cache.order(), cache.slots, strict=True))
     for index, frame in zip(_own_slots(cache, call), stored, strict=True):
         role = "sink" if index < cache.config.sink else "window"
         holds[index] = Slot(role=role, frame=frame, block=cache.end // cache.block)
-    return tuple(holds[i] for i in range(call.visible.start // cache.tokens, call.visible.stop // cache.tokens))
+    return holds
 
 
 def _own_slots(cache: KVCache, call: CacheCall) -> list[int]:

@@ -165,7 +165,8 @@ class AttentionReading:
         beyond = next((word for word in words if not 0 <= word.start < word.stop <= length), None)
         if beyond is not None:
             raise ValueError(
-                f"`words` must lie within the {length} text tokens, got {beyond.text!r} at {beyond.start}..{beyond.stop}"
+                f"`words` must lie within the {length} text tokens, "
+                f"got {beyond.text!r} at {beyond.start}..{beyond.stop}"
             )
         pool = np.zeros((length, len(words)), dtype=np.float32)
         for column, word in enumerate(words):

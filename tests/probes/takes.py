@@ -32,7 +32,9 @@ def plan(blocks: int, switches: dict[int, tuple[str, str | None]] | None = None)
     return entries
 
 
-def roll(dit: WanDiT, cache: KVCache, entries: Sequence[BlockPlan], seed: int = 0, sampler=tiny.SAMPLER) -> Iterator[Block]:
+def roll(
+    dit: WanDiT, cache: KVCache, entries: Sequence[BlockPlan], seed: int = 0, sampler=tiny.SAMPLER
+) -> Iterator[Block]:
     return rollout(dit, cache, entries, noise(seed), sampler)
 
 

@@ -23,7 +23,11 @@ from tests.probes import takes
 
 STEPS = len(tiny.SAMPLER.steps)
 EVERYTHING = AttentionSampling(
-    samples=4, steps=None, commit=True, recache=True, points=(Point(frame=1, row=1, column=2), Point(frame=0, row=0, column=0))
+    samples=4,
+    steps=None,
+    commit=True,
+    recache=True,
+    points=(Point(frame=1, row=1, column=2), Point(frame=0, row=0, column=0)),
 )
 
 

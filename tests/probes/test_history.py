@@ -61,7 +61,9 @@ class Model:
         return rows + [("empty", None, None, None, None)] * (self.sink + self.window - len(kept))
 
 
-SMALL = DiTConfig(dim=8, ffn_dim=8, heads=1, layers=1, in_channels=1, out_channels=1, text_dim=2, text_len=1, freq_dim=2)
+SMALL = DiTConfig(
+    dim=8, ffn_dim=8, heads=1, layers=1, in_channels=1, out_channels=1, text_dim=2, text_len=1, freq_dim=2
+)
 ONE_STEP = SamplerConfig(steps=(1000,))
 switches = st.dictionaries(
     st.integers(0, 13),
