@@ -459,6 +459,14 @@ PRESETS: dict[str, ModelConfig] = {
         dit=_WAN_1_3B,
         cache=CacheConfig(sink=0, window=None, attend=21),
     ),
+    "causvid-1.3b": ModelConfig(
+        name="causvid-1.3b",
+        height=480,
+        width=832,
+        dit=_WAN_1_3B,
+        cache=CacheConfig(sink=0, window=None, attend=21),
+        sampler=SamplerConfig(shift=8.0),
+    ),
     "longlive-1.3b": ModelConfig(name="longlive-1.3b", height=480, width=832, dit=_WAN_1_3B),
 }
 

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from studio.config import TextConfig
 
-__all__ = ["TextEncoder", "Tokenizer", "WordTokenizer", "from_official_keys", "to_official_keys"]
+__all__ = [
+    "TextEncoder",
+    "Tokenizer",
+    "WordTokenizer",
+    "from_official_keys",
+    "from_official_name",
+    "to_official_keys",
+    "to_official_name",
+]
 
 
 class Tokenizer(Protocol):
@@ -236,29 +244,48 @@ def from_official_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: If a key is unknown.
     """
-    renamed: dict[str, Any] = {}
-    for key, value in state.items():
-        parts = key.split(".", 2)
-        if key in _TOP_KEYS:
-            renamed[f"encoder.{_TOP_KEYS[key]}"] = value
-        elif parts[0] == "blocks" and parts[2] in _LAYER_KEYS:
-            renamed[f"encoder.encoder.block.{parts[1]}.{_LAYER_KEYS[parts[2]]}"] = value
-        else:
-            raise ValueError(f"{key!r} is not a key of the official umt5 encoder; is this the right file?")
+    renamed: dict[str, Any] = {from_official_name(key): value for key, value in state.items()}
     if "encoder.shared.weight" in renamed:
         renamed["encoder.encoder.embed_tokens.weight"] = renamed["encoder.shared.weight"]
     return renamed
 
 
+def from_official_name(name: str) -> str:
+    """The name in `TextEncoder`'s state dict of one of the official encoder's tensors.
+
+    Args:
+        name: As in Wan2.1's `models_t5_umt5-xxl-enc-bf16.pth`.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    parts = name.split(".", 2)
+    if name in _TOP_KEYS:
+        return f"encoder.{_TOP_KEYS[name]}"
+    if parts[0] == "blocks" and len(parts) == 3 and parts[2] in _LAYER_KEYS:
+        return f"encoder.encoder.block.{parts[1]}.{_LAYER_KEYS[parts[2]]}"
+    raise ValueError(f"{name!r} is not a key of the official umt5 encoder; is this the right file?")
+
+
+def to_official_name(name: str) -> str | None:
+    """The official name of one of `TextEncoder`'s tensors; None for the second name of the tied embedding.
+
+    Args:
+        name: As in `TextEncoder`'s state dict.
+    """
+    top = {f"encoder.{mine}": official for official, mine in _TOP_KEYS.items()}
+    if name in top:
+        return top[name]
+    if name == "encoder.encoder.embed_tokens.weight":
+        return None
+    if not name.startswith("encoder.encoder.block."):
+        return name
+    index, inner = name.removeprefix("encoder.encoder.block.").split(".", 1)
+    layer = {mine: official for official, mine in _LAYER_KEYS.items()}
+    return f"blocks.{index}.{layer.get(inner, inner)}"
+
+
 def to_official_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename `TextEncoder`'s state dict to the official names; the inverse of `from_official_keys`."""
-    layer = {mine: official for official, mine in _LAYER_KEYS.items()}
-    top = {f"encoder.{mine}": official for official, mine in _TOP_KEYS.items()}
-    renamed = {}
-    for key, value in state.items():
-        if key in top:
-            renamed[top[key]] = value
-        elif key.startswith("encoder.encoder.block."):
-            index, name = key.removeprefix("encoder.encoder.block.").split(".", 1)
-            renamed[f"blocks.{index}.{layer[name]}"] = value
-    return renamed
+    named = ((to_official_name(key), value) for key, value in state.items())
+    return {name: value for name, value in named if name is not None}

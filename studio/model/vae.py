@@ -328,6 +328,16 @@ class VideoVAE(nn.Module):
         self.std.copy_(torch.tensor(self.config.std))
         return self
 
+    def with_statistics(self) -> VideoVAE:
+        """Makes the latents' mean and deviation anew, on the CPU, after the VAE was built on the meta device.
+
+        Returns:
+            The VAE itself.
+        """
+        self.mean = torch.tensor(self.config.mean, dtype=torch.float32, device="cpu")
+        self.std = torch.tensor(self.config.std, dtype=torch.float32, device="cpu")
+        return self
+
     def encode(self, pixels: Tensor, stream: VAEStream | None = None) -> Tensor:
         """Pixels to scaled latents, (mu - mean) / std.
 

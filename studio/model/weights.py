@@ -1,7 +1,8 @@
-"""Weights: a model is a folder of safetensors files, a configuration and a tokenizer.
+"""Weights: models read from and written to folders.
 
-Only safetensors are read. Everything that does not fit is named: damaged files, files of another kind, and tensors that
-are missing, unexpected, misshapen or not finite.
+The studio writes safetensors and reads every layout of `studio.model.layouts`. Everything that does not fit is named:
+damaged files, files of another kind or with code in them, and tensors that are missing, unexpected, misshapen or not
+finite.
 """
 
 from __future__ import annotations
@@ -9,31 +10,47 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from studio.config import PRESETS, ModelConfig, from_dict, to_dict
+from studio.config import ModelConfig, to_dict
 from studio.model.dit import WanDiT
+from studio.model.filling import fill, listed
+from studio.model.layouts import Layout, find
+from studio.model.lora import Adapters, LoRA, load_lora, merging
+from studio.model.quantize import check_quantization, quantized
+from studio.model.recipes import RECIPES, recipe_layout
 from studio.model.shards import write_shards
 from studio.model.text import (
     PieceTokenizer,
     TextEncoder,
     Tokenizer,
     WordTokenizer,
-    from_official_keys,
+    from_official_name,
     to_official_keys,
 )
 from studio.model.vae import VideoVAE
 
-__all__ = ["Models", "folder_of", "load", "load_checked", "read", "read_part", "save", "write"]
+__all__ = [
+    "Models",
+    "folder_of",
+    "layout_of",
+    "load",
+    "load_checked",
+    "read",
+    "read_part",
+    "save",
+    "tokenizer_at",
+    "write",
+]
 
 # A tensor that only this kind of network has.
 _MARKS = {
@@ -43,10 +60,6 @@ _MARKS = {
     "probe": ("heads.shape.weight",),
 }
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
-_TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer")
-_SHOWN = 5
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,12 +71,14 @@ class Models:
         dit: the diffusion transformer.
         vae: the video VAE.
         text: the text encoder with its tokenizer.
+        adapters: adapters beside the transformer's weights, to be added, weighed and switched while playing.
     """
 
     config: ModelConfig
     dit: WanDiT
     vae: VideoVAE
     text: TextEncoder
+    adapters: Adapters | None = None
 
     def to(self, device: torch.device | str) -> Models:
         """The same networks, moved to a device."""
@@ -73,34 +88,88 @@ class Models:
 
 
 def load(
-    name: str | Path = "miniature", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name: str | Path = "miniature",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    quantization: str | None = None,
+    loras: Sequence[str | Path | LoRA | tuple[str | Path | LoRA, float]] = (),
+    merged: bool = True,
+    base: str | Path | None = None,
+    ema: bool | None = None,
+    text_device: torch.device | str | None = None,
+    text_quantization: str | None = None,
+    report: Callable[[str, Tensor], None] | None = None,
 ) -> Models:
     """Load a model, ready to generate: in evaluation mode and without gradients.
 
+    Tensors are read one at a time; beyond the networks themselves, memory holds one tensor and the open file.
+
     Args:
-        name: name of a shipped model, such as "miniature", or a model's folder.
-        device: where the networks go.
-        dtype: type of the weights in memory; in the files they are halves.
+        name: Name of a shipped model or of a preset whose files are here, a folder, or a generator's checkpoint.
+        device: Where the networks go.
+        dtype: Type of the weights in memory.
+        quantization: "int8" for the transformer's linear layers; None for none.
+        loras: Files or adapters, each alone or with its strength, besides those that the preset brings.
+        merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
+        base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it.
+        ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
+        text_device: Where the text encoder goes; None: `device`.
+        text_quantization: "int8" for the text encoder's linear layers; None for none.
+        report: Called after each tensor with its name and the value as it was read, for progress.
 
     Returns:
         The networks.
 
     Raises:
-        FileNotFoundError: if there is no such model, or one of its files is missing.
-        ValueError: if a file is damaged, of another kind, or does not fit the configuration.
+        FileNotFoundError: If there is no such model, or one of its files is missing.
+        ValueError: If a file is damaged, of another kind, holds code, or does not fit.
     """
-    folder = folder_of(name)
-    config = _config(folder)
-    tokenizer = _tokenizer(folder)
+    check_quantization(quantization)
+    check_quantization(text_quantization)
+    layout, own = layout_of(name, base=None if base is None else Path(base), ema=ema)
+    strengths = [_with_strength(lora) for lora in (*own, *loras)]
     with torch.device("meta"):
-        dit, text = WanDiT(config.dit), TextEncoder(config.text, tokenizer)
-    vae = VideoVAE(config.vae)
-    return Models(
-        config=config,
-        dit=_filled(dit, folder, "dit", device, dtype),
-        vae=_filled(vae, folder, "vae", device, dtype),
-        text=_filled(text, folder, "text", device, dtype),
-    )
+        dit, vae = WanDiT(layout.config.dit), VideoVAE(layout.config.vae)
+        text = TextEncoder(layout.config.text, tokenizer_at(layout.tokenizer))
+    edit = merging(strengths, dit) if strengths and merged else None
+    quantized(dit, check_quantization(quantization))
+    quantized(text, check_quantization(text_quantization))
+    fill(dit, layout.dit, device=device, dtype=dtype, edit=edit, report=report)
+    fill(vae.with_statistics(), layout.vae, device=device, dtype=dtype, report=report)
+    words = layout.text.renamed(from_official_name)
+    fill(text, words, device=text_device or device, dtype=dtype, report=report)
+    adapters = Adapters(dit)
+    for lora, strength in () if merged else strengths:
+        adapters.add(lora, strength)
+    return Models(config=layout.config, dit=dit, vae=vae, text=text, adapters=adapters)
+
+
+def layout_of(
+    name: str | Path, *, base: Path | None = None, ema: bool | None = None
+) -> tuple[Layout, tuple[tuple[Path, float], ...]]:
+    """Find a model on disk.
+
+    Args:
+        name: As for `load`.
+        base: As for `load`.
+        ema: As for `load`.
+
+    Returns:
+        (where its networks are; the adapters that belong to it, with their strengths).
+
+    Raises:
+        FileNotFoundError: If there is no such model, naming what there is.
+        ValueError: If a file is of another kind or damaged.
+    """
+    path = _existing(name)
+    if path is not None and path.is_file():
+        return find(path, base=base, ema=ema), ()
+    if str(name) in RECIPES and (path is None or not (path / "config.json").exists()):
+        return recipe_layout(str(name), ema=ema)
+    if path is None or (path / "config.json").exists():
+        path = folder_of(name)
+    return find(path, base=base, ema=ema), ()
 
 
 def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16) -> list[Path]:
@@ -146,14 +215,11 @@ def folder_of(name: str | Path) -> Path:
         FileNotFoundError: if there is none, naming what there is.
         ValueError: if the path is a file.
     """
-    path = Path(name)
-    try:
-        there = path.exists()
-    except (OSError, ValueError):  # A name no file system takes: too long, or with a NUL in it.
-        there = False
-    if there and path.is_file():
+    path = _existing(name)
+    there = path is not None
+    if path is not None and path.is_file():
         raise ValueError(f"`name` must be a model's name or folder, got the file {path}; name the folder it lies in")
-    if there and (path / "config.json").exists():
+    if path is not None and (path / "config.json").exists():
         return path
     shipped = {folder.name: folder for folder in _shipped()}
     if str(name) in shipped:
@@ -161,9 +227,7 @@ def folder_of(name: str | Path) -> Path:
     if there and str(name):
         raise FileNotFoundError(f"`name` must be a model's folder, got {path}, which has no config.json")
     known = ", ".join(sorted(shipped)) or "none"
-    if str(name) in PRESETS:
-        raise FileNotFoundError(f"the weights of {str(name)!r} are not shipped; name the folder that holds them")
-    near = difflib.get_close_matches(str(name), shipped, n=1)
+    near = difflib.get_close_matches(str(name), [*shipped, *RECIPES], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "use one of those or a folder"
     raise FileNotFoundError(f"`name` must be a shipped model ({known}) or a folder, got {str(name)[:200]!r}; {hint}")
 
@@ -269,10 +333,10 @@ def load_checked(network: nn.Module, state: Mapping[str, Tensor], source: str | 
         if tuple(state[key].shape) != expected[key]
     ]
     faults = [
-        _listed("missing", sorted(expected.keys() - state.keys())),
-        _listed("unexpected", sorted(state.keys() - expected.keys())),
-        _listed("misshapen", misshapen),
-        _listed("not finite", [key for key in sorted(shared) if not _finite(state[key])]),
+        listed("missing", sorted(expected.keys() - state.keys())),
+        listed("unexpected", sorted(state.keys() - expected.keys())),
+        listed("misshapen", misshapen),
+        listed("not finite", [key for key in sorted(shared) if not _finite(state[key])]),
     ]
     if any(faults):
         what = "; ".join(fault for fault in faults if fault)
@@ -282,42 +346,33 @@ def load_checked(network: nn.Module, state: Mapping[str, Tensor], source: str | 
     network.load_state_dict(dict(state), strict=True, assign=on_meta)
 
 
-def _filled(network: Network, folder: Path, kind: str, device: torch.device | str, dtype: torch.dtype) -> Network:
-    state = read_part(folder, kind)
-    if kind == "text" and "token_embedding.weight" in state:
-        state = from_official_keys(state)
-    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
-    load_checked(network, state, folder / f"{kind}.safetensors")
-    return network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+def tokenizer_at(path: Path) -> Tokenizer:
+    """Read a tokenizer.
 
+    Args:
+        path: The studio's `tokenizer.json`, or the folder of a sentencepiece tokenizer.
 
-def _config(folder: Path) -> ModelConfig:
-    path = folder / "config.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got something else ({error}); copy it anew") from error
-    try:
-        return from_dict(ModelConfig, data)
-    except ValueError as error:
-        raise ValueError(f"{path} does not describe a model: {error}") from error
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if path.exists():
-        return _told(path, "a tokenizer", WordTokenizer.load)
-    for name in _TOKENIZER_FOLDERS:
-        if (folder / name).is_dir():
-            return _told(folder / name, "a tokenizer's folder", PieceTokenizer)
-    raise FileNotFoundError(f"{path} is missing; copy the whole folder of the model")
-
-
-def _told(path: Path, what: str, make: Callable[[Path], Tokenizer]) -> Tokenizer:
+    Raises:
+        ValueError: If it is none.
+    """
+    make: Callable[[Path], Tokenizer] = PieceTokenizer if path.is_dir() else WordTokenizer.load
     try:
         return make(path)
     except Exception as error:  # The tokenizer library raises plain exceptions of its own.
+        what = "a tokenizer's folder" if path.is_dir() else "a tokenizer"
         raise ValueError(f"{path} must be {what}, got something else ({error}); copy it anew") from error
+
+
+def _with_strength(lora: str | Path | LoRA | tuple[str | Path | LoRA, float]) -> tuple[LoRA, float]:
+    what, strength = lora if isinstance(lora, tuple) else (lora, 1.0)
+    return (what if isinstance(what, LoRA) else load_lora(what)), strength
+
+
+def _existing(name: str | Path) -> Path | None:
+    try:
+        return Path(name) if str(name) and Path(name).exists() else None
+    except (OSError, ValueError):  # A name no file system takes: too long, or with a NUL in it.
+        return None
 
 
 def _shipped() -> Iterable[Path]:
@@ -346,13 +401,6 @@ def _refuse_pickles(path: Path) -> None:
 def _kind_by_keys(keys: Iterable[str]) -> str | None:
     found = set(keys)
     return next((kind for kind, marks in _MARKS.items() if found.intersection(marks)), None)
-
-
-def _listed(fault: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {fault}: {', '.join(names[:_SHOWN])}{more}"
 
 
 def _finite(value: Tensor) -> bool:

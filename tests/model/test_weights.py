@@ -106,7 +106,7 @@ def test_a_folder_without_a_model(tmp_path):
 
 
 def test_a_file_instead_of_a_folder(saved):
-    with pytest.raises(ValueError, match="name the folder"):
+    with pytest.raises(ValueError, match=r"must be a Wan transformer, got a Wan video VAE; put it into the model's"):
         load(saved / "vae.safetensors")
 
 

@@ -1,0 +1,359 @@
+"""Layouts: where a model's networks lie in a folder or file, whoever wrote it.
+
+Known are the studio's own folders, the official Wan2.1 folder, diffusers' folder, and generator checkpoints of CausVid,
+Self-Forcing, LongLive and their trainers, which need a Wan2.1 folder for text encoder and VAE. Nothing is read here but
+names, shapes and configurations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.config import PRESETS, DiTConfig, ModelConfig, VAEConfig, from_dict
+from studio.model.kinds import Part, identify, require
+from studio.model.pickles import SUFFIXES
+from studio.model.sizes import dit_sizes, text_sizes, vae_sizes
+from studio.model.sources import Source, open_source, open_stem, stem_files
+
+__all__ = ["Base", "Layout", "find", "find_base", "generator_files"]
+
+DIT_STEM = "diffusion_pytorch_model"
+VAE_STEM = "Wan2.1_VAE"
+TEXT_STEM = "models_t5_umt5-xxl-enc-bf16"
+TOKENIZERS = ("google/umt5-xxl", "tokenizer")
+# Where checkpoints that bring the transformer only keep the rest, beside themselves or above.
+_BASES = (".", "Wan2.1-T2V-1.3B", "Wan2.1-T2V-14B", "wan_models/Wan2.1-T2V-1.3B", "wan_models/Wan2.1-T2V-14B")
+_GENERATOR_FOLDERS = (".", "models", "checkpoints", "autoregressive_checkpoint_warp_4step_cfg2")
+_LEVELS_UP = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """Text encoder, tokenizer and VAE, which many transformers share.
+
+    Args:
+        folder: Where they were found.
+        vae: The VAE under official names.
+        vae_config: Its sizes.
+        text: The text encoder under official names.
+        tokenizer: The tokenizer's folder, or the studio's `tokenizer.json`.
+    """
+
+    folder: Path
+    vae: Source
+    vae_config: VAEConfig
+    text: Source
+    tokenizer: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A model found on disk, ready to be loaded.
+
+    Args:
+        path: The folder or file that was named.
+        config: Sizes of everything, read off the files.
+        dit: The transformer under official names.
+        vae: The VAE under official names.
+        text: The text encoder under official names.
+        tokenizer: The tokenizer's folder, or the studio's `tokenizer.json`.
+        kind: "studio", "official", "diffusers" or "generator".
+        container: For a generator's checkpoint, the mapping that was taken, as "generator_ema".
+    """
+
+    path: Path
+    config: ModelConfig
+    dit: Source
+    vae: Source
+    text: Source
+    tokenizer: Path
+    kind: str
+    container: str = ""
+
+
+def find(
+    path: Path,
+    *,
+    like: ModelConfig | None = None,
+    base: Path | None = None,
+    ema: bool | None = None,
+) -> Layout:
+    """Find a model's networks.
+
+    Args:
+        path: A model's folder, or a generator's checkpoint.
+        like: The preset that it must be; None: the one that its sizes and kind tell.
+        base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it and above.
+        ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
+
+    Returns:
+        Where everything is.
+
+    Raises:
+        FileNotFoundError: If something is missing, naming it.
+        ValueError: If a file is of another kind, saying what it is and where it belongs, or does not fit `like`.
+    """
+    if path.is_file():
+        return _generator(path, like, base, ema)
+    config = _json(path / "config.json")
+    if "dit" in config:
+        return _studio(path, config, base)
+    if (path / "transformer").is_dir():
+        return _diffusers(path, like)
+    if stem_files(path, DIT_STEM):
+        return _official(path, config, like)
+    checkpoints = generator_files(path)
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"`name` must be a model's folder, got {path}, which has no config.json, no {DIT_STEM}.safetensors, no "
+            "transformer/ and no generator's checkpoint"
+        )
+    if len(checkpoints) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in checkpoints)
+        raise ValueError(f"{path} holds several generators: {names}; name one of the files")
+    return _generator(checkpoints[0], like, base, ema)
+
+
+def find_base(folder: Path) -> Base | None:
+    """Find text encoder, tokenizer and VAE in an official or diffusers folder; None where one of them is missing."""
+    tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_dir()), None)
+    vae = _first(folder, (VAE_STEM, f"vae/{DIT_STEM}"))
+    text = _first(folder, (TEXT_STEM, "text_encoder/model", "text_encoder/pytorch_model"))
+    if tokenizer is None or vae is None or text is None:
+        return None
+    return base_of(folder, vae, text, tokenizer)
+
+
+def base_of(folder: Path, vae: Source, text: Source, tokenizer: Path) -> Base:
+    """Put a base together out of opened files.
+
+    Args:
+        folder: What to name in messages.
+        vae: The VAE's file or shards.
+        text: The text encoder's file or shards.
+        tokenizer: The tokenizer's folder.
+
+    Raises:
+        ValueError: If a file is of another kind.
+    """
+    parts = require(identify(vae), "vae"), require(identify(text), "text")
+    told = _json(vae.path.parent / "config.json") if parts[0].layout == "diffusers" else {}
+    mean, std = _numbers(told.get("latents_mean")), _numbers(told.get("latents_std"))
+    config = vae_sizes(parts[0].source.shapes, mean=mean, std=std)
+    return Base(folder=folder, vae=parts[0].source, vae_config=config, text=parts[1].source, tokenizer=tokenizer)
+
+
+def generator_files(folder: Path) -> list[Path]:
+    """Checkpoints of transformers in a folder, without LoRAs, VAEs and text encoders.
+
+    Args:
+        folder: Where CausVid, Self-Forcing, LongLive or a trainer keep theirs.
+    """
+    found = []
+    for place in _GENERATOR_FOLDERS:
+        for file in sorted((folder / place).glob("*")):
+            if file.suffix in (*SUFFIXES, ".safetensors") and file.is_file() and _is_dit(file):
+                found.append(file)
+    return found
+
+
+def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, kind: str, causal: bool) -> Layout:
+    """Put a layout together and check it against the preset that it must be.
+
+    Args:
+        part: The transformer.
+        base: Text encoder and VAE.
+        like: The preset, or None.
+        path: What was named.
+        kind: As in `Layout`.
+        causal: Whether the transformer generates block by block.
+
+    Raises:
+        ValueError: If the transformer has other sizes than the preset, or is of the other kind.
+    """
+    text = text_sizes(base.text.shapes, text_len=None if like is None else like.text.text_len)
+    heads = None if like is None or like.dit.dim != _dim(part) else like.dit.heads
+    dit = dit_sizes(part.source.shapes, heads=_told_heads(part) or heads, text_len=text.text_len)
+    if like is not None:
+        _require_like(part, dit, like, causal)
+    frame = like or _preset_of(dit, causal) or PRESETS["longlive-1.3b" if causal else "wan2.1-t2v-1.3b"]
+    known = like is not None or _preset_of(dit, causal) is not None
+    config = dataclasses.replace(
+        frame, name=frame.name if known else path.stem, dit=dit, vae=base.vae_config, text=text, causal=causal
+    )
+    return Layout(
+        path=path,
+        config=config,
+        dit=part.source,
+        vae=base.vae,
+        text=base.text,
+        tokenizer=base.tokenizer,
+        kind=kind,
+        container=part.container,
+    )
+
+
+def _studio(folder: Path, data: dict[str, Any], base: Path | None) -> Layout:
+    path = folder / "config.json"
+    try:
+        config = from_dict(ModelConfig, data)
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe a model: {error}") from error
+    parts = {}
+    for kind in ("dit", "vae", "text"):
+        # A trainer writes what it trained; the VAE stays where it was.
+        place = base if base is not None and not stem_files(folder, kind) else folder
+        parts[kind] = identify(open_stem(place, kind))
+        found = parts[kind].source.header.get("kind") or parts[kind].kind
+        if found != kind:
+            raise ValueError(f"{parts[kind].source.path} must hold {kind!r} weights, got {found!r}; name another file")
+    return Layout(
+        path=folder,
+        config=config,
+        **{kind: part.source for kind, part in parts.items()},
+        tokenizer=_tokenizer(folder),
+        kind="studio",
+    )
+
+
+def _official(folder: Path, config: dict[str, Any], like: ModelConfig | None) -> Layout:
+    part = require(identify(open_stem(folder, DIT_STEM)), "dit")
+    base = _require_base(folder, folder)
+    causal = "Causal" in str(config.get("_class_name", ""))
+    return assemble(part, base, like, folder, kind="official", causal=causal)
+
+
+def _diffusers(folder: Path, like: ModelConfig | None) -> Layout:
+    part = require(identify(open_stem(folder / "transformer", DIT_STEM)), "dit")
+    base = _require_base(folder, folder)
+    # A converted generator carries no mark of its own; its preset, or its pipeline's name, tells it.
+    pipeline = str(_json(folder / "model_index.json").get("_class_name", ""))
+    causal = like.causal if like is not None else "Causal" in pipeline or "SelfForcing" in pipeline
+    return assemble(part, base, like, folder, kind="diffusers", causal=causal)
+
+
+def _generator(file: Path, like: ModelConfig | None, base: Path | None, ema: bool | None) -> Layout:
+    source = open_stem(file.parent, _stem(file)) if _stem(file) == DIT_STEM else open_source(file)
+    part = require(identify(source, ema=ema), "dit")
+    # A flat file says nothing; a preset does, and Wan2.1's own file name is that of the bidirectional network.
+    causal = part.is_generator or (like.causal if like is not None else _stem(file) != DIT_STEM)
+    return assemble(part, _base_near(file, base), like, file, kind="generator", causal=causal)
+
+
+def _base_near(file: Path, named: Path | None) -> Base:
+    if named is not None:
+        return _require_base(named, file)
+    for folder in _around(file):
+        found = find_base(folder)
+        if found is not None:
+            return found
+    raise FileNotFoundError(
+        f"{file} holds the transformer only; put the Wan2.1 folder beside it as Wan2.1-T2V-1.3B, or name it by "
+        f"`base`, with {VAE_STEM}.pth, {TEXT_STEM}.pth and {TOKENIZERS[0]}/"
+    )
+
+
+def _around(file: Path) -> Iterator[Path]:
+    for above in list(file.absolute().parents)[:_LEVELS_UP]:
+        for name in _BASES:
+            if (above / name).is_dir():
+                yield above / name
+
+
+def _require_base(folder: Path, wanted_by: Path) -> Base:
+    found = find_base(folder)
+    if found is None:
+        missing = [
+            what
+            for what, there in (
+                (f"{VAE_STEM}.pth or vae/", _first_file(folder, (VAE_STEM, f"vae/{DIT_STEM}"))),
+                (f"{TEXT_STEM}.pth or text_encoder/", _first_file(folder, (TEXT_STEM, "text_encoder/model"))),
+                (f"{TOKENIZERS[0]}/ or tokenizer/", any((folder / name).is_dir() for name in TOKENIZERS)),
+            )
+            if not there
+        ]
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, needed by {wanted_by}; copy the whole folder")
+    return found
+
+
+def _require_like(part: Part, dit: DiTConfig, like: ModelConfig, causal: bool) -> None:
+    ours, theirs = dataclasses.asdict(like.dit), dataclasses.asdict(dit)
+    other = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key]]
+    if other:
+        fits = _preset_of(dit, causal)
+        hint = f"it belongs with {fits.name!r}" if fits else "name it by its path to open it as it is"
+        raise ValueError(
+            f"{part.source.path} must be the transformer of {like.name!r}, got one of other sizes: "
+            f"{', '.join(other)}; {hint}"
+        )
+    if causal != like.causal:
+        what = "a causal generator" if causal else "the bidirectional base"
+        wanted = "a causal generator" if like.causal else "the bidirectional base"
+        fits = _preset_of(dit, causal)
+        hint = f"it belongs with {fits.name!r}" if fits else "name the other checkpoint"
+        raise ValueError(f"{part.source.path} must be {wanted} for {like.name!r}, got {what}; {hint}")
+
+
+def _preset_of(dit: DiTConfig, causal: bool) -> ModelConfig | None:
+    # LongLive's window serves any causal generator of its sizes, so it is the one to take where nothing tells.
+    names = ("longlive-1.3b", *PRESETS)
+    fits = (PRESETS[name] for name in names if PRESETS[name].dit == dit and PRESETS[name].causal == causal)
+    return next(fits, None)
+
+
+def _is_dit(file: Path) -> bool:
+    try:
+        return identify(open_source(file)).kind == "dit"
+    except ValueError:
+        return False
+
+
+def _dim(part: Part) -> int:
+    return part.source.shapes["patch_embedding.weight"][0]
+
+
+def _told_heads(part: Part) -> int | None:
+    told = _json(part.source.path.parent / "config.json")
+    heads = told.get("num_heads", told.get("num_attention_heads"))
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def _first_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    return next((files[0] for stem in stems if (files := stem_files(folder, stem))), None)
+
+
+def _first(folder: Path, stems: tuple[str, ...]) -> Source | None:
+    stem = next((stem for stem in stems if stem_files(folder, stem)), None)
+    return None if stem is None else open_stem((folder / stem).parent, Path(stem).name)
+
+
+def _stem(file: Path) -> str:
+    return file.name.split("-0")[0].split(".safetensors")[0] if file.suffix == ".safetensors" else file.stem
+
+
+def _tokenizer(folder: Path) -> Path:
+    for path in (folder / "tokenizer.json", *(folder / name for name in TOKENIZERS)):
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing; copy the whole folder of the model")
+
+
+def _numbers(values: Any) -> tuple[float, ...] | None:
+    return tuple(float(value) for value in values) if isinstance(values, list) else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got something else ({error}); copy it anew") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must be a JSON object, got {type(data).__name__}; copy it anew")
+    return data

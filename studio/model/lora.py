@@ -1,0 +1,405 @@
+"""Low-rank adapters: read from every common layout, merged into the weights or live beside them.
+
+An adapter adds `strength * alpha / rank * B @ A` to a linear layer's weight. Merged, it costs nothing while playing and
+is there for good; live, it costs two small products a layer and its strength can change between two blocks. After a
+change, K/V in the cache are those of the old strength until they leave the window or a recache renews them.
+
+Source: LoRA (Hu et al., 2022, arXiv:2106.09685); names of PEFT, kohya and ComfyUI.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from studio.model.filling import listed
+from studio.model.kinds import identify, require
+from studio.model.renames import dit_from_diffusers, plain
+from studio.model.sources import Source, open_source
+
+__all__ = ["Adapters", "LoRA", "Pair", "check_targets", "load_lora", "merge", "merging"]
+
+Strengths = Sequence[tuple["LoRA", float]]
+
+_DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.\w+)?|lora_down|lora\.down)\.weight")
+_UP = re.compile(r"(.+)\.(?:lora_B(?:\.\w+)?|lora_up|lora\.up)\.weight")
+_ALPHA = re.compile(r"(.+)\.alpha")
+# In front of a layer's own name, besides what every transformer may carry.
+_PREFIXES = ("base_model.model.", "transformer.", "lora_unet__", "lora_unet_")
+_UNKNOWN = {
+    "lora_magnitude_vector": "DoRA",
+    "dora_scale": "DoRA",
+    "lokr_": "LoKr",
+    "hada_": "LoHa",
+    ".diff": "whole differences of weights",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """The two factors for one layer.
+
+    Args:
+        down: `[rank, in]`, usually called A.
+        up: `[out, rank]`, usually called B.
+        scale: Alpha over rank.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Width between the factors."""
+        return self.down.shape[0]
+
+    def delta(self) -> Tensor:
+        """What the adapter adds to the weight at strength 1, `[out, in]` float32."""
+        return self.scale * (self.up.float() @ self.down.float())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoRA:
+    """An adapter.
+
+    Args:
+        name: What to call it, the file's stem by default.
+        layers: Name of a linear layer to its pair.
+    """
+
+    name: str
+    layers: Mapping[str, Pair]
+
+
+def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None = None) -> LoRA:
+    """Read an adapter: PEFT, LongLive's `generator_lora`, kohya, ComfyUI or diffusers names; any rank.
+
+    Args:
+        path: A file, or PEFT's folder with `adapter_model.safetensors`.
+        alpha: Overrides what the file says; None: the file's, else that of `adapter_config.json` beside it, else the
+            rank, which makes the scale 1.
+        name: What to call it.
+
+    Returns:
+        The adapter, with layers under the transformer's names; kohya's names are resolved by `check_targets`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no LoRA, holds half a pair, pairs that do not fit, or another kind of adapter.
+    """
+    path = _file_of(Path(path))
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"`alpha` must be positive and finite, got {alpha}; leave it out for the file's own")
+    part = require(identify(open_source(path)), "lora")
+    return LoRA(name=name or path.stem, layers=_pairs(part.source, alpha, _told_alpha(path)))
+
+
+def check_targets(lora: LoRA, network: nn.Module) -> LoRA:
+    """Match an adapter's layers with a network's.
+
+    Args:
+        lora: The adapter.
+        network: The transformer, on any device.
+
+    Returns:
+        The adapter with exactly the network's names.
+
+    Raises:
+        ValueError: Listing layers that the network does not have or that have other sizes.
+    """
+    linears = {path: module for path, module in network.named_modules() if _is_linear(module)}
+    flat = {path.replace(".", "_"): path for path in linears}
+    layers, unknown, misshapen = {}, [], []
+    for name, pair in lora.layers.items():
+        path = name if name in linears else flat.get(name)
+        if path is None:
+            unknown.append(name)
+            continue
+        size = (linears[path].out_features, linears[path].in_features)
+        if (pair.up.shape[0], pair.down.shape[1]) != size:
+            misshapen.append(f"{path} {[pair.up.shape[0], pair.down.shape[1]]} instead of {list(size)}")
+        layers[path] = pair
+    faults = [fault for fault in (listed("unknown", unknown), listed("misshapen", misshapen)) if fault]
+    if faults:
+        raise ValueError(
+            f"the LoRA {lora.name!r} must fit {type(network).__name__}, got layers {'; '.join(faults)}; is it for "
+            "another base model?"
+        )
+    return LoRA(name=lora.name, layers=layers)
+
+
+def merging(loras: Strengths, network: nn.Module) -> Callable[[str, Tensor], Tensor]:
+    """Make the edit that merges adapters into weights as they are read.
+
+    Args:
+        loras: Adapters with their strengths.
+        network: Whose weights they are.
+
+    Returns:
+        A function of a weight's name and value; all adapters are summed in float32 and rounded once.
+
+    Raises:
+        ValueError: If an adapter does not fit, or a strength is not finite.
+    """
+    checked = [(check_targets(lora, network), _strength(weight)) for lora, weight in loras]
+
+    def edit(name: str, value: Tensor) -> Tensor:
+        path = name.removesuffix(".weight")
+        found = [(lora.layers[path], weight) for lora, weight in checked if name != path and path in lora.layers]
+        if not any(weight for _, weight in found):
+            return value
+        total = value.float()
+        for pair, weight in found:
+            total = total + weight * _moved(pair, value.device).delta()
+        return total.to(value.dtype)
+
+    return edit
+
+
+@torch.no_grad()
+def merge(network: nn.Module, loras: Strengths) -> None:
+    """Merge adapters into a network's weights for good.
+
+    Args:
+        network: The transformer, changed in place, its linear layers not quantised.
+        loras: Adapters with their strengths.
+
+    Raises:
+        ValueError: If an adapter does not fit, or a layer is quantised.
+    """
+    edit = merging(loras, network)
+    targets = {path for lora, _ in loras for path in check_targets(lora, network).layers}
+    layers = {path: network.get_submodule(path) for path in sorted(targets)}
+    stiff = [path for path, layer in layers.items() if not isinstance(layer, nn.Linear)]
+    if stiff:
+        raise ValueError(
+            f"merging needs weights that are not quantised, got {listed('quantised', stiff)}; merge while loading, "
+            "or use the adapter live"
+        )
+    for path, layer in layers.items():
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        weight.copy_(edit(f"{path}.weight", weight.detach()))
+
+
+class Adapters:
+    """Adapters beside a network's weights: several at once, each with a strength that may change while playing.
+
+    The strengths are tensors on the network's device, so that a change reaches a recorded graph as well. A strength of
+    0 leaves the result exactly as it is without the adapter; `remove` also takes its cost away.
+
+    Args:
+        network: The transformer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._count = 0
+        self._strengths: dict[str, float] = {}
+        self._on: dict[str, bool] = {}
+        self._branches: dict[str, list[_Branch]] = {}
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """Name to the strength that is in force, 0 for what is switched off."""
+        return {name: value * self._on[name] for name, value in self._strengths.items()}
+
+    def add(self, lora: LoRA, strength: float = 1.0) -> None:
+        """Put an adapter beside the weights.
+
+        Args:
+            lora: The adapter.
+            strength: What its change is multiplied by; any finite number.
+
+        Raises:
+            ValueError: If it does not fit, or there is one of that name.
+        """
+        if lora.name in self._branches:
+            raise ValueError(f"`lora` must have a name of its own, got {lora.name!r} again; give another name")
+        strength, lora = _strength(strength), check_targets(lora, self._network)
+        self._count += 1
+        self._branches[lora.name] = [
+            _attach(self._network.get_submodule(path), pair, strength, f"lora_{id(self)}_{self._count}")
+            for path, pair in lora.layers.items()
+        ]
+        self._strengths[lora.name], self._on[lora.name] = strength, True
+
+    def set(self, name: str, strength: float) -> None:
+        """Change an adapter's strength, from the next call of the network on.
+
+        Raises:
+            ValueError: If there is no such adapter, or the strength is not finite.
+        """
+        self._strengths[self._known(name)] = _strength(strength)
+        self._apply(name)
+
+    def switch(self, name: str, on: bool) -> None:
+        """Switch an adapter on or off; its strength is kept.
+
+        Raises:
+            ValueError: If there is no such adapter.
+        """
+        self._on[self._known(name)] = bool(on)
+        self._apply(name)
+
+    def remove(self, name: str) -> None:
+        """Take an adapter away.
+
+        Raises:
+            ValueError: If there is no such adapter.
+        """
+        for branch in self._branches.pop(self._known(name)):
+            branch.detach()
+        del self._strengths[name], self._on[name]
+
+    def _known(self, name: str) -> str:
+        if name not in self._branches:
+            near = difflib.get_close_matches(str(name), self._branches, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._branches) or 'none'}"
+            raise ValueError(f"`name` must be an adapter's, got {name!r}; {hint}")
+        return name
+
+    def _apply(self, name: str) -> None:
+        for branch in self._branches[name]:
+            branch.set(self._strengths[name] * self._on[name])
+
+
+class _Branch:
+    """One layer's adapter: its tensors live in the layer, so that they move with it and stay out of its state."""
+
+    def __init__(self, layer: nn.Module, stem: str) -> None:
+        self._layer, self._stem = layer, stem
+        self._handle = layer.register_forward_hook(self)
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        down, up, strength = (getattr(layer, f"{self._stem}_{part}") for part in ("down", "up", "strength"))
+        x = inputs[0]
+        return output + F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype)) * strength.to(x.dtype)
+
+    def set(self, strength: float) -> None:
+        scale = getattr(self._layer, f"{self._stem}_scale")
+        getattr(self._layer, f"{self._stem}_strength").fill_(strength * scale)
+
+    def detach(self) -> None:
+        self._handle.remove()
+        for part in ("down", "up", "strength", "scale"):
+            delattr(self._layer, f"{self._stem}_{part}")
+
+
+def _attach(layer: nn.Module, pair: Pair, strength: float, stem: str) -> _Branch:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    dtype = weight.dtype if weight.is_floating_point() else pair.down.dtype
+    for part, value in (("down", pair.down), ("up", pair.up)):
+        layer.register_buffer(f"{stem}_{part}", value.to(weight.device, dtype), persistent=False)
+    layer.register_buffer(f"{stem}_strength", torch.zeros((), device=weight.device), persistent=False)
+    setattr(layer, f"{stem}_scale", pair.scale)
+    branch = _Branch(layer, stem)
+    branch.set(strength)
+    return branch
+
+
+def _pairs(source: Source, alpha: float | None, told: float | None) -> dict[str, Pair]:
+    downs: dict[str, Tensor] = {}
+    ups: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    strange = []
+    for key, value in source.tensors():
+        for pattern, into in ((_DOWN, downs), (_UP, ups)):
+            if found := pattern.fullmatch(key):
+                into[_layer(found[1])] = value
+                break
+        else:
+            if (found := _ALPHA.fullmatch(key)) and value.numel() == 1:
+                alphas[_layer(found[1])] = float(value)
+            else:
+                strange.append(key)
+    _refuse_strange(source, strange)
+    halves = sorted(downs.keys() ^ ups.keys())
+    if halves:
+        raise ValueError(f"{source.path} must hold both factors of each layer, got {listed('half', halves)}")
+    return {name: _pair(source, name, downs[name], ups[name], alpha or alphas.get(name) or told) for name in downs}
+
+
+def _pair(source: Source, name: str, down: Tensor, up: Tensor, alpha: float | None) -> Pair:
+    if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1]:
+        raise ValueError(
+            f"{source.path} must hold factors [rank, in] and [out, rank], got {list(down.shape)} and {list(up.shape)} "
+            f"for {name}"
+        )
+    if not (down.isfinite().all() and up.isfinite().all()):
+        raise ValueError(f"{source.path} must hold finite numbers, got others in {name}; copy it anew")
+    rank = down.shape[0]
+    return Pair(down=down, up=up, scale=1.0 if alpha is None else alpha / rank)
+
+
+def _refuse_strange(source: Source, names: Iterable[str]) -> None:
+    names = list(names)
+    if not names:
+        return
+    kind = next((kind for mark, kind in _UNKNOWN.items() if any(mark in name for name in names)), None)
+    what = f"{kind}: " if kind else ""
+    raise ValueError(
+        f"{source.path} must hold low-rank pairs only, got {what}{listed('others', names)}; merge it into a checkpoint "
+        "with the program that made it"
+    )
+
+
+def _layer(name: str) -> str:
+    changed = True
+    while changed:
+        before = name
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        name = plain(name)
+        changed = name != before
+    # Only these parts of names are diffusers'; both layouts share all the others.
+    if re.search(r"\battn[12]\b|\bffn\.net\b|\bcondition_embedder\b|\bproj_out\b", name):
+        return (dit_from_diffusers(f"{name}.weight") or name).removesuffix(".weight")
+    return name
+
+
+def _told_alpha(path: Path) -> float | None:
+    beside = path.parent / "adapter_config.json"
+    if not beside.is_file():
+        return None
+    try:
+        alpha = json.loads(beside.read_text(encoding="utf-8")).get("lora_alpha")
+        return None if alpha is None else float(alpha)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{beside} must be PEFT's configuration, got another ({error}); copy it anew") from error
+
+
+def _file_of(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("adapter_model.safetensors", "adapter_model.bin"):
+            if (path / name).is_file():
+                return path / name
+        raise FileNotFoundError(f"{path} holds no adapter_model.safetensors; name the LoRA's file")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no LoRA {str(path)!r}; check the path")
+    return path
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def _moved(pair: Pair, device: torch.device) -> Pair:
+    return Pair(down=pair.down.to(device), up=pair.up.to(device), scale=pair.scale)
+
+
+def _strength(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"`strength` must be a finite number, got {value!r}; 1 is as trained, 0 is off")
+    return float(value)

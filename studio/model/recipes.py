@@ -1,0 +1,175 @@
+"""Recipes: which public files make each named model, and where on this machine they may lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.config import preset
+from studio.model.kinds import identify, require
+from studio.model.layouts import DIT_STEM, TEXT_STEM, TOKENIZERS, VAE_STEM, Layout, assemble, base_of
+from studio.model.sources import Source, open_source, open_stem
+
+__all__ = ["RECIPES", "Needed", "Recipe", "advice", "locate", "model_folders", "recipe_layout"]
+
+_WAN_1_3B = "Wan-AI/Wan2.1-T2V-1.3B"
+_WAN_14B = "Wan-AI/Wan2.1-T2V-14B"
+_TOKENIZER = tuple(
+    f"{TOKENIZERS[0]}/{name}"
+    for name in ("special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
+)
+_BASE = (f"{VAE_STEM}.pth", f"{TEXT_STEM}.pth", *_TOKENIZER)
+_SHARDS_14B = 6
+FOLDERS = "STUDIO_MODELS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """One file of a public repository.
+
+    Args:
+        repository: As "Wan-AI/Wan2.1-T2V-1.3B".
+        file: Its path there.
+    """
+
+    repository: str
+    file: str
+
+    @property
+    def local(self) -> Path:
+        """Its place under a folder of models: the repository's own name, then its path."""
+        return Path(self.repository.split("/")[-1]) / self.file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a named model is made of.
+
+    Args:
+        name: The preset.
+        dit: The transformer: one file, or the index of its shards first.
+        base: Repository of text encoder, tokenizer and VAE.
+        lora: An adapter that belongs to it, or None.
+    """
+
+    name: str
+    dit: tuple[Needed, ...]
+    base: str = _WAN_1_3B
+    lora: Needed | None = None
+
+    @property
+    def files(self) -> tuple[Needed, ...]:
+        """Everything to have, the transformer first."""
+        base = tuple(Needed(repository=self.base, file=file) for file in _BASE)
+        return (*self.dit, *(() if self.lora is None else (self.lora,)), *base)
+
+
+def _one(name: str, repository: str, file: str, lora: str | None = None) -> Recipe:
+    adapter = None if lora is None else Needed(repository=repository, file=lora)
+    return Recipe(name=name, dit=(Needed(repository=repository, file=file),), lora=adapter)
+
+
+def _sharded(name: str, repository: str, count: int) -> Recipe:
+    shards = (f"{DIT_STEM}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1))
+    files = (f"{DIT_STEM}.safetensors.index.json", *shards)
+    return Recipe(name=name, dit=tuple(Needed(repository=repository, file=file) for file in files), base=repository)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _one("wan2.1-t2v-1.3b", _WAN_1_3B, f"{DIT_STEM}.safetensors"),
+        _sharded("wan2.1-t2v-14b", _WAN_14B, _SHARDS_14B),
+        _one("causvid-1.3b", "tianweiy/CausVid", "autoregressive_checkpoint_warp_4step_cfg2/model.pt"),
+        _one("self-forcing-1.3b", "gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt"),
+        _one(
+            "longlive-1.3b", "Efficient-Large-Model/LongLive-1.3B", "models/longlive_base.pt", lora="models/lora.pt"
+        ),
+    )
+}
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Folders of models named by STUDIO_MODELS, several of them parted as in PATH."""
+    return tuple(Path(part) for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part)
+
+
+def locate(recipe: Recipe, folders: Sequence[Path] | None = None) -> dict[Needed, Path | None]:
+    """Look for a model's files in folders of models and in the hub's cache.
+
+    Args:
+        recipe: The model.
+        folders: Folders with a subfolder a repository; None: those of STUDIO_MODELS.
+
+    Returns:
+        Each file's place, or None where it is missing.
+    """
+    places = model_folders() if folders is None else folders
+    return {needed: _place(needed, places) for needed in recipe.files}
+
+
+def recipe_layout(
+    name: str, *, folders: Sequence[Path] | None = None, ema: bool | None = None
+) -> tuple[Layout, tuple[tuple[Path, float], ...]]:
+    """Find a named model's networks and adapters.
+
+    Args:
+        name: A key of `RECIPES`.
+        folders: As for `locate`.
+        ema: Averaged weights or plain ones, where the checkpoint has both; None: plain ones first.
+
+    Returns:
+        (where its networks are; its adapters with their strengths).
+
+    Raises:
+        FileNotFoundError: If files are missing, naming them, the command that fetches them and the folder to put them.
+        ValueError: If a file is of another kind.
+    """
+    recipe, like = RECIPES[name], preset(name)
+    found = locate(recipe, folders)
+    if None in found.values():
+        raise FileNotFoundError(advice(recipe, found))
+    there = {needed.file: path for needed, path in found.items() if path is not None}
+    first = there[recipe.dit[0].file]
+    part = require(identify(_open(first), ema=ema), "dit")
+    base = base_of(
+        there[_BASE[0]].parent,
+        open_source(there[_BASE[0]]),
+        open_source(there[_BASE[1]]),
+        there[_TOKENIZER[0]].parent,
+    )
+    layout = assemble(part, base, like, first, kind="official", causal=part.is_generator)
+    return layout, () if recipe.lora is None else ((there[recipe.lora.file], 1.0),)
+
+
+def advice(recipe: Recipe, found: dict[Needed, Path | None]) -> str:
+    """Say which files are missing, how to fetch them and where to put them by hand.
+
+    Args:
+        recipe: The model.
+        found: What `locate` gave.
+    """
+    missing = [needed for needed, path in found.items() if path is None]
+    folder = next(iter(model_folders()), Path("DIR"))
+    lines = [f"  {needed.repository} {needed.file}  ->  {folder / needed.local}" for needed in missing]
+    where = "" if model_folders() else f", then set {FOLDERS}=DIR"
+    return (
+        f"{len(missing)} of the {len(found)} files of {recipe.name!r} are not shipped and not on this machine; "
+        f"`studio download {recipe.name}` fetches them, or put them there by hand{where}:\n" + "\n".join(lines)
+    )
+
+
+def _open(path: Path) -> Source:
+    return open_stem(path.parent, DIT_STEM) if path.name.startswith(DIT_STEM) else open_source(path)
+
+
+def _place(needed: Needed, folders: Sequence[Path]) -> Path | None:
+    for folder in folders:
+        if (folder / needed.local).is_file():
+            return folder / needed.local
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(needed.repository, needed.file)
+    return Path(cached) if isinstance(cached, str) else None
