@@ -17,7 +17,8 @@ RECIPES = {
     "judge": ("studio.train.judge", "JudgeConfig", "judge"),
     "teacher": ("studio.train.teacher", "TeacherTrainConfig", "train_teacher"),
     "student": ("studio.train.student", "StudentTrainConfig", "train_student"),
-    "distill": ("studio.train.distill", "DistillConfig", "distill"),
+    "distill": ("studio.train.distillation", "DistillConfig", "distill"),
+    "long_tune": ("studio.train.longtune", "LongTuneConfig", "long_tune"),
 }
 
 

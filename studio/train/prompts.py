@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -113,7 +113,7 @@ def read_prompts(path: Path | str, seed: int = 0) -> PromptList:
     return PromptList([pair if pair[1] is not None else pair[0] for pair in entries], seed)
 
 
-def _parsed(line: str) -> str | PromptPair:
+def _parsed(line: str) -> Any:
     value = json.loads(line)
     if isinstance(value, dict):
         value = value.get("prompts", value.get("prompt"))

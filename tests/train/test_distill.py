@@ -10,7 +10,7 @@ import torch
 from studio.config import from_dict, to_dict
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.train import draws
-from studio.train.distill import Distillation, DistillConfig, distill, distill_preset
+from studio.train.distillation import Distillation, DistillConfig, distill, distill_preset
 from studio.train.matching import Draw
 from tests.train import nets
 

@@ -1,0 +1,235 @@
+"""Streaming long tuning: train long, test long, with the memory of one chunk.
+
+The rollout goes on across updates with its cache; what was generated is constant, and distribution matching acts on
+each new chunk. A prompt switch recaches by the very function that plays it, so the sink's policy is the player's.
+
+Source: LongLive (ICLR 2026), section 3.2; figures of its public configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from studio.sampler import NoiseSource, make_cache, rollout
+from studio.train import draws, runtime
+from studio.train.matching import Clip, Draw, MatchingTrainer
+from studio.train.networks import Networks, open_networks
+from studio.train.prompts import Prompts
+from studio.train.recipe import MatchingConfig, from_preset
+from studio.train.running import Run, run
+from studio.train.stream import Stream, chunk_plan
+
+__all__ = ["LONG_TUNE_PRESETS", "LongTuneConfig", "LongTuning", "long_tune", "long_tune_preset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongTuneConfig(MatchingConfig):
+    """Streaming long tuning; the defaults are the public recipe's figures. See `MatchingConfig` for all other fields.
+
+    Args:
+        max_length: Latent frames after which a new video begins.
+        new_frames: New latent frames of each chunk after the first; the clip's others overlap with the past.
+        switch_frames: Latent frames of which one is drawn for each video as its switch: beginnings of later chunks;
+            none for no switch.
+        sink_policy: What the switch's recache does to the sink: "keep" or "rewrite"; `None`: what the model plays with.
+
+    Raises:
+        ValueError: If a value is out of range, or a switch is no beginning of a chunk.
+    """
+
+    steps: int = 3000
+    generator_rate: float = 1e-5
+    critic_rate: float = 2e-6
+    average: float | None = None
+    lora: int | None = 256
+    max_length: int = 240
+    new_frames: int = 18
+    switch_frames: tuple[int, ...] = tuple(range(21, 202, 18))
+    sink_policy: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.new_frames < self.frames:
+            raise ValueError(
+                f"`new_frames` must lie in 1..{self.frames - 1}, so that clips overlap, got {self.new_frames}"
+            )
+        if self.max_length < self.frames:
+            raise ValueError(
+                f"`max_length` must be at least one clip of {self.frames} latent frames, got {self.max_length}"
+            )
+        if self.sink_policy not in (None, "keep", "rewrite"):
+            raise ValueError(f"`sink_policy` must be one of keep, rewrite or None, got {self.sink_policy!r}")
+        starts = self.chunk_starts[1:]
+        for frame in self.switch_frames:
+            if frame not in starts:
+                near = min(starts, key=lambda start: abs(start - frame), default=None)
+                hint = "a video has one chunk only; use none" if near is None else f"use {near}"
+                raise ValueError(f"`switch_frames` must be beginnings of later chunks, got {frame}; {hint}")
+
+    @property
+    def chunk_starts(self) -> tuple[int, ...]:
+        """First latent frame of every chunk of a video."""
+        return (0, *range(self.frames, self.max_length - self.new_frames + 1, self.new_frames))
+
+
+# What differs from the defaults, see DISTILL_PRESETS. The miniature is small enough to be tuned whole.
+LONG_TUNE_PRESETS: dict[str, dict[str, Any]] = {
+    "miniature": {
+        "generator": "miniature",
+        "noise_shift": 3.0,
+        "score_shift": 3.0,
+        "timestep_shift": 3.0,
+        "batch": 8,
+        "lora": None,
+        "recompute": False,
+    },
+    "wan2.1-t2v-1.3b": {
+        "generator": "longlive-1.3b",
+        "teacher": "wan2.1-t2v-1.3b",
+        "precision": "bf16",
+    },
+}
+
+
+class LongTuning(MatchingTrainer):
+    """The trainer of streaming long tuning: each clip is the next chunk of a video that goes on.
+
+    Args:
+        config: The training.
+        networks: Its networks, with a VAE; moved to the device and changed in place.
+        prompts: Its prompts; `None` reads what the configuration names.
+
+    Raises:
+        ImportError: If an extra is missing.
+        ValueError: If configuration and networks do not fit.
+
+    Attributes:
+        stream: The videos that are being rolled out, or `None` before the first chunk.
+    """
+
+    config: LongTuneConfig
+
+    def __init__(self, config: LongTuneConfig, networks: Networks, prompts: Prompts | None = None) -> None:
+        block = networks.config.sampler.block
+        if config.new_frames % block:
+            low = max(block, config.new_frames // block * block)
+            raise ValueError(
+                f"`new_frames` must be a multiple of the block size {block}, got {config.new_frames}; "
+                f"use {low} or {low + block}"
+            )
+        if networks.vae is None:
+            raise ValueError("`networks` must have a VAE, which makes the overlap's image latent, got None")
+        super().__init__(config, networks, prompts)
+        self.stream: Stream | None = None
+
+    @property
+    def overlap(self) -> int:
+        """Latent frames that a clip shares with the one before it."""
+        return self.config.frames - self.config.new_frames
+
+    def clip(self, draw: Draw, *, gradient: bool) -> Clip:
+        """See `MatchingTrainer.clip`; the stream goes on, whoever asks."""
+        stream, nets = self._current(), self.networks
+        start = stream.length
+        count = self.config.frames if start == 0 else self.config.new_frames
+        plan = chunk_plan(
+            stream,
+            count,
+            exit_step=self.exit_step("stream", stream.video, start),
+            gradient=gradient,
+            sink_policy=self.config.sink_policy,  # type: ignore[arg-type]
+        )
+        blocks = rollout(nets.generator, stream.cache, plan, self._noise(stream.video), nets.config.sampler)
+        new = torch.cat([block.latents for block in blocks], dim=1).float()
+        latents, mask = stream.clip(new)
+        text = stream.after if stream.switched(start) else stream.text
+        if self._goes_on(stream):
+            assert nets.vae is not None
+            stream.advance(new, self.overlap, nets.vae)
+        return Clip(latents=latents, text=text, mask=mask)
+
+    def state(self) -> dict[str, Any]:
+        """See `MatchingTrainer.state`."""
+        return {} if self.stream is None else {**self.stream.plain(), **self.stream.tensors()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `MatchingTrainer.restore`."""
+        self.stream = None
+        if state:
+            self.stream = self._begin(state["video"])
+            self.stream.fill(state)
+
+    def _current(self) -> Stream:
+        if self.stream is None:
+            self.stream = self._begin(0)
+        elif not self._goes_on(self.stream):
+            video = self.stream.video + 1
+            self.stream = None  # The old cache goes before the new one comes.
+            self.stream = self._begin(video)
+        return self.stream
+
+    def _goes_on(self, stream: Stream) -> bool:
+        return stream.length == 0 or stream.length + self.config.new_frames <= self.config.max_length
+
+    def _begin(self, video: int) -> Stream:
+        config, nets = self.config, self.networks
+        text, after = self.encoded(video)
+        switch = None
+        if config.switch_frames:
+            switch = config.switch_frames[draws.choice(len(config.switch_frames), config.seed, "switch", video)]
+        cache = make_cache(
+            nets.config, batch=config.batch, frames=config.max_length, device=self.device, dtype=self.cache_dtype
+        )
+        assert nets.vae is not None
+        return Stream(video=video, cache=cache, pixels=nets.vae.stream(), text=text, after=after, switch=switch)
+
+    def _noise(self, video: int) -> NoiseSource:
+        shape = self.shape.latents(self.config.batch, self.networks.config.sampler.block)
+        return NoiseSource(draws.key(self.config.seed, "stream", video, self.rank), shape, device=self.device)
+
+
+def long_tune(
+    config: LongTuneConfig,
+    report: Callable[[str], None] = runtime.silent,
+    *,
+    networks: Networks | None = None,
+    prompts: Prompts | None = None,
+) -> Run:
+    """Tune a generator on long videos; goes on from the newest checkpoint in the folder, if there is one.
+
+    Args:
+        config: The training.
+        report: Takes a line of progress now and then.
+        networks: Networks to train; `None` loads what the configuration names.
+        prompts: Prompts to train on; `None` reads what the configuration names.
+
+    Returns:
+        The run, with its history and its networks.
+
+    Raises:
+        FileNotFoundError: If a model or file is not there.
+        ImportError: If an extra is missing.
+        RuntimeError: If the training diverges.
+        ValueError: If something does not fit, or the checkpoint is of another training.
+    """
+    return run(LongTuning(config, networks or open_networks(config), prompts), report)
+
+
+def long_tune_preset(name: str, **changes: Any) -> LongTuneConfig:
+    """A preset's configuration.
+
+    Args:
+        name: A key of `LONG_TUNE_PRESETS`.
+        changes: Fields to set: at least `out`, and `teacher` for the miniature.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
+    """
+    return from_preset(LongTuneConfig, LONG_TUNE_PRESETS, name, changes)
