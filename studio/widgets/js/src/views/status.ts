@@ -40,7 +40,7 @@ export class StatusView {
     set("vae", whole(stats?.vae_ms));
     set("name", hello?.name ?? "–");
     set("device", stats?.device ?? "–");
-    const last = this.store.switches.at(-1);
+    const last = this.store.switches.findLast((item) => item.effective_frame <= this.store.film.end);
     show(this.switched, last !== undefined);
     if (last === undefined) return;
     set("asked", String(last.requested_frame));
