@@ -1,0 +1,177 @@
+"""Checkpoints: whole or not there, and a resumed run is the uninterrupted one bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from studio.train.distillation import Distillation, DistillConfig
+from studio.train.running import Run, run
+from studio.train.snapshots import load_snapshot, newest, save_snapshot
+from tests.train import nets, victim
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def curve(history) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def weights(it) -> dict[str, torch.Tensor]:
+    found = {f"g.{k}": v for k, v in it.networks.generator.state_dict().items()}
+    found |= {f"c.{k}": v for k, v in it.networks.critic.state_dict().items()}
+    return found | ({f"a.{k}": v for k, v in it.average.weights.items()} if it.average else {})
+
+
+def same(one, other) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bits depend on the number of threads, and the victim has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, _one_thread) -> Run:
+    """The uninterrupted run."""
+    return run(victim.trainer(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 7])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, whole, at):
+    first = victim.trainer(tmp_path)
+    rows = [first.step() for _ in range(at)]
+    history = [{"step": i + 1, "seconds": 0.0, **row} for i, row in enumerate(rows)]
+    save_snapshot(first, tmp_path / "checkpoints", history)
+    resumed = run(victim.trainer(tmp_path))
+    assert curve(resumed.history) == curve(whole.history)
+    assert same(resumed.trainer, whole.trainer)
+    assert all(torch.equal(a, whole.trainer.stream.tensors()[n]) for n, a in resumed.trainer.stream.tensors().items())
+
+
+@pytest.mark.parametrize("moment", ["during-a-step", "during-a-save"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, moment):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.train.victim", str(tmp_path), moment]
+    died = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    left = newest(tmp_path / "checkpoints")
+    assert left.name == ("step-00000006" if moment == "during-a-step" else "step-00000004")
+    resumed = run(victim.trainer(tmp_path))
+    assert curve(resumed.history) == curve(whole.history)
+    assert same(resumed.trainer, whole.trainer)
+    assert not list((tmp_path / "checkpoints").glob(".part-*")), "what was half written is swept away"
+
+
+def test_distillation_resumes_too(tmp_path):
+    config = DistillConfig(out=str(tmp_path / "a"), generator="tiny", teacher="tiny", steps=4, frames=6, lora=2,
+                           critic_updates=2, average_from=1, device="cpu", save_every=2)  # fmt: skip
+    straight = run(Distillation(config, nets.networks(), nets.PROMPTS))
+    other = dataclasses.replace(config, out=str(tmp_path / "b"), steps=2)
+    run(Distillation(other, nets.networks(), nets.PROMPTS))
+    resumed = run(Distillation(dataclasses.replace(other, steps=4), nets.networks(), nets.PROMPTS))
+    assert curve(resumed.history) == curve(straight.history) and same(resumed.trainer, straight.trainer)
+
+
+def test_only_the_newest_are_kept(whole):
+    found = sorted(path.name for path in (Path(whole.config.out) / "checkpoints").iterdir())
+    assert found == ["step-00000006", "step-00000008"]
+
+
+@pytest.mark.parametrize("how", ["stop", "interrupt"])
+def test_a_stopped_run_ends_after_its_step_with_a_checkpoint(tmp_path, whole, how):
+    current = Run(victim.trainer(tmp_path))
+    step = current.trainer.step
+
+    def stopping():
+        row = step()
+        if current.trainer.done == 3:
+            current.stop() if how == "stop" else signal.raise_signal(signal.SIGINT)
+        return row
+
+    current.trainer.step = stopping
+    handler = signal.getsignal(signal.SIGINT)
+    current.go()
+    assert current.interrupted and len(current.history) == 3
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert newest(tmp_path / "checkpoints").name == "step-00000003"
+    assert curve(current.go().history) == curve(whole.history) and not current.interrupted
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    current = Run(victim.trainer(tmp_path))
+    thread = threading.Thread(target=current.go)
+    thread.start()
+    current.stop()
+    thread.join(60)
+    assert not thread.is_alive() and newest(tmp_path / "checkpoints") is not None
+
+
+def stored(tmp_path) -> Path:
+    it = victim.trainer(tmp_path)
+    it.step()
+    return save_snapshot(it, tmp_path / "checkpoints", [])
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "rank-0.safetensors", "rank-0.json", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_checkpoints_are_refused(tmp_path, name, damage):
+    path = stored(tmp_path)
+    file = path / name
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match="must be a whole checkpoint"):
+        load_snapshot(victim.trainer(tmp_path), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["config"].update(guidance=1.0), "was written with `guidance` 1.0, got 3.0"),
+        (lambda s: s["config"].update(lora=4), "was written with `lora` 4"),
+        (lambda s: s.update(processes=2), "was written by 2 processes, got 1"),
+    ],
+)
+def test_checkpoints_of_other_trainings_are_refused(tmp_path, change, message):
+    path = stored(tmp_path)
+    state = json.loads((path / "state.json").read_text())
+    change(state)
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=message):
+        load_snapshot(victim.trainer(tmp_path), path)
+
+
+def test_misfitting_weights_are_named_and_not_half_loaded(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = stored(tmp_path)
+    tensors = load_file(path / "weights.safetensors")
+    tensors.pop("critic.head.modulation")
+    save_file(tensors, path / "weights.safetensors")
+    it = victim.trainer(tmp_path)
+    before = {k: v.clone() for k, v in weights(it).items()}
+    with pytest.raises(ValueError, match=r"1 misfits such as critic\.head\.modulation"):
+        load_snapshot(it, path)
+    assert all(torch.equal(before[k], v) for k, v in weights(it).items())
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert newest(tmp_path / "nowhere") is None
