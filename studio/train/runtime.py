@@ -55,6 +55,7 @@ class Budget:
     Args:
         seconds: Length, positive.
         steps: Optional limit in steps; whichever ends first ends the budget.
+        agree: Makes several processes see one progress; `None` for one process.
 
     Raises:
         ValueError: If `seconds` is not positive.
@@ -63,14 +64,16 @@ class Budget:
         step: Steps begun so far.
     """
 
-    def __init__(self, seconds: float, steps: int | None = None) -> None:
+    def __init__(
+        self, seconds: float, steps: int | None = None, agree: Callable[[float], float] | None = None
+    ) -> None:
         if not seconds > 0:
             raise ValueError(f"`seconds` must be positive, got {seconds}; use 1 or more")
-        self.seconds, self.steps, self.step = seconds, steps, 0
+        self.seconds, self.steps, self.step, self.agree = seconds, steps, 0, agree
         self._start = time.monotonic()
 
     def __iter__(self) -> Iterator[int]:
-        while self.progress < 1.0:
+        while self.shared_progress() < 1.0:
             self.step += 1
             yield self.step
 
@@ -78,6 +81,10 @@ class Budget:
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._start
+
+    def shared_progress(self) -> float:
+        """`progress` as all processes agree on it; every process must ask as often as the others."""
+        return self.agree(self.progress) if self.agree else self.progress
 
     @property
     def progress(self) -> float:

@@ -24,6 +24,7 @@ from studio.schedule import FlowSchedule, shift_sigma
 from studio.shapes import VideoShape
 from studio.train import runtime
 from studio.train.latents import ClipKind, LatentBatch, LatentPool, default_kinds
+from studio.train.ranks import Ranks
 from studio.train.teacher import ContextTable, counted, load_networks, load_vae, save_networks, sized
 
 __all__ = ["StudentTrainConfig", "train_student"]
@@ -43,7 +44,7 @@ class StudentTrainConfig:
         collect: Share of each round's time spent on collecting.
         own: Share of trajectories against the student's own rollouts, from the second round on.
         model: Preset that is trained.
-        batch: Clips a step.
+        batch: Clips a step and process.
         collect_batch: Clips solved together.
         frames: Latent frames of a clip.
         pool: Rendered clips kept.
@@ -147,8 +148,10 @@ class _Trajectories:
 class _Trainer:
     def __init__(self, config: StudentTrainConfig, report: runtime.Report) -> None:
         self.config, self.report, self.out = config, report, Path(config.out)
-        self.device = runtime.pick_device(config.device)
-        torch.manual_seed(config.seed)
+        self.ranks = Ranks(config.device)
+        self.device = self.ranks.device
+        seed = self.ranks.seed(config.seed)
+        torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
         vae = load_vae(config.vae, self.device)
         self.model = sized(preset(config.model), vae.config)
@@ -169,7 +172,7 @@ class _Trainer:
         capacity = self.model.cache.capacity or config.frames
         kinds = default_kinds(min(capacity, config.frames - self.block), self.block)
         self.pool = LatentPool(
-            self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=config.seed + 7,
+            self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=seed + 7,
             chunk=config.chunk, fast=config.fast,
         )  # fmt: skip
         size = VideoShape.of(self.model).latents(1, config.frames)[1:]
@@ -198,7 +201,7 @@ class _Trainer:
         config = self.config
         while self.pool.rendered < config.fill:
             self.pool.refill()
-        self.budget = runtime.Budget(config.seconds)
+        self.budget = runtime.Budget(config.seconds, agree=self.ranks.agree)
         for index in range(config.rounds):
             # The first round also pays for compiling, the last is the longest: later trajectories are the better ones.
             share = [(i + 2) for i in range(config.rounds)]
@@ -213,7 +216,8 @@ class _Trainer:
         metrics = {
             "recipe": dataclasses.asdict(self.config),
             "steps": self.steps,
-            "trajectories": self.collected,
+            "trajectories": self.collected * self.ranks.world,
+            "processes": self.ranks.world,
             "seconds": round(self.budget.elapsed, 1) if self.budget else 0.0,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
@@ -221,11 +225,18 @@ class _Trainer:
             "error": self.forward.error or self.solve.error,
             "history": self.history,
         }
-        runtime.write_json(self.out / "student.json", metrics)
+        if self.ranks.main:
+            runtime.write_json(self.out / "student.json", metrics)
+        self.ranks.leave()
         return metrics
 
     def _save(self) -> None:
-        save_networks(self.out, self.model, self.average.network, self.text)
+        if self.ranks.main:
+            save_networks(self.out, self.model, self.average.network, self.text)
+
+    def _say(self, line: str) -> None:
+        if self.ranks.main:
+            self.report(line)
 
     # -- collecting -----------------------------------------------------------------------------------------------
 
@@ -233,7 +244,7 @@ class _Trainer:
     def _collect(self, until: float, own: float) -> None:
         assert self.budget is not None
         first, began = self.collected, self.budget.elapsed
-        while self.budget.progress < until:
+        while self.collected == first or self.budget.progress < until:
             self.pool.refill()
             batch = self.pool.batch(self.config.collect_batch)
             text = self.text.encode(batch.captions)
@@ -247,7 +258,7 @@ class _Trainer:
             self.store.add(batch.kind, clean, states, end, text)
             self.collected += len(clean)
         seconds = self.budget.elapsed - began
-        self.report(f"collected {self.collected - first} clips' trajectories in {seconds:.0f}s, own {own}, "
+        self._say(f"collected {self.collected - first} clips' trajectories in {seconds:.0f}s, own {own}, "
                     f"{self.solve.mode} {self.solve.error}")  # fmt: skip
 
     def _trajectory(self, clean: Tensor, text: Tensor, kind: ClipKind) -> tuple[Tensor, Tensor]:
@@ -296,7 +307,7 @@ class _Trainer:
     def _learn(self, until: float) -> None:
         assert self.budget is not None
         recent: list[Tensor] = []
-        while self.budget.progress < until:
+        while self.budget.shared_progress() < until:
             self.steps += 1
             rate = runtime.cosine(self.budget.progress, self.steps, self.config.rate)
             runtime.set_rate(self.optimizer, rate)
@@ -305,7 +316,7 @@ class _Trainer:
                 loss = torch.stack(recent).mean().item()
                 recent = []
                 self.history.append({"step": self.steps, "seconds": round(self.budget.elapsed, 1), "loss": loss})
-                self.report(f"step {self.steps} {self.budget.elapsed:.0f}s loss {loss:.4f} {self.forward.mode} "
+                self._say(f"step {self.steps} {self.budget.elapsed:.0f}s loss {loss:.4f} {self.forward.mode} "
                             f"{self.forward.error}")  # fmt: skip
 
     def _step(self) -> Tensor:
@@ -330,6 +341,7 @@ class _Trainer:
         target = (x - end) / sigma[..., None, None, None]
         loss = ((flow.float() - target).square() * counted(kind, frames, self.device)).mean()
         loss.backward()
+        self.ranks.average(self.student.parameters())
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.student)

@@ -9,7 +9,6 @@ Source: flow matching (arXiv:2210.02747) with teacher forcing as in CausVid (arX
 from __future__ import annotations
 
 import dataclasses
-import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from studio.schedule import shift_sigma
 from studio.shapes import VideoShape
 from studio.train import runtime
 from studio.train.latents import ClipKind, LatentBatch, LatentPool, default_kinds
+from studio.train.ranks import Ranks
 from studio.world import vocabulary
 
 __all__ = ["TeacherTrainConfig", "load_networks", "load_vae", "save_networks", "train_teacher"]
@@ -44,7 +44,7 @@ class TeacherTrainConfig:
         seconds: Wall-clock budget of the training itself.
         steps: Most steps, or `None`.
         model: Preset that is trained.
-        batch: Clips a step.
+        batch: Clips a step and process.
         frames: Latent frames of a clip.
         pool: Clips kept.
         fill: Clips made before the first step.
@@ -184,10 +184,11 @@ def counted(kind: ClipKind, frames: int, device: torch.device) -> Tensor:
 class _Trainer:
     def __init__(self, config: TeacherTrainConfig, report: runtime.Report) -> None:
         self.config, self.report, self.out = config, report, Path(config.out)
-        self.device = runtime.pick_device(config.device)
-        torch.manual_seed(config.seed)
+        self.ranks = Ranks(config.device)
+        self.device = self.ranks.device
+        seed = self.ranks.seed(config.seed)
+        torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
-        self.random = random.Random(config.seed)
         vae = load_vae(config.vae, self.device)
         self.model = sized(preset(config.model), vae.config)
         if config.resume:
@@ -196,6 +197,8 @@ class _Trainer:
             self.dit = WanDiT(self.model.dit).to(self.device)
             self.dit.init_weights()
             self.text = TextEncoder(self.model.text, WordTokenizer(vocabulary())).to(self.device)
+        for network in (self.dit, self.text):
+            self.ranks.share(network)
         self.dit_average = runtime.EMA(self.dit, config.decay)
         self.text_average = runtime.EMA(self.text, config.decay)
         self.parameters = [*self.dit.parameters(), *self.text.parameters()]
@@ -206,7 +209,7 @@ class _Trainer:
         capacity = self.model.cache.capacity or config.frames
         kinds = default_kinds(min(capacity, config.frames - self.model.sampler.block), self.model.sampler.block)
         self.pool = LatentPool(
-            self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=config.seed,
+            self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=seed,
             chunk=config.chunk, fast=config.fast,
         )  # fmt: skip
         self.forward = runtime.compiled(self.dit, self.device, config.fast)
@@ -218,7 +221,8 @@ class _Trainer:
         while self.pool.rendered < config.fill:
             self.pool.refill()
         self.report(f"pool of {self.pool.rendered} clips")
-        self.budget, saved, recent = runtime.Budget(config.seconds, config.steps), 0.0, []
+        self.budget = runtime.Budget(config.seconds, config.steps, self.ranks.agree)
+        saved, recent = 0.0, []
         for step in self.budget:
             runtime.set_rate(self.optimizer, runtime.cosine(self.budget.progress, step, config.rate, warmup=200))
             if step % config.refill_every == 0:
@@ -238,18 +242,22 @@ class _Trainer:
             "recipe": dataclasses.asdict(self.config),
             "steps": budget.step if budget else 0,
             "seconds": round(budget.elapsed, 1) if budget else 0.0,
-            "clips_rendered": self.pool.rendered,
+            "clips_rendered": self.pool.rendered * self.ranks.world,
+            "processes": self.ranks.world,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "mode": self.forward.mode,
             "error": self.forward.error,
             "history": self.history,
         }
-        runtime.write_json(self.out / "teacher.json", metrics)
+        if self.ranks.main:
+            runtime.write_json(self.out / "teacher.json", metrics)
+        self.ranks.leave()
         return metrics
 
     def _save(self) -> None:
-        save_networks(self.out, self.model, self.dit_average.network, self.text_average.network)  # type: ignore[arg-type]
+        if self.ranks.main:
+            save_networks(self.out, self.model, self.dit_average.network, self.text_average.network)  # type: ignore[arg-type]
 
     def _step(self) -> Tensor:
         batch = self.pool.batch(self.config.batch)
@@ -257,6 +265,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch, ids, mask)
         loss.backward()
+        self.ranks.average(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.dit_average.update(self.dit)
@@ -295,7 +304,8 @@ class _Trainer:
         elapsed = self.budget.elapsed if self.budget else 0.0
         self.history.append({"step": step, "seconds": round(elapsed, 1), "loss": loss})
         memory = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
-        self.report(
-            f"step {step} {elapsed:.0f}s loss {loss:.4f} clips {self.pool.rendered} {memory:.1f} GiB "
-            f"{self.forward.mode} {self.forward.error}"
-        )
+        if self.ranks.main:
+            self.report(
+                f"step {step} {elapsed:.0f}s loss {loss:.4f} clips {self.pool.rendered} {memory:.1f} GiB "
+                f"{self.forward.mode} {self.forward.error}"
+            )

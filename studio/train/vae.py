@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from studio.config import preset, to_dict
+from studio.config import VAEConfig, from_dict, preset, to_dict
 from studio.model.vae import VideoVAE, set_convolutions
 from studio.model.weights import load_checked, read, write
 from studio.train import runtime
@@ -29,6 +29,8 @@ class VAETrainConfig:
     Args:
         out: folder of the results.
         resume: folder with a `vae.safetensors` to go on from, with as many latent channels or fewer; or None.
+        decoder_only: keep the resumed encoder and its statistics, so that a transformer of its latents stays right.
+        jitter: extra noise on the latents that are decoded, in their deviations: a transformer's are never exact.
         seconds: wall-clock budget of the training itself.
         steps: most steps, or None.
         model: preset whose VAE is trained.
@@ -65,6 +67,8 @@ class VAETrainConfig:
 
     out: str
     resume: str | None = None
+    decoder_only: bool = False
+    jitter: float = 0.0
     seconds: float = 480.0
     steps: int | None = None
     model: str = "miniature"
@@ -99,6 +103,10 @@ class VAETrainConfig:
         for name in ("frames", "long_frames"):
             if getattr(self, name) % 4 != 1:
                 raise ValueError(f"`{name}` must be 4n + 1, got {getattr(self, name)}; use 17 or 33")
+        if self.decoder_only and not self.resume:
+            raise ValueError("`decoder_only` needs a VAE to go on from; name its folder in `resume`")
+        if self.jitter < 0:
+            raise ValueError(f"`jitter` must be at least 0, got {self.jitter}; use 0.05")
         if self.frames > self.long_frames:
             raise ValueError(f"`frames` must be at most `long_frames` {self.long_frames}, got {self.frames}; use 17")
         if not 0 < self.crop <= self.size:
@@ -136,12 +144,18 @@ class _Trainer:
         plain = preset(config.model).vae
         self.sizes = dataclasses.replace(plain, mean=(0.0,) * plain.z_dim, std=(1.0,) * plain.z_dim)
         self.vae = VideoVAE(self.sizes).to(self.device)
+        self.kept: VAEConfig | None = None
         if config.resume:
-            _, state = read(Path(config.resume) / "vae.safetensors", kind="vae")
+            sizes, state = read(Path(config.resume) / "vae.safetensors", kind="vae")
             load_checked(self.vae, grown(state, self.vae), config.resume)
+            if config.decoder_only:
+                self.kept = from_dict(VAEConfig, sizes)
+                for part in (self.vae.encoder, self.vae.conv1):
+                    part.requires_grad_(False)
+        self.trained = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
         self.average = runtime.EMA(self.vae, config.decay)
         self.optimizer = torch.optim.AdamW(
-            self.vae.parameters(),
+            self.trained,
             lr=config.rate,
             betas=(0.9, 0.99),
             weight_decay=1e-4,
@@ -209,7 +223,7 @@ class _Trainer:
             # A compiled backward pass can fail where the forward pass did not.
             self.loss.mode, self.loss.error = "eager", str(error)[:500]
             parts = self._backward(self._losses, pixels, mask)
-        norm = nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
         # The fused optimizer skips a step by this flag on the device, so that nobody waits for the answer.
         self.optimizer.found_inf = (~torch.isfinite(norm)).float() if norm.is_cuda else None  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -227,7 +241,8 @@ class _Trainer:
         with runtime.autocast(self.device):
             mu, log_var = self.vae.encode_moments(pixels)
             mu, log_var = mu.float(), log_var.float().clamp(-20, 4)
-            decoded = self.vae.decode(mu + noise * torch.exp(0.5 * log_var), clamp=False)
+            spread = torch.exp(0.5 * log_var) + self.config.jitter * mu.detach().std((0, 1, 3, 4), keepdim=True)
+            decoded = self.vae.decode(mu + noise * spread, clamp=False)
         config = self.config
         rebuilt, plain = reconstruction(
             decoded, pixels, mask, figure=config.figure, edges=config.edges, squares=config.squares
@@ -285,6 +300,8 @@ class _Trainer:
         averaged = VideoVAE(self.sizes).to(self.device).eval().requires_grad_(False)
         # Rounded as they are stored, so that the figures belong to the file.
         averaged.load_state_dict(runtime.halves(self.average.network.state_dict()))
+        if self.kept is not None:
+            return averaged.rescaled(self.kept.mean, self.kept.std)
         mean, std = latent_statistics(averaged, self.config, self.device, clips)
         return averaged.rescaled(mean, std)
 
