@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
-from studio.train import draws, runtime
+from studio.sampler import BlockPlan, make_cache, rollout
+from studio.train import runtime
 from studio.train.matching import Clip, Draw, MatchingTrainer
 from studio.train.networks import Networks, open_networks
 from studio.train.prompts import Prompts
@@ -59,14 +59,9 @@ class Distillation(MatchingTrainer):
         cache = make_cache(
             nets.config, batch=config.batch, frames=config.frames, device=self.device, dtype=self.cache_dtype
         )
-        noise = NoiseSource(
-            draws.key(config.seed, "noise", *parts, self.rank),
-            self.shape.latents(config.batch, sampler.block),
-            device=self.device,
-        )
         entry = BlockPlan(text=text, exit_step=self.exit_step(*parts), gradient=gradient)
         plan = [entry] * (config.frames // sampler.block)
-        blocks = [block.latents for block in rollout(nets.generator, cache, plan, noise, sampler)]
+        blocks = [block.latents for block in rollout(nets.generator, cache, plan, self.noise(*parts), sampler)]
         return Clip(latents=torch.cat(blocks, dim=1).float(), text=text)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from studio.sampler import NoiseSource, make_cache, rollout
+from studio.sampler import make_cache, rollout
 from studio.train import draws, runtime
 from studio.train.matching import Clip, Draw, MatchingTrainer
 from studio.train.networks import Networks, open_networks
@@ -143,7 +143,8 @@ class LongTuning(MatchingTrainer):
             gradient=gradient,
             sink_policy=self.config.sink_policy,  # type: ignore[arg-type]
         )
-        blocks = rollout(nets.generator, stream.cache, plan, self._noise(stream.video), nets.config.sampler)
+        noise = self.noise("stream", stream.video)
+        blocks = rollout(nets.generator, stream.cache, plan, noise, nets.config.sampler)
         new = torch.cat([block.latents for block in blocks], dim=1).float()
         latents, mask = stream.clip(new)
         text = stream.after if stream.switched(start) else stream.text
@@ -186,10 +187,6 @@ class LongTuning(MatchingTrainer):
         )
         assert nets.vae is not None
         return Stream(video=video, cache=cache, pixels=nets.vae.stream(), text=text, after=after, switch=switch)
-
-    def _noise(self, video: int) -> NoiseSource:
-        shape = self.shape.latents(self.config.batch, self.networks.config.sampler.block)
-        return NoiseSource(draws.key(self.config.seed, "stream", video, self.rank), shape, device=self.device)
 
 
 def long_tune(

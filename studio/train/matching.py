@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.model.dit import WanDiT
+from studio.sampler import Noise, NoiseSource
 from studio.shapes import VideoShape
 from studio.train import draws
 from studio.train.dmd import ScoreSchedules, critic_loss, dmd_gradient, dmd_loss, draw_timestep, guided
@@ -119,6 +120,11 @@ class MatchingTrainer(ABC):
         return self.accelerator.process_index
 
     @property
+    def rows(self) -> range:
+        """This process's clips among those of all; randomness counts by them, so that it knows no processes."""
+        return range(self.rank * self.config.batch, (self.rank + 1) * self.config.batch)
+
+    @property
     def shape(self) -> VideoShape:
         """Sizes of the generator's video."""
         return VideoShape.of(self.networks.config)
@@ -195,11 +201,27 @@ class MatchingTrainer(ABC):
 
     def encoded(self, index: int) -> tuple[Tensor, Tensor]:
         """Text embeddings `[B, text_len, text_dim]` of the `index`-th batch's prompts and of their switches."""
-        first = (index * self.accelerator.num_processes + self.rank) * self.config.batch
+        first = index * self.accelerator.num_processes * self.config.batch
         assert self.prompts is not None
-        pairs = [self.prompts(first + row) for row in range(self.config.batch)]
+        pairs = [self.prompts(first + row) for row in self.rows]
         with torch.no_grad():
             return tuple(self.networks.encode(list(texts)).to(self.device) for texts in zip(*pairs, strict=True))  # type: ignore[return-value]
+
+    def noise(self, *parts: int | str) -> Noise:
+        """Noise by block and step for a rollout of this rank's clips.
+
+        Args:
+            parts: What the rollout is for.
+
+        Returns:
+            A function of block and step, giving `[B, block, C, H, W]`.
+        """
+        shape = self.shape.latents(1, self.networks.config.sampler.block)
+        sources = [
+            NoiseSource(draws.key(self.config.seed, "noise", *parts, row), shape, device=self.device)
+            for row in self.rows
+        ]
+        return lambda block, step: torch.cat([source(block, step) for source in sources])
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The mixed precision of every pass."""
@@ -238,16 +260,12 @@ class MatchingTrainer(ABC):
 
     def _noised(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
-        source = draws.generator(config.seed, "score", draw.role, draw.step, draw.micro, self.rank)
-        timestep = draw_timestep(
-            x.shape[0],
-            x.shape[1],
-            shift=config.timestep_shift,
-            generator=source,
-            lowest=config.lowest_timestep,
-            highest=config.highest_timestep,
-        ).to(self.device)
-        noise = torch.randn(x.shape, generator=source).to(self.device)
+        parts = (config.seed, "score", draw.role, draw.step, draw.micro)
+        sources = [draws.generator(*parts, row) for row in self.rows]
+        limits = {"lowest": config.lowest_timestep, "highest": config.highest_timestep}
+        drawn = [draw_timestep(1, x.shape[1], shift=config.timestep_shift, generator=s, **limits) for s in sources]
+        timestep = torch.cat(drawn).to(self.device)
+        noise = torch.cat([torch.randn(1, *x.shape[1:], generator=source) for source in sources]).to(self.device)
         return self.schedules.noising.add_noise(x, noise, timestep), noise, timestep
 
     def _clean(self, network: WanDiT, noisy: Tensor, timestep: Tensor, text: Tensor, scale: float) -> Tensor:

@@ -143,11 +143,11 @@ def test_the_critic_comes_to_know_the_generators_clips(tmp_path):
     # The generator stands still, so that the critic's loss at fixed draws can only fall by learning.
     it = trainer(tmp_path, critic_updates=10**6, critic_rate=3e-3, score_shift=5.0)
     it.done = 1
-    first = [float(it._critic_loss(micro)) for micro in range(100, 108)]
+    first = [it._critic_loss(micro).item() for micro in range(100, 108)]
     for _ in range(40):
         it.step()
     it.done = 1
-    last = [float(it._critic_loss(micro)) for micro in range(100, 108)]
+    last = [it._critic_loss(micro).item() for micro in range(100, 108)]
     assert sum(last) < 0.9 * sum(first)
 
 

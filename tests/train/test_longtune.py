@@ -62,7 +62,7 @@ def test_a_switch_in_training_is_the_switch_of_playing(tmp_path, monkeypatch, si
     played_cache = make_cache(it.networks.config)
     plan = [BlockPlan(text=stream.text)] * 5 + [BlockPlan(text=stream.after, prompt=1, policy="recache")]
     plan += [BlockPlan(text=stream.after, prompt=1)] * 3
-    blocks = rollout(it.networks.generator, played_cache, plan, it._noise(0), it.networks.config.sampler)
+    blocks = rollout(it.networks.generator, played_cache, plan, it.noise("stream", 0), it.networks.config.sampler)
     with torch.no_grad():
         played = torch.cat([block.latents for block in blocks], dim=1)
     assert stream.cache.slots == played_cache.slots

@@ -1,0 +1,41 @@
+"""One process of several: `python -m tests.train.member FOLDER BATCH RECIPE`, its rank by the environment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from studio.train import draws
+from studio.train.distillation import Distillation, DistillConfig
+from studio.train.longtune import LongTuneConfig, LongTuning
+from studio.train.matching import MatchingTrainer
+from studio.train.runtime import save_tensors, write_json
+from tests.train import nets
+
+
+def trainer(folder: Path | str, batch: int, recipe: str) -> MatchingTrainer:
+    """The training, with `batch` clips in this process."""
+    common = {
+        "out": str(folder), "generator": "tiny", "teacher": "tiny", "batch": batch, "frames": 6, "critic_updates": 2,
+        "generator_rate": 1e-3, "critic_rate": 1e-3, "average": None, "recompute": False, "device": "cpu",
+    }  # fmt: skip
+    if recipe == "distill":
+        return Distillation(DistillConfig(**common), nets.networks(), nets.PROMPTS)
+    config = LongTuneConfig(**common, new_frames=3, max_length=15, switch_frames=(9,), lora=2)
+    return LongTuning(config, nets.networks(), nets.PROMPTS)
+
+
+def main(folder: str, batch: str, recipe: str) -> None:
+    """Take four steps; write this process's losses, its weights and a number that the ranks agreed on."""
+    torch.set_num_threads(1)
+    it = trainer(folder, int(batch), recipe)
+    rows = [it.step() for _ in range(4)]
+    stem = Path(folder) / f"member-{it.rank}"
+    save_tensors(stem.with_suffix(".safetensors"), it.networks.generator.state_dict())
+    write_json(stem.with_suffix(".json"), {"rows": rows, "agreed": draws.agreed(it.rank + 5, it.device)})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
