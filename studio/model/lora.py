@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,7 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"`alpha` must be positive and finite, got {alpha}; leave it out for the file's own")
     part = require(identify(open_source(path)), "lora")
-    return LoRA(name=name or path.stem, layers=_pairs(part.source, alpha, _told_alpha(path)))
+    return LoRA(name=name or path.stem, layers=_pairs(part.source, alpha, _neighbour(path)))
 
 
 def check_targets(lora: LoRA, network: nn.Module) -> LoRA:
@@ -309,12 +310,18 @@ def _attach(layer: nn.Module, pair: Pair, strength: float, stem: str) -> _Branch
     return branch
 
 
-def _pairs(source: Source, alpha: float | None, told: float | None) -> dict[str, Pair]:
+class _Told(NamedTuple):
+    alpha: float | None = None
+    # Rank-stabilised: the scale is alpha over the root of the rank.
+    stabilised: bool = False
+
+
+def _pairs(source: Source, alpha: float | None, told: _Told) -> dict[str, Pair]:
     downs: dict[str, Tensor] = {}
     ups: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     strange = []
-    for key, value in source.tensors():
+    for key, value in source.renamed(plain).tensors():
         for pattern, into in ((_DOWN, downs), (_UP, ups)):
             if found := pattern.fullmatch(key):
                 into[_layer(found[1])] = value
@@ -328,10 +335,11 @@ def _pairs(source: Source, alpha: float | None, told: float | None) -> dict[str,
     halves = sorted(downs.keys() ^ ups.keys())
     if halves:
         raise ValueError(f"{source.path} must hold both factors of each layer, got {listed('half', halves)}")
-    return {name: _pair(source, name, downs[name], ups[name], alpha or alphas.get(name) or told) for name in downs}
+    found = {name: alpha or alphas.get(name) or told.alpha for name in downs}
+    return {name: _pair(source, name, downs[name], ups[name], found[name], told.stabilised) for name in downs}
 
 
-def _pair(source: Source, name: str, down: Tensor, up: Tensor, alpha: float | None) -> Pair:
+def _pair(source: Source, name: str, down: Tensor, up: Tensor, alpha: float | None, stabilised: bool) -> Pair:
     if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1]:
         raise ValueError(
             f"{source.path} must hold factors [rank, in] and [out, rank], got {list(down.shape)} and {list(up.shape)} "
@@ -339,7 +347,7 @@ def _pair(source: Source, name: str, down: Tensor, up: Tensor, alpha: float | No
         )
     if not (down.isfinite().all() and up.isfinite().all()):
         raise ValueError(f"{source.path} must hold finite numbers, got others in {name}; copy it anew")
-    rank = down.shape[0]
+    rank = down.shape[0] ** 0.5 if stabilised else down.shape[0]
     return Pair(down=down, up=up, scale=1.0 if alpha is None else alpha / rank)
 
 
@@ -369,13 +377,15 @@ def _layer(name: str) -> str:
     return name
 
 
-def _told_alpha(path: Path) -> float | None:
+def _neighbour(path: Path) -> _Told:
+    """What PEFT's configuration beside a file says, if there is one."""
     beside = path.parent / "adapter_config.json"
     if not beside.is_file():
-        return None
+        return _Told()
     try:
-        alpha = json.loads(beside.read_text(encoding="utf-8")).get("lora_alpha")
-        return None if alpha is None else float(alpha)
+        data = json.loads(beside.read_text(encoding="utf-8"))
+        alpha = data.get("lora_alpha")
+        return _Told(None if alpha is None else float(alpha), bool(data.get("use_rslora", False)))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside} must be PEFT's configuration, got another ({error}); copy it anew") from error
 

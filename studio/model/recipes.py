@@ -84,9 +84,7 @@ RECIPES: dict[str, Recipe] = {
         _sharded("wan2.1-t2v-14b", _WAN_14B, _SHARDS_14B),
         _one("causvid-1.3b", "tianweiy/CausVid", "autoregressive_checkpoint_warp_4step_cfg2/model.pt"),
         _one("self-forcing-1.3b", "gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt"),
-        _one(
-            "longlive-1.3b", "Efficient-Large-Model/LongLive-1.3B", "models/longlive_base.pt", lora="models/lora.pt"
-        ),
+        _one("longlive-1.3b", "Efficient-Large-Model/LongLive-1.3B", "models/longlive_base.pt", lora="models/lora.pt"),
     )
 }
 
