@@ -78,14 +78,15 @@ def pool_over_slots(q: Tensor, k: Tensor, tokens: int, mask: Tensor | None = Non
     """
     frames, count, heads, _ = q.shape
     slots = len(k) // tokens
-    mass = q.new_zeros((heads, frames, slots), dtype=torch.float32)
-    positions = q.new_zeros((slots, tokens), dtype=torch.float32)
+    asked = q.flatten(0, 1)
+    seen = None if mask is None else mask.flatten(0, 1)
     stride = max(1, _AT_ONCE // (heads * len(k)))
-    for frame in range(frames):
-        for first in range(0, count, stride):
-            part = slice(first, first + stride)
-            seen = None if mask is None else mask[frame, part]
-            weights = attention_weights(q[frame, part], k, seen).unflatten(-1, (slots, tokens))
-            mass[:, frame] += weights.sum(dim=(1, 3)) / count
-            positions += weights.sum(dim=(0, 1)) / (heads * frames * count)
-    return mass, positions
+    by_query, positions = [], q.new_zeros((slots, tokens), dtype=torch.float32)
+    for first in range(0, len(asked), stride):
+        part = slice(first, first + stride)
+        weights = attention_weights(asked[part], k, None if seen is None else seen[part])
+        weights = weights.unflatten(-1, (slots, tokens))
+        by_query.append(weights.sum(dim=-1))
+        positions += weights.sum(dim=(0, 1))
+    mass = torch.cat(by_query, dim=1).unflatten(1, (frames, count)).mean(dim=2)
+    return mass, positions / (heads * len(asked))
