@@ -50,6 +50,10 @@ def add_lora(dit: WanDiT, rank: int, *, seed: int = 0) -> WanDiT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), dit)
+    for parameter in dit.parameters():
+        if parameter.requires_grad:
+            # The frozen weights may be halves; small updates need all the bits.
+            parameter.data = parameter.data.float()
     return dit
 
 

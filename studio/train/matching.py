@@ -103,10 +103,13 @@ class MatchingTrainer(ABC):
 
     def _place(self) -> None:
         nets = self.networks
-        nets.teacher.requires_grad_(False)
+        # Weights that stay as they are need no more bits than the passes use.
+        frozen = torch.bfloat16 if self.config.precision == "bf16" else None
+        nets.teacher.requires_grad_(False).to(dtype=frozen)
         for network in (nets.generator, nets.critic):
             network.requires_grad_(True)
             if self.config.lora is not None:
+                network.to(dtype=frozen)
                 add_lora(network, self.config.lora, seed=draws.key(self.config.seed, "lora"))
         for network in (nets.generator, nets.critic, nets.teacher, nets.vae):
             if network is not None:
@@ -227,7 +230,7 @@ class MatchingTrainer(ABC):
         """The mixed precision of every pass."""
         if self.config.precision == "no":
             return nullcontext()
-        # A cached low-precision copy made in a pass without gradients would cut the gradient of a later one.
+        # A copy of the weights that a pass without gradients has cached must never serve one with gradients.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     # -- losses ---------------------------------------------------------------------------------------------------

@@ -95,6 +95,19 @@ def test_checkpointing_and_precision_leave_no_gradient_out(tmp_path, precision):
         torch.testing.assert_close(other.grad, mine.grad, atol=tolerance, rtol=1e-3, msg=name)
 
 
+def test_half_precision_halves_what_is_frozen_and_nothing_that_learns(tmp_path):
+    it = trainer(tmp_path, precision="bf16", lora=2)
+    for network in (it.networks.generator, it.networks.critic):
+        kinds = {(p.requires_grad, p.dtype) for p in network.parameters()}
+        assert kinds == {(False, torch.bfloat16), (True, torch.float32)}
+    assert {p.dtype for p in it.networks.teacher.parameters()} == {torch.bfloat16}
+    before = weights(it.networks.generator)
+    assert all(torch.isfinite(torch.tensor(value)) for value in it.step().values())
+    assert moved(before, it.networks.generator)
+    whole = trainer(tmp_path, precision="bf16")
+    assert {p.dtype for p in whole.networks.generator.parameters()} == {torch.float32}
+
+
 def test_accumulated_micro_batches_are_one_update_of_their_mean(tmp_path):
     it = trainer(tmp_path, accumulate=2, clip_norm=1e9)
     losses = [it._critic_loss(micro) for micro in range(2)]
