@@ -154,7 +154,8 @@ def _place(network: nn.Module, names: Sequence[str], value: Tensor, dtype: torch
 
 
 def _finite(value: Tensor) -> bool:
-    if not value.is_floating_point():
+    if not value.is_floating_point() or not value.numel():
         return True
-    # Sums of finite halves may overflow, so every element is looked at; FP8 has no such test of its own.
-    return bool((value if value.element_size() > 1 else value.float()).isfinite().all())
+    # Extremes pass on what is not a number and need no memory, unlike a test of every element.
+    low, high = (value if value.element_size() > 1 else value.float()).aminmax()
+    return bool(low.isfinite() and high.isfinite())
