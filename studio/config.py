@@ -333,15 +333,11 @@ class ModelConfig:
                 low = max(unit, value // unit * unit)
                 raise ValueError(f"`{name}` must be a multiple of {unit}, got {value}; use {low} or {low + unit}")
         if self.dit.in_channels != self.vae.z_dim:
-            raise ValueError(
-                f"`dit.in_channels` must equal `vae.z_dim` {self.vae.z_dim}, got {self.dit.in_channels}"
-            )
+            raise ValueError(f"`dit.in_channels` must equal `vae.z_dim` {self.vae.z_dim}, got {self.dit.in_channels}")
         if self.dit.text_dim != self.text.dim:
             raise ValueError(f"`dit.text_dim` must equal `text.dim` {self.text.dim}, got {self.dit.text_dim}")
         if self.dit.text_len != self.text.text_len:
-            raise ValueError(
-                f"`dit.text_len` must equal `text.text_len` {self.text.text_len}, got {self.dit.text_len}"
-            )
+            raise ValueError(f"`dit.text_len` must equal `text.text_len` {self.text.text_len}, got {self.dit.text_len}")
         window, block = self.cache.window, self.sampler.block
         if window is not None and window % block:
             low = max(block, window // block * block)

@@ -262,9 +262,7 @@ def recache(
     return flow
 
 
-def switch(
-    dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: SamplerConfig, plan: BlockPlan
-) -> None:
+def switch(dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: SamplerConfig, plan: BlockPlan) -> None:
     """Let the cache take a switch as the plan's policy says.
 
     Args:

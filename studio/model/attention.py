@@ -173,12 +173,16 @@ class TeacherForcedContext:
         slots = max(len(group) for group in (*seen, *noisy))
         positions = config.positions
         asks = [self._asks(group, range(i * block, (i + 1) * block), positions) for i, group in enumerate(seen)]
-        asks += [self._asks(group, [frames + f for f in range(i * block, (i + 1) * block)], positions, frames)
-                 for i, group in enumerate(noisy)]
+        asks += [
+            self._asks(group, [frames + f for f in range(i * block, (i + 1) * block)], positions, frames)
+            for i, group in enumerate(noisy)
+        ]
         groups = [*seen, *noisy]
         self.groups, self.slots = len(groups), slots
-        at = [[(j if positions == "window" else f % frames) for j, f in enumerate(g)] + [0] * (slots - len(g))
-              for g in groups]
+        at = [
+            [(j if positions == "window" else f % frames) for j, f in enumerate(g)] + [0] * (slots - len(g))
+            for g in groups
+        ]
         index = [[*g, *[0] * (slots - len(g))] for g in groups]
         valid = torch.tensor([[True] * len(g) + [False] * (slots - len(g)) for g in groups], device=device)
         self.index = torch.tensor(index, device=device).flatten()

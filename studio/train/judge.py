@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def judge(config: JudgeConfig, report: runtime.Report = runtime.silent) -> dict[
         for parts in (rendered, rebuilt)
     ]
     passed = all(share >= config.gate for part in shares for share in part.values())
-    found = {"rendered": shares[0], "reconstructed": shares[1], "passed": passed, "recipe": dataclasses.asdict(config)}
+    found = {"rendered": shares[0], "reconstructed": shares[1], "passed": passed, "recipe": runtime.recipe(config)}
     report(f"rendered {shares[0]} reconstructed {shares[1]} passed {passed}")
     runtime.write_json(out / "judge.json", found)
     return found

@@ -106,7 +106,12 @@ class LatentPool:
         fast: bool = True,
     ) -> None:
         self.shape, self.vae, self.kinds, self.frames, self.split, self.chunk = (
-            VideoShape.of(config), vae, kinds, frames, split, chunk
+            VideoShape.of(config),
+            vae,
+            kinds,
+            frames,
+            split,
+            chunk,
         )
         for kind in kinds:
             if kind.switch is not None and (kind.switch % self.shape.block or not 0 < kind.switch < frames):

@@ -124,7 +124,7 @@ def train_probe(config: ProbeTrainConfig, report: runtime.Report = runtime.silen
     final = _save(out, sizes, average)
     probe.load_state_dict(final)
     metrics = {
-        "recipe": dataclasses.asdict(config),
+        "recipe": runtime.recipe(config),
         "steps": budget.step,
         "seconds": round(budget.elapsed, 1),
         "parameters": sum(p.numel() for p in probe.parameters()),

@@ -31,6 +31,7 @@ __all__ = [
     "cosine",
     "halves",
     "pick_device",
+    "recipe",
     "save_tensors",
     "set_rate",
     "silent",
@@ -64,9 +65,7 @@ class Budget:
         step: Steps begun so far.
     """
 
-    def __init__(
-        self, seconds: float, steps: int | None = None, agree: Callable[[float], float] | None = None
-    ) -> None:
+    def __init__(self, seconds: float, steps: int | None = None, agree: Callable[[float], float] | None = None) -> None:
         if not seconds > 0:
             raise ValueError(f"`seconds` must be positive, got {seconds}; use 1 or more")
         self.seconds, self.steps, self.step, self.agree = seconds, steps, 0, agree
@@ -188,6 +187,22 @@ def halves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         key: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
         for key, value in tensors.items()
+    }
+
+
+def recipe(config: Any) -> dict[str, Any]:
+    """A training's configuration for its metrics: everything but where its folders lie on this machine.
+
+    Args:
+        config: A configuration dataclass.
+
+    Returns:
+        Its fields; of a folder, the name alone.
+    """
+    folders = ("out", "vae", "teacher", "resume")
+    return {
+        key: Path(value).name if key in folders and value else value
+        for key, value in dataclasses.asdict(config).items()
     }
 
 

@@ -9,7 +9,6 @@ Source: ODE initialisation as in CausVid (arXiv:2412.07772) and Self-Forcing (ar
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +213,7 @@ class _Trainer:
     def finish(self) -> dict[str, Any]:
         self._save()
         metrics = {
-            "recipe": dataclasses.asdict(self.config),
+            "recipe": runtime.recipe(self.config),
             "steps": self.steps,
             "trajectories": self.collected * self.ranks.world,
             "processes": self.ranks.world,

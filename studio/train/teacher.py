@@ -239,7 +239,7 @@ class _Trainer:
         self._save()
         budget = self.budget
         metrics = {
-            "recipe": dataclasses.asdict(self.config),
+            "recipe": runtime.recipe(self.config),
             "steps": budget.step if budget else 0,
             "seconds": round(budget.elapsed, 1) if budget else 0.0,
             "clips_rendered": self.pool.rendered * self.ranks.world,

@@ -287,7 +287,7 @@ class _Trainer:
     def _summary(self) -> dict[str, Any]:
         budget = self.budget
         return {
-            "recipe": dataclasses.asdict(self.config),
+            "recipe": runtime.recipe(self.config),
             "steps": budget.step if budget else 0,
             "seconds": round(budget.elapsed, 1) if budget else 0.0,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",

@@ -23,12 +23,34 @@ from studio.world.grammar import (
 if TYPE_CHECKING:
     from studio.world.renderer import Clip, SceneBatch, compiled_painter, render, switched
 
-__all__ = ["ACTIONS", "ATTRIBUTES", "COLOURS", "PLACES", "SHAPES", "Clip", "Scene", "SceneBatch", "all_scenes",
-           "canonical_caption", "caption", "compiled_painter", "held_out", "parse", "render", "sample_scene",
-           "switched", "vocabulary"]
+__all__ = [
+    "ACTIONS",
+    "ATTRIBUTES",
+    "COLOURS",
+    "PLACES",
+    "SHAPES",
+    "Clip",
+    "Scene",
+    "SceneBatch",
+    "all_scenes",
+    "canonical_caption",
+    "caption",
+    "compiled_painter",
+    "held_out",
+    "parse",
+    "render",
+    "sample_scene",
+    "switched",
+    "vocabulary",
+]
 
-_LAZY = {"Clip": "renderer", "SceneBatch": "renderer", "render": "renderer", "switched": "renderer",
-         "compiled_painter": "renderer"}
+_LAZY = {
+    "Clip": "renderer",
+    "SceneBatch": "renderer",
+    "render": "renderer",
+    "switched": "renderer",
+    "compiled_painter": "renderer",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -12,8 +12,26 @@ PARTS = 24
 # Bones that turn parts about their pivots; see motion.py for how they move.
 BONES = ("leg_a", "leg_b", "leg_c", "leg_d", "tail", "head", "arm_a", "arm_b", "wing_a", "wing_b")
 # Columns of a part: geometry, colour (share of the figure's colour, then added rgb), pivot, flags.
-COLUMNS: tuple[str, ...] = ("x", "y", "angle", "rx", "ry", "taper", "bend", "square", "share", "r", "g", "b", "pivot_x", "pivot_y",
-           "limb", "lid", "wing", "show")
+COLUMNS: tuple[str, ...] = (
+    "x",
+    "y",
+    "angle",
+    "rx",
+    "ry",
+    "taper",
+    "bend",
+    "square",
+    "share",
+    "r",
+    "g",
+    "b",
+    "pivot_x",
+    "pivot_y",
+    "limb",
+    "lid",
+    "wing",
+    "show",
+)
 TONES = {  # share of the figure's colour, added rgb
     "main": (1.0, 0.0, 0.0, 0.0),
     "far": (0.72, 0.0, 0.0, 0.02),
@@ -30,36 +48,128 @@ TONES = {  # share of the figure's colour, added rgb
     "wing_far": (0.0, 0.80, 0.82, 0.92),
 }
 # Size of each figure, so that a small body fills the stage as well as a tall neck.
-SIZE = {"fox": 1.02, "rabbit": 0.98, "elephant": 1.0, "penguin": 1.05, "turtle": 1.12, "giraffe": 0.90, "robot": 0.96,
-        "octopus": 1.06}
-LEG_HEIGHT = {"fox": 0.20, "rabbit": 0.06, "elephant": 0.20, "penguin": 0.04, "turtle": 0.12, "giraffe": 0.24,
-              "robot": 0.16, "octopus": 0.16}
+SIZE = {
+    "fox": 1.02,
+    "rabbit": 0.98,
+    "elephant": 1.0,
+    "penguin": 1.05,
+    "turtle": 1.12,
+    "giraffe": 0.90,
+    "robot": 0.96,
+    "octopus": 1.06,
+}
+LEG_HEIGHT = {
+    "fox": 0.20,
+    "rabbit": 0.06,
+    "elephant": 0.20,
+    "penguin": 0.04,
+    "turtle": 0.12,
+    "giraffe": 0.24,
+    "robot": 0.16,
+    "octopus": 0.16,
+}
 _PIVOTS = {
-    "fox": {"leg_a": (0.20, 0.30), "leg_b": (0.10, 0.30), "leg_c": (-0.24, 0.30), "leg_d": (-0.14, 0.30),
-            "tail": (-0.28, 0.34), "head": (0.20, 0.46), "wing_a": (-0.04, 0.50), "wing_b": (-0.04, 0.50)},
-    "rabbit": {"leg_a": (0.08, 0.16), "leg_b": (0.0, 0.16), "leg_c": (-0.14, 0.14), "leg_d": (-0.06, 0.14),
-               "tail": (-0.26, 0.2), "head": (0.06, 0.48), "arm_a": (0.14, 0.36), "arm_b": (0.14, 0.36),
-               "wing_a": (-0.14, 0.40), "wing_b": (-0.14, 0.40)},
-    "elephant": {"leg_a": (0.18, 0.30), "leg_b": (0.06, 0.30), "leg_c": (-0.30, 0.30), "leg_d": (-0.18, 0.30),
-                 "tail": (-0.42, 0.46), "head": (0.22, 0.54), "arm_a": (0.50, 0.48), "wing_a": (-0.12, 0.66),
-                 "wing_b": (-0.12, 0.66)},
-    "penguin": {"leg_a": (0.10, 0.10), "leg_b": (-0.12, 0.10), "head": (0.0, 0.62), "arm_a": (-0.26, 0.58),
-                "arm_b": (0.26, 0.58), "wing_a": (-0.18, 0.52), "wing_b": (0.18, 0.52)},
-    "turtle": {"leg_a": (0.24, 0.20), "leg_b": (0.14, 0.20), "leg_c": (-0.30, 0.20), "leg_d": (-0.20, 0.20),
-               "tail": (-0.42, 0.18), "head": (0.36, 0.26), "wing_a": (-0.06, 0.56), "wing_b": (-0.06, 0.56)},
-    "giraffe": {"leg_a": (0.12, 0.36), "leg_b": (0.02, 0.36), "leg_c": (-0.26, 0.36), "leg_d": (-0.16, 0.36),
-                "tail": (-0.34, 0.46), "head": (0.12, 0.48), "wing_a": (-0.12, 0.52), "wing_b": (-0.12, 0.52)},
-    "robot": {"leg_a": (0.13, 0.22), "leg_b": (-0.13, 0.22), "head": (0.0, 0.58), "arm_a": (-0.30, 0.48),
-              "arm_b": (0.30, 0.48), "wing_a": (-0.22, 0.46), "wing_b": (0.22, 0.46)},
-    "octopus": {"leg_a": (0.30, 0.30), "leg_b": (0.15, 0.26), "leg_c": (-0.15, 0.26), "leg_d": (-0.30, 0.30),
-                "tail": (0.0, 0.26), "head": (0.0, 0.3), "wing_a": (-0.28, 0.58), "wing_b": (0.28, 0.58)},
+    "fox": {
+        "leg_a": (0.20, 0.30),
+        "leg_b": (0.10, 0.30),
+        "leg_c": (-0.24, 0.30),
+        "leg_d": (-0.14, 0.30),
+        "tail": (-0.28, 0.34),
+        "head": (0.20, 0.46),
+        "wing_a": (-0.04, 0.50),
+        "wing_b": (-0.04, 0.50),
+    },
+    "rabbit": {
+        "leg_a": (0.08, 0.16),
+        "leg_b": (0.0, 0.16),
+        "leg_c": (-0.14, 0.14),
+        "leg_d": (-0.06, 0.14),
+        "tail": (-0.26, 0.2),
+        "head": (0.06, 0.48),
+        "arm_a": (0.14, 0.36),
+        "arm_b": (0.14, 0.36),
+        "wing_a": (-0.14, 0.40),
+        "wing_b": (-0.14, 0.40),
+    },
+    "elephant": {
+        "leg_a": (0.18, 0.30),
+        "leg_b": (0.06, 0.30),
+        "leg_c": (-0.30, 0.30),
+        "leg_d": (-0.18, 0.30),
+        "tail": (-0.42, 0.46),
+        "head": (0.22, 0.54),
+        "arm_a": (0.50, 0.48),
+        "wing_a": (-0.12, 0.66),
+        "wing_b": (-0.12, 0.66),
+    },
+    "penguin": {
+        "leg_a": (0.10, 0.10),
+        "leg_b": (-0.12, 0.10),
+        "head": (0.0, 0.62),
+        "arm_a": (-0.26, 0.58),
+        "arm_b": (0.26, 0.58),
+        "wing_a": (-0.18, 0.52),
+        "wing_b": (0.18, 0.52),
+    },
+    "turtle": {
+        "leg_a": (0.24, 0.20),
+        "leg_b": (0.14, 0.20),
+        "leg_c": (-0.30, 0.20),
+        "leg_d": (-0.20, 0.20),
+        "tail": (-0.42, 0.18),
+        "head": (0.36, 0.26),
+        "wing_a": (-0.06, 0.56),
+        "wing_b": (-0.06, 0.56),
+    },
+    "giraffe": {
+        "leg_a": (0.12, 0.36),
+        "leg_b": (0.02, 0.36),
+        "leg_c": (-0.26, 0.36),
+        "leg_d": (-0.16, 0.36),
+        "tail": (-0.34, 0.46),
+        "head": (0.12, 0.48),
+        "wing_a": (-0.12, 0.52),
+        "wing_b": (-0.12, 0.52),
+    },
+    "robot": {
+        "leg_a": (0.13, 0.22),
+        "leg_b": (-0.13, 0.22),
+        "head": (0.0, 0.58),
+        "arm_a": (-0.30, 0.48),
+        "arm_b": (0.30, 0.48),
+        "wing_a": (-0.22, 0.46),
+        "wing_b": (0.22, 0.46),
+    },
+    "octopus": {
+        "leg_a": (0.30, 0.30),
+        "leg_b": (0.15, 0.26),
+        "leg_c": (-0.15, 0.26),
+        "leg_d": (-0.30, 0.30),
+        "tail": (0.0, 0.26),
+        "head": (0.0, 0.3),
+        "wing_a": (-0.28, 0.58),
+        "wing_b": (0.28, 0.58),
+    },
 }
 Part = dict
 
 
-def part(x: float, y: float, rx: float, ry: float, tone: str = "main", *, angle: float = 0.0, taper: float = 0.0,
-         bend: float = 0.0, square: float = 0.0, bone: str | None = None, limb: float = 0.0, lid: float = 0.0,
-         wing: float = 0.0) -> Part:
+def part(
+    x: float,
+    y: float,
+    rx: float,
+    ry: float,
+    tone: str = "main",
+    *,
+    angle: float = 0.0,
+    taper: float = 0.0,
+    bend: float = 0.0,
+    square: float = 0.0,
+    bone: str | None = None,
+    limb: float = 0.0,
+    lid: float = 0.0,
+    wing: float = 0.0,
+) -> Part:
     """One soft blob of a figure, in figure units (feet at 0, height about 1).
 
     Args:
@@ -81,13 +191,30 @@ def part(x: float, y: float, rx: float, ry: float, tone: str = "main", *, angle:
         The part's columns and bone.
     """
     share, r, g, b = TONES[tone]
-    return {"x": x, "y": y, "angle": angle * torch.pi / 180, "rx": rx, "ry": ry, "taper": taper, "bend": bend,
-            "square": square, "share": share, "r": r, "g": g, "b": b, "limb": limb, "lid": lid, "wing": wing,
-            "show": 1.0, "bone": bone}
+    return {
+        "x": x,
+        "y": y,
+        "angle": angle * torch.pi / 180,
+        "rx": rx,
+        "ry": ry,
+        "taper": taper,
+        "bend": bend,
+        "square": square,
+        "share": share,
+        "r": r,
+        "g": g,
+        "b": b,
+        "limb": limb,
+        "lid": lid,
+        "wing": wing,
+        "show": 1.0,
+        "bone": bone,
+    }
 
 
-def leg(x: float, y: float, width: float, tone: str, bone: str, *, top: float, square: float = 0.6,
-        taper: float = 0.0) -> Part:
+def leg(
+    x: float, y: float, width: float, tone: str, bone: str, *, top: float, square: float = 0.6, taper: float = 0.0
+) -> Part:
     """A leg from `y` (its foot) up to `top`, at `x`; see `part` for the units."""
     half = (top - y) / 2
     return part(x, y + half, half, width, tone, angle=90, bone=bone, limb=0.75, square=square, taper=taper)
@@ -95,8 +222,10 @@ def leg(x: float, y: float, width: float, tone: str, bone: str, *, top: float, s
 
 def eye(x: float, y: float, size: float, bone: str | None = "head", look: float = 0.3) -> list[Part]:
     """A white eye with a dark pupil that looks ahead; see `part` for the units."""
-    return [part(x, y, size, size * 1.12, "white", bone=bone, lid=1.0),
-            part(x + look * size, y - 0.05 * size, size * 0.62, size * 0.74, "black", bone=bone, lid=0.68)]
+    return [
+        part(x, y, size, size * 1.12, "white", bone=bone, lid=1.0),
+        part(x + look * size, y - 0.05 * size, size * 0.62, size * 0.74, "black", bone=bone, lid=0.68),
+    ]
 
 
 def wing(x: float, y: float, bone: str, tone: str, angle: float, size: float = 0.30) -> Part:
@@ -109,12 +238,14 @@ def wing(x: float, y: float, bone: str, tone: str, angle: float, size: float = 0
 def _fox() -> list[Part]:
     return [
         wing(-0.04, 0.50, "wing_b", "wing_far", 105),
-        leg(0.13, 0.0, 0.06, "far", "leg_b", top=0.36), leg(-0.13, 0.0, 0.065, "far", "leg_d", top=0.36),
+        leg(0.13, 0.0, 0.06, "far", "leg_b", top=0.36),
+        leg(-0.13, 0.0, 0.065, "far", "leg_d", top=0.36),
         part(-0.47, 0.50, 0.27, 0.145, "main", angle=122, taper=0.35, bend=0.25, bone="tail"),
         part(-0.57, 0.70, 0.115, 0.11, "pale", angle=115, taper=-0.25, bone="tail"),
         part(-0.03, 0.38, 0.33, 0.175, "main", angle=6, taper=0.12),
         part(0.20, 0.33, 0.13, 0.11, "light", angle=70),
-        leg(0.20, 0.0, 0.066, "main", "leg_a", top=0.38), leg(-0.22, 0.0, 0.075, "main", "leg_c", top=0.40),
+        leg(0.20, 0.0, 0.066, "main", "leg_a", top=0.38),
+        leg(-0.22, 0.0, 0.075, "main", "leg_c", top=0.40),
         part(0.20, 0.83, 0.135, 0.085, "far", angle=100, taper=-0.75, bone="head"),
         part(0.28, 0.63, 0.225, 0.185, "main", angle=-8, bone="head"),
         part(0.45, 0.565, 0.17, 0.105, "pale", angle=-14, taper=-0.5, bone="head"),
@@ -150,13 +281,13 @@ def _rabbit() -> list[Part]:
 def _elephant() -> list[Part]:
     return [
         wing(-0.12, 0.66, "wing_b", "wing_far", 100),
-        leg(0.07, 0.0, 0.095, "far", "leg_b", top=0.40, square=1), leg(-0.16, 0.0, 0.095, "far", "leg_d", top=0.40,
-                                                                       square=1),
+        leg(0.07, 0.0, 0.095, "far", "leg_b", top=0.40, square=1),
+        leg(-0.16, 0.0, 0.095, "far", "leg_d", top=0.40, square=1),
         part(-0.49, 0.38, 0.13, 0.032, "dark", angle=65, bone="tail"),
         part(-0.10, 0.46, 0.37, 0.28, "main", taper=0.05),
         part(-0.08, 0.30, 0.27, 0.11, "light"),
-        leg(0.16, 0.0, 0.105, "main", "leg_a", top=0.42, square=1), leg(-0.31, 0.0, 0.105, "main", "leg_c", top=0.42,
-                                                                       square=1),
+        leg(0.16, 0.0, 0.105, "main", "leg_a", top=0.42, square=1),
+        leg(-0.31, 0.0, 0.105, "main", "leg_c", top=0.42, square=1),
         part(0.555, 0.34, 0.27, 0.082, "main", angle=-72, taper=-0.38, bend=-0.9, bone="arm_a"),
         part(0.30, 0.60, 0.235, 0.225, "main", bone="head"),
         part(0.46, 0.44, 0.11, 0.038, "white", angle=-25, taper=-0.5, bone="head"),
@@ -169,7 +300,8 @@ def _elephant() -> list[Part]:
 
 def _penguin() -> list[Part]:
     return [
-        wing(-0.18, 0.52, "wing_a", "wing_far", 150), wing(0.18, 0.52, "wing_b", "wing_far", 30),
+        wing(-0.18, 0.52, "wing_a", "wing_far", 150),
+        wing(0.18, 0.52, "wing_b", "wing_far", 30),
         part(-0.13, 0.045, 0.145, 0.055, "beak", bone="leg_b", limb=0.3),
         part(0.13, 0.045, 0.145, 0.055, "beak", bone="leg_a", limb=0.3),
         part(0.0, 0.38, 0.36, 0.32, "main", angle=90, taper=-0.12, square=0.25),
@@ -177,9 +309,11 @@ def _penguin() -> list[Part]:
         part(0.32, 0.42, 0.22, 0.075, "dark", angle=-70, taper=-0.2, bend=-0.2, bone="arm_b"),
         part(0.0, 0.32, 0.26, 0.225, "pale", angle=90, taper=-0.1),
         part(0.0, 0.77, 0.235, 0.215, "main", bone="head"),
-        part(-0.085, 0.76, 0.105, 0.12, "pale", bone="head"), part(0.085, 0.76, 0.105, 0.12, "pale", bone="head"),
+        part(-0.085, 0.76, 0.105, 0.12, "pale", bone="head"),
+        part(0.085, 0.76, 0.105, 0.12, "pale", bone="head"),
         part(0.0, 0.685, 0.12, 0.08, "pale", bone="head"),
-        *eye(-0.085, 0.79, 0.056, look=0.2), *eye(0.085, 0.79, 0.056, look=0.2),
+        *eye(-0.085, 0.79, 0.056, look=0.2),
+        *eye(0.085, 0.79, 0.056, look=0.2),
         part(0.0, 0.70, 0.085, 0.055, "beak", bone="head", angle=-90, taper=-0.35),
     ]
 
@@ -187,16 +321,19 @@ def _penguin() -> list[Part]:
 def _turtle() -> list[Part]:
     return [
         wing(-0.06, 0.56, "wing_b", "wing_far", 100),
-        leg(0.12, 0.0, 0.085, "far", "leg_b", top=0.28), leg(-0.18, 0.0, 0.085, "far", "leg_d", top=0.28),
+        leg(0.12, 0.0, 0.085, "far", "leg_b", top=0.28),
+        leg(-0.18, 0.0, 0.085, "far", "leg_d", top=0.28),
         part(-0.50, 0.17, 0.13, 0.05, "light", angle=10, taper=0.6, bone="tail"),
         part(0.42, 0.33, 0.17, 0.09, "light", angle=48, bone="head"),
         part(0.53, 0.47, 0.185, 0.155, "light", angle=-6, bone="head"),
         *eye(0.57, 0.52, 0.06),
-        leg(0.25, 0.0, 0.095, "light", "leg_a", top=0.30), leg(-0.31, 0.0, 0.095, "light", "leg_c", top=0.30),
+        leg(0.25, 0.0, 0.095, "light", "leg_a", top=0.30),
+        leg(-0.31, 0.0, 0.095, "light", "leg_c", top=0.30),
         part(-0.05, 0.40, 0.44, 0.34, "main", square=0.15),
         part(-0.05, 0.155, 0.36, 0.07, "pale", square=0.6),
         part(-0.05, 0.215, 0.45, 0.055, "dark", square=0.8),
-        part(-0.05, 0.52, 0.145, 0.13, "dark"), part(-0.31, 0.40, 0.095, 0.115, "dark", angle=-18),
+        part(-0.05, 0.52, 0.145, 0.13, "dark"),
+        part(-0.31, 0.40, 0.095, 0.115, "dark", angle=-18),
         part(0.21, 0.40, 0.095, 0.115, "dark", angle=18),
         wing(-0.06, 0.60, "wing_a", "wing", 122),
     ]
@@ -205,14 +342,17 @@ def _turtle() -> list[Part]:
 def _giraffe() -> list[Part]:
     return [
         wing(-0.12, 0.52, "wing_b", "wing_far", 118),
-        leg(0.05, 0.0, 0.052, "far", "leg_b", top=0.42), leg(-0.17, 0.0, 0.052, "far", "leg_d", top=0.42),
+        leg(0.05, 0.0, 0.052, "far", "leg_b", top=0.42),
+        leg(-0.17, 0.0, 0.052, "far", "leg_d", top=0.42),
         part(-0.37, 0.38, 0.13, 0.03, "dark", angle=72, bone="tail"),
         part(-0.09, 0.46, 0.285, 0.155, "main", angle=8, taper=0.1),
-        leg(0.12, 0.0, 0.058, "main", "leg_a", top=0.46), leg(-0.26, 0.0, 0.058, "main", "leg_c", top=0.46),
+        leg(0.12, 0.0, 0.058, "main", "leg_a", top=0.46),
+        leg(-0.26, 0.0, 0.058, "main", "leg_c", top=0.46),
         part(0.19, 0.74, 0.33, 0.092, "main", angle=74, taper=-0.15, square=0.3, bone="head"),
         part(0.185, 0.72, 0.06, 0.045, "dark", angle=74, bone="head"),
         part(0.145, 0.55, 0.06, 0.05, "dark", angle=74, bone="head"),
-        part(-0.19, 0.50, 0.085, 0.07, "dark"), part(0.01, 0.47, 0.085, 0.068, "dark", angle=30),
+        part(-0.19, 0.50, 0.085, 0.07, "dark"),
+        part(0.01, 0.47, 0.085, 0.068, "dark", angle=30),
         part(0.225, 1.13, 0.075, 0.026, "dark", angle=90, taper=0.4, bone="head"),
         part(0.31, 1.13, 0.075, 0.026, "dark", angle=82, taper=0.4, bone="head"),
         part(0.15, 1.02, 0.095, 0.045, "main", angle=160, taper=-0.3, bone="head"),
@@ -225,14 +365,16 @@ def _giraffe() -> list[Part]:
 
 def _robot() -> list[Part]:
     return [
-        wing(-0.22, 0.46, "wing_a", "wing_far", 150), wing(0.22, 0.46, "wing_b", "wing_far", 30),
+        wing(-0.22, 0.46, "wing_a", "wing_far", 150),
+        wing(0.22, 0.46, "wing_b", "wing_far", 30),
         leg(-0.13, 0.02, 0.068, "metal", "leg_b", top=0.26, square=1),
         leg(0.13, 0.02, 0.068, "metal", "leg_a", top=0.26, square=1),
         part(-0.14, 0.04, 0.11, 0.048, "dark", bone="leg_b", limb=0.75, square=1),
         part(0.14, 0.04, 0.11, 0.048, "dark", bone="leg_a", limb=0.75, square=1),
         part(-0.36, 0.37, 0.155, 0.055, "metal", angle=-105, square=0.6, bone="arm_a"),
         part(0.36, 0.37, 0.155, 0.055, "metal", angle=-75, square=0.6, bone="arm_b"),
-        part(-0.40, 0.22, 0.075, 0.07, "main", bone="arm_a"), part(0.40, 0.22, 0.075, 0.07, "main", bone="arm_b"),
+        part(-0.40, 0.22, 0.075, 0.07, "main", bone="arm_a"),
+        part(0.40, 0.22, 0.075, 0.07, "main", bone="arm_b"),
         part(0.0, 0.38, 0.27, 0.21, "main", square=1),
         part(0.0, 0.36, 0.125, 0.105, "pale", square=1),
         part(0.0, 0.36, 0.055, 0.055, "beak"),
@@ -249,7 +391,8 @@ def _robot() -> list[Part]:
 
 def _octopus() -> list[Part]:
     return [
-        wing(-0.28, 0.62, "wing_a", "wing_far", 155), wing(0.28, 0.62, "wing_b", "wing_far", 25),
+        wing(-0.28, 0.62, "wing_a", "wing_far", 155),
+        wing(0.28, 0.62, "wing_b", "wing_far", 25),
         part(0.0, 0.15, 0.19, 0.085, "far", angle=-90, bone="tail", limb=0.5),
         part(-0.42, 0.19, 0.215, 0.085, "main", angle=180, bend=1.0, bone="leg_d", limb=0.3),
         part(0.42, 0.19, 0.215, 0.085, "main", angle=0, bend=1.0, bone="leg_a", limb=0.3),
@@ -259,14 +402,24 @@ def _octopus() -> list[Part]:
         part(0.0, 0.66, 0.36, 0.35, "main", square=0.1, bone="head"),
         part(-0.19, 0.86, 0.075, 0.06, "light", angle=35, bone="head"),
         part(0.03, 0.92, 0.055, 0.045, "light", bone="head"),
-        part(-0.23, 0.47, 0.065, 0.045, "light", bone="head"), part(0.23, 0.47, 0.065, 0.045, "light", bone="head"),
-        *eye(-0.13, 0.61, 0.092, look=0.2), *eye(0.13, 0.61, 0.092, look=0.2),
+        part(-0.23, 0.47, 0.065, 0.045, "light", bone="head"),
+        part(0.23, 0.47, 0.065, 0.045, "light", bone="head"),
+        *eye(-0.13, 0.61, 0.092, look=0.2),
+        *eye(0.13, 0.61, 0.092, look=0.2),
         part(0.0, 0.45, 0.075, 0.032, "dark", bone="head", bend=0.9),
     ]
 
 
-_BUILDERS = {"fox": _fox, "rabbit": _rabbit, "elephant": _elephant, "penguin": _penguin, "turtle": _turtle,
-             "giraffe": _giraffe, "robot": _robot, "octopus": _octopus}
+_BUILDERS = {
+    "fox": _fox,
+    "rabbit": _rabbit,
+    "elephant": _elephant,
+    "penguin": _penguin,
+    "turtle": _turtle,
+    "giraffe": _giraffe,
+    "robot": _robot,
+    "octopus": _octopus,
+}
 
 
 @cache

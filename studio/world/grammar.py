@@ -38,22 +38,59 @@ COLOUR_WORDS = {
 }
 # Third person and -ing form of each phrasing.
 ACTION_WORDS = {
-    "runs": (("runs", "running"), ("dashes", "dashing"), ("sprints", "sprinting"), ("races", "racing"),
-             ("gallops", "galloping")),
-    "jumps": (("jumps", "jumping"), ("hops", "hopping"), ("leaps", "leaping"), ("bounces", "bouncing"),
-              ("jumps up and down", "jumping up and down")),
-    "spins": (("spins", "spinning"), ("twirls", "twirling"), ("whirls", "whirling"),
-              ("turns in circles", "turning in circles")),
-    "flies": (("flies", "flying"), ("soars", "soaring"), ("hovers", "hovering"),
-              ("flaps its wings", "flapping its wings")),
-    "sleeps": (("sleeps", "sleeping"), ("naps", "napping"), ("dozes", "dozing"), ("snoozes", "snoozing"),
-               ("slumbers", "slumbering")),
-    "grows": (("grows", "growing"), ("swells", "swelling"), ("gets bigger and smaller", "getting bigger and smaller"),
-              ("inflates", "inflating"), ("grows and shrinks", "growing and shrinking")),
-    "dances": (("dances", "dancing"), ("sways", "swaying"), ("wiggles", "wiggling"), ("boogies", "boogieing"),
-               ("grooves", "grooving")),
-    "rolls": (("rolls", "rolling"), ("tumbles", "tumbling"), ("somersaults", "somersaulting"),
-              ("rolls over and over", "rolling over and over")),
+    "runs": (
+        ("runs", "running"),
+        ("dashes", "dashing"),
+        ("sprints", "sprinting"),
+        ("races", "racing"),
+        ("gallops", "galloping"),
+    ),
+    "jumps": (
+        ("jumps", "jumping"),
+        ("hops", "hopping"),
+        ("leaps", "leaping"),
+        ("bounces", "bouncing"),
+        ("jumps up and down", "jumping up and down"),
+    ),
+    "spins": (
+        ("spins", "spinning"),
+        ("twirls", "twirling"),
+        ("whirls", "whirling"),
+        ("turns in circles", "turning in circles"),
+    ),
+    "flies": (
+        ("flies", "flying"),
+        ("soars", "soaring"),
+        ("hovers", "hovering"),
+        ("flaps its wings", "flapping its wings"),
+    ),
+    "sleeps": (
+        ("sleeps", "sleeping"),
+        ("naps", "napping"),
+        ("dozes", "dozing"),
+        ("snoozes", "snoozing"),
+        ("slumbers", "slumbering"),
+    ),
+    "grows": (
+        ("grows", "growing"),
+        ("swells", "swelling"),
+        ("gets bigger and smaller", "getting bigger and smaller"),
+        ("inflates", "inflating"),
+        ("grows and shrinks", "growing and shrinking"),
+    ),
+    "dances": (
+        ("dances", "dancing"),
+        ("sways", "swaying"),
+        ("wiggles", "wiggling"),
+        ("boogies", "boogieing"),
+        ("grooves", "grooving"),
+    ),
+    "rolls": (
+        ("rolls", "rolling"),
+        ("tumbles", "tumbling"),
+        ("somersaults", "somersaulting"),
+        ("rolls over and over", "rolling over and over"),
+    ),
 }
 PLACE_WORDS = {
     "night": ("at night", "in the moonlight", "under the stars", "on a starry night", "under the moon", "after dark"),
@@ -67,18 +104,58 @@ PLACE_WORDS = {
 PLACE_WORDS["forest"] = tuple(p.replace("green", "deep") for p in PLACE_WORDS["forest"])
 
 _EXTRA_KEYS = {  # Base forms and plain words that people type, beyond those that captions hold.
-    "action": {"run": "runs", "dash": "runs", "sprint": "runs", "race": "runs", "gallop": "runs", "jump": "jumps",
-               "hop": "jumps", "leap": "jumps", "bounce": "jumps", "spin": "spins", "twirl": "spins", "turn": "spins",
-               "fly": "flies", "soar": "flies", "hover": "flies", "sleep": "sleeps", "asleep": "sleeps",
-               "nap": "sleeps", "doze": "sleeps", "grow": "grows", "shrinks": "grows", "shrinking": "grows",
-               "swell": "grows", "dance": "dances", "sway": "dances", "wiggle": "dances", "roll": "rolls",
-               "tumble": "rolls", "somersault": "rolls"},
-    "place": {"nighttime": "night", "stars": "night", "beach": "sea", "sand": "desert", "cactus": "desert",
-              "wood": "forest", "snowing": "snow", "snowfield": "snow", "winter": "snow", "house": "room"},
+    "action": {
+        "run": "runs",
+        "dash": "runs",
+        "sprint": "runs",
+        "race": "runs",
+        "gallop": "runs",
+        "jump": "jumps",
+        "hop": "jumps",
+        "leap": "jumps",
+        "bounce": "jumps",
+        "spin": "spins",
+        "twirl": "spins",
+        "turn": "spins",
+        "fly": "flies",
+        "soar": "flies",
+        "hover": "flies",
+        "sleep": "sleeps",
+        "asleep": "sleeps",
+        "nap": "sleeps",
+        "doze": "sleeps",
+        "grow": "grows",
+        "shrinks": "grows",
+        "shrinking": "grows",
+        "swell": "grows",
+        "dance": "dances",
+        "sway": "dances",
+        "wiggle": "dances",
+        "roll": "rolls",
+        "tumble": "rolls",
+        "somersault": "rolls",
+    },
+    "place": {
+        "nighttime": "night",
+        "stars": "night",
+        "beach": "sea",
+        "sand": "desert",
+        "cactus": "desert",
+        "wood": "forest",
+        "snowing": "snow",
+        "snowfield": "snow",
+        "winter": "snow",
+        "house": "room",
+    },
 }
 _KEYS = {
-    "shape": {k: (k, *(w for p in v for w in p.split() if w not in ("baby", "calf", "cub", "chick", "toy", "king",
-                                                                    "emperor"))) for k, v in SHAPE_WORDS.items()},
+    "shape": {
+        k: (
+            k,
+            *(w for p in v for w in p.split() if w not in ("baby", "calf", "cub", "chick", "toy", "king", "emperor")),
+        )
+        for k, v in SHAPE_WORDS.items()
+    },
     "colour": {k: (*(w for p in v for w in p.split()), k) for k, v in COLOUR_WORDS.items()},
     "action": {k: tuple(f.split()[0] for pair in v for f in pair) for k, v in ACTION_WORDS.items()},
     "place": {
@@ -184,8 +261,13 @@ def caption(scene: Scene, rng: random.Random) -> str:
     words = f"{size} {colour} {noun}".strip()
     plain = f"{size} {noun}".strip()
     return rng.choice(_TEMPLATES).format(
-        a=f"the {words}" if the else _article(words), a_plain=f"the {plain}" if the else _article(plain),
-        verb=verb, ing=ing, place=place, colour=colour)
+        a=f"the {words}" if the else _article(words),
+        a_plain=f"the {plain}" if the else _article(plain),
+        verb=verb,
+        ing=ing,
+        place=place,
+        colour=colour,
+    )
 
 
 @cache

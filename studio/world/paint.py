@@ -81,8 +81,9 @@ def blob(x: Tensor, y: Tensor, c: Sequence[Tensor]) -> Blob:
     box_level = torch.sqrt(torch.sqrt(u2 * u2 + v2 * v2 + 1e-9))
     level = round_level + (box_level - round_level) * square
     su, sv = u / rx / round_level, v / width / round_level
-    return Blob(level, u * cos - v * sin, u * sin + v * cos, su * cos - sv * sin, su * sin + sv * cos,
-                (u.abs() - 1) * rx)
+    return Blob(
+        level, u * cos - v * sin, u * sin + v * cos, su * cos - sv * sin, su * sin + sv * cos, (u.abs() - 1) * rx
+    )
 
 
 def prop_layer(picture: Tensor, near: Tensor, y: Tensor, c: Tensor, pixel: float) -> Tensor:
@@ -107,8 +108,9 @@ def prop_layer(picture: Tensor, near: Tensor, y: Tensor, c: Tensor, pixel: float
     return over(picture, c[:, 8:11] * shade[:, None], alpha)
 
 
-def part_layer(colour: Tensor, clear: Tensor, nearest: Tensor, x: Tensor, y: Tensor, c: Tensor, view: Tensor,
-               pixel: float) -> tuple[Tensor, Tensor, Tensor]:
+def part_layer(
+    colour: Tensor, clear: Tensor, nearest: Tensor, x: Tensor, y: Tensor, c: Tensor, view: Tensor, pixel: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Lay one part over the figure.
 
     Args:
@@ -150,8 +152,9 @@ class Layers(NamedTuple):
     part: Callable[..., tuple[Tensor, Tensor, Tensor]] = part_layer
 
 
-def paint(scene: dict[str, Tensor], figure: dict[str, Tensor], size: int,
-          layers: Layers = Layers()) -> tuple[Tensor, Tensor]:
+def paint(
+    scene: dict[str, Tensor], figure: dict[str, Tensor], size: int, layers: Layers = Layers()
+) -> tuple[Tensor, Tensor]:
     """Paint N frames.
 
     Args:
@@ -169,8 +172,7 @@ def paint(scene: dict[str, Tensor], figure: dict[str, Tensor], size: int,
     return paint_figure(picture, scene, figure, x, y, pixel, layers)
 
 
-def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float,
-                layers: Layers = Layers()) -> Tensor:
+def paint_place(scene: dict[str, Tensor], x: Tensor, y: Tensor, pixel: float, layers: Layers = Layers()) -> Tensor:
     """Paint the scenery from the sky to the ground.
 
     Args:
@@ -218,8 +220,15 @@ def _hill(picture: Tensor, scene: dict[str, Tensor], h: int, x: Tensor, y: Tenso
     return over(picture, colour + rim, alpha)
 
 
-def _props(picture: Tensor, scene: dict[str, Tensor], group: int, x: Tensor, y: Tensor, pixel: float,
-           layer: Callable[..., Tensor]) -> Tensor:
+def _props(
+    picture: Tensor,
+    scene: dict[str, Tensor],
+    group: int,
+    x: Tensor,
+    y: Tensor,
+    pixel: float,
+    layer: Callable[..., Tensor],
+) -> Tensor:
     period = PERIOD[group]
     shift = scene["camera"] * PARALLAX[group] + scene["phase"] * (0.7 if group < 2 else 0.25)
     for k in range(*GROUPS[group]):
@@ -236,8 +245,9 @@ def _flakes(picture: Tensor, scene: dict[str, Tensor], which: int, x: Tensor, y:
     c = scene["flakes"][:, which, :, None, None]
     cell, size, fall, drift = c[:, 0], c[:, 1], c[:, 2], c[:, 3]
     time = scene["time"]
-    across = (x + scene["camera"] * (0.12 if which == 0 else 0.6) + drift * torch.sin(time * 1.1)
-              + scene["phase"] * 0.3) / cell
+    across = (
+        x + scene["camera"] * (0.12 if which == 0 else 0.6) + drift * torch.sin(time * 1.1) + scene["phase"] * 0.3
+    ) / cell
     column = torch.floor(across)
     # Every column has its own height, so that no rows are seen.
     up = (y + fall * time) / cell + torch.remainder(column * 0.618, 1.0) + 0.31
@@ -249,8 +259,15 @@ def _flakes(picture: Tensor, scene: dict[str, Tensor], which: int, x: Tensor, y:
     return over(picture, c[:, 4:7], alpha)
 
 
-def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Tensor], x: Tensor, y: Tensor,
-                 pixel: float, layers: Layers = Layers()) -> tuple[Tensor, Tensor]:
+def paint_figure(
+    picture: Tensor,
+    scene: dict[str, Tensor],
+    figure: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    pixel: float,
+    layers: Layers = Layers(),
+) -> tuple[Tensor, Tensor]:
     """Paint the shadow, the outline and the parts of the figure.
 
     Args:
@@ -293,16 +310,16 @@ def paint_figure(picture: Tensor, scene: dict[str, Tensor], figure: dict[str, Te
     return picture.clamp(0, 1) * 2 - 1, mask[:, None]
 
 
-def _shadow(picture: Tensor, at_x: Tensor, ground: Tensor, width: Tensor, lift: Tensor, x: Tensor,
-            y: Tensor) -> Tensor:
+def _shadow(picture: Tensor, at_x: Tensor, ground: Tensor, width: Tensor, lift: Tensor, x: Tensor, y: Tensor) -> Tensor:
     spread = 0.42 * width * (1 - 0.35 * lift.clamp(0, 1))
     far = ((x - at_x) / spread) ** 2 + ((y - ground + 0.01) / 0.07) ** 2
     alpha = 0.42 * (1 - 0.6 * lift.clamp(0, 1)) * smooth(1.25 - far)
     return over(picture, picture * 0.25, alpha)
 
 
-def _stage(picture: Tensor, scene: dict[str, Tensor], floating: Tensor, ground: Tensor, x: Tensor, y: Tensor,
-           pixel: float) -> Tensor:
+def _stage(
+    picture: Tensor, scene: dict[str, Tensor], floating: Tensor, ground: Tensor, x: Tensor, y: Tensor, pixel: float
+) -> Tensor:
     """The raft that carries the figure where there is only water."""
     rock = 0.02 * torch.sin(scene["time"] * 1.4)
     for drop, half, height, shade in ((0.085, 0.66, 0.05, 0.72), (0.035, 0.70, 0.045, 1.0)):
@@ -313,5 +330,3 @@ def _stage(picture: Tensor, scene: dict[str, Tensor], floating: Tensor, ground: 
         wood = torch.stack([zero + 0.70 * shade, zero + 0.50 * shade, zero + 0.33 * shade], dim=1)
         picture = over(picture, wood, alpha)
     return picture
-
-

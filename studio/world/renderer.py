@@ -17,9 +17,16 @@ from studio.world.paint import Layers, paint, part_layer, prop_layer, smooth
 from studio.world.places import GROUND, place_tables
 
 NUISANCES: tuple[str, ...] = ("x", "size", "facing", "phase", "tempo", "camera", "scenery", "ground")
-RGB = {"red": (0.86, 0.16, 0.17), "orange": (0.98, 0.53, 0.10), "yellow": (0.99, 0.85, 0.16),
-       "green": (0.26, 0.70, 0.25), "blue": (0.16, 0.40, 0.88), "purple": (0.52, 0.24, 0.74),
-       "pink": (0.99, 0.53, 0.74), "white": (0.95, 0.95, 0.96)}
+RGB = {
+    "red": (0.86, 0.16, 0.17),
+    "orange": (0.98, 0.53, 0.10),
+    "yellow": (0.99, 0.85, 0.16),
+    "green": (0.26, 0.70, 0.25),
+    "blue": (0.16, 0.40, 0.88),
+    "purple": (0.52, 0.24, 0.74),
+    "pink": (0.99, 0.53, 0.74),
+    "white": (0.95, 0.95, 0.96),
+}
 POSE_BLEND = 8  # Frames over which a switched pose or colour blends.
 PLACE_BLEND = 10  # Frames over which scenery cross-fades.
 _CHUNK = {"cpu": 8, "other": 512}  # Frames painted at once: cache-sized on a CPU, about 1.5 GB at 128 px elsewhere.
@@ -65,11 +72,15 @@ class SceneBatch:
         for name in ATTRIBUTES:
             value = getattr(self, name)
             if value.shape != (batch,) or value.dtype != torch.int64:
-                raise ValueError(f"`{name}` must be int64 [{batch}], got {value.dtype} {list(value.shape)}; "
-                                 "build batches with SceneBatch.of or SceneBatch.sample")
+                raise ValueError(
+                    f"`{name}` must be int64 [{batch}], got {value.dtype} {list(value.shape)}; "
+                    "build batches with SceneBatch.of or SceneBatch.sample"
+                )
         if self.nuisance.shape != (batch, len(NUISANCES)):
-            raise ValueError(f"`nuisance` must be [{batch}, {len(NUISANCES)}], got {list(self.nuisance.shape)}; "
-                             "build batches with SceneBatch.of or SceneBatch.sample")
+            raise ValueError(
+                f"`nuisance` must be [{batch}, {len(NUISANCES)}], got {list(self.nuisance.shape)}; "
+                "build batches with SceneBatch.of or SceneBatch.sample"
+            )
 
     def __len__(self) -> int:
         return len(self.shape)
@@ -80,8 +91,9 @@ class SceneBatch:
         return self.shape.device
 
     @classmethod
-    def of(cls, scenes: Sequence[Scene], seed: int | torch.Generator = 0,
-           device: torch.device | str = "cpu") -> SceneBatch:
+    def of(
+        cls, scenes: Sequence[Scene], seed: int | torch.Generator = 0, device: torch.device | str = "cpu"
+    ) -> SceneBatch:
         """A batch of given scenes with random freedoms.
 
         Args:
@@ -101,8 +113,9 @@ class SceneBatch:
         return cls._from(table, _generator(seed), device)
 
     @classmethod
-    def sample(cls, n: int, seed: int | torch.Generator = 0, device: torch.device | str = "cpu",
-               split: str = "train") -> SceneBatch:
+    def sample(
+        cls, n: int, seed: int | torch.Generator = 0, device: torch.device | str = "cpu", split: str = "train"
+    ) -> SceneBatch:
         """A batch of random scenes of a split, uniform over its combinations.
 
         Args:
@@ -139,8 +152,10 @@ class SceneBatch:
     def scenes(self) -> list[Scene]:
         """The names of all scenes."""
         columns = [getattr(self, name).tolist() for name in ATTRIBUTES]
-        return [Scene(**{name: names[j] for (name, names), j in zip(ATTRIBUTES.items(), row, strict=True)})
-                for row in zip(*columns, strict=True)]
+        return [
+            Scene(**{name: names[j] for (name, names), j in zip(ATTRIBUTES.items(), row, strict=True)})
+            for row in zip(*columns, strict=True)
+        ]
 
     def captions(self, seed: int = 0) -> list[str]:
         """One free caption a scene.
@@ -180,9 +195,17 @@ def switched(batch: SceneBatch, attributes: Collection[str], seed: int | torch.G
     return replace(batch, **changes)
 
 
-def render(batch: SceneBatch, *, frames: int = 81, size: int = 128, start: int | Tensor = 0, fps: float = 16,
-           after: SceneBatch | None = None, switch_frame: int | Tensor | None = None,
-           painter: Painter = paint) -> Clip:
+def render(
+    batch: SceneBatch,
+    *,
+    frames: int = 81,
+    size: int = 128,
+    start: int | Tensor = 0,
+    fps: float = 16,
+    after: SceneBatch | None = None,
+    switch_frame: int | Tensor | None = None,
+    painter: Painter = paint,
+) -> Clip:
     """Render frames of clips; a frame depends on its absolute time only.
 
     Args:
@@ -231,8 +254,16 @@ def compiled_painter() -> Painter:
     return partial(paint, layers=layers)
 
 
-def _frames(batch: SceneBatch, after: SceneBatch | None, switch: Tensor | None, rows: Tensor, frame: Tensor,
-            size: int, fps: float, painter: Painter) -> tuple[Tensor, Tensor]:
+def _frames(
+    batch: SceneBatch,
+    after: SceneBatch | None,
+    switch: Tensor | None,
+    rows: Tensor,
+    frame: Tensor,
+    size: int,
+    fps: float,
+    painter: Painter,
+) -> tuple[Tensor, Tensor]:
     time = frame.float() / fps
     free = dict(zip(NUISANCES, batch.nuisance[rows].unbind(1), strict=True))
     before = _looks(batch, rows)
@@ -259,8 +290,9 @@ def _frames(batch: SceneBatch, after: SceneBatch | None, switch: Tensor | None, 
     return _mix(old, new, fade), mask
 
 
-def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, build: Tensor,
-              free: dict[str, Tensor]) -> dict[str, Tensor]:
+def figure_of(
+    pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, build: Tensor, free: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Posed parts and placement of the figure, for `paint`.
 
     Args:
@@ -276,7 +308,7 @@ def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, build:
     p = dict(zip(motion.CHANNELS, pose.unbind(1), strict=True))
     columns, bones = parts
     c = dict(zip(COLUMNS, columns.unbind(2), strict=True))
-    turn = (bones * pose[:, None, len(motion.ROOT):]).sum(-1)
+    turn = (bones * pose[:, None, len(motion.ROOT) :]).sum(-1)
     fold = 1 - c["limb"] * p["tuck"][:, None]
     dx, dy = (c["x"] - c["pivot_x"]) * fold, (c["y"] - c["pivot_y"]) * fold
     cos, sin = torch.cos(turn), torch.sin(turn)
@@ -286,9 +318,21 @@ def figure_of(pose: Tensor, parts: tuple[Tensor, Tensor], colour: Tensor, build:
     lid = 1 - c["lid"] * p["closed"][:, None]
     rgb = [c["share"] * colour[:, i, None] + c[n] for i, n in enumerate("rgb")]
     show = c["show"] * smooth(unfurl * 6)
-    posed = torch.stack([x, y, c["angle"] + turn, c["rx"] * fold * unfurl.clamp_min(0.02),
-                         c["ry"] * lid.clamp_min(0.02) * unfurl.clamp_min(0.02), c["taper"], c["bend"], c["square"],
-                         *rgb, show], dim=2)
+    posed = torch.stack(
+        [
+            x,
+            y,
+            c["angle"] + turn,
+            c["rx"] * fold * unfurl.clamp_min(0.02),
+            c["ry"] * lid.clamp_min(0.02) * unfurl.clamp_min(0.02),
+            c["taper"],
+            c["bend"],
+            c["square"],
+            *rgb,
+            show,
+        ],
+        dim=2,
+    )
     leg, size = build.unbind(1)
     scale = 0.94 * size * (0.88 + 0.24 * free["size"])
     facing = torch.where(free["facing"] < 0.5, -1.0, 1.0)
@@ -341,7 +385,7 @@ def _posed(batch: SceneBatch, rows: Tensor, time: Tensor, free: dict[str, Tensor
     turn = motion.CHANNELS.index("turn")
     then = motion.poses(wound, free["phase"], tempo).gather(1, pick)[:, 0, turn]
     whole = torch.round(then / (2 * torch.pi)) * 2 * torch.pi
-    return torch.cat([pose[:, :turn], (pose[:, turn] - whole)[:, None], pose[:, turn + 1:]], dim=1)
+    return torch.cat([pose[:, :turn], (pose[:, turn] - whole)[:, None], pose[:, turn + 1 :]], dim=1)
 
 
 def _speed(batch: SceneBatch, rows: Tensor, free: dict[str, Tensor]) -> Tensor:
@@ -349,8 +393,15 @@ def _speed(batch: SceneBatch, rows: Tensor, free: dict[str, Tensor]) -> Tensor:
     return motion.speeds(batch.device)[batch.action[rows]] * facing
 
 
-def _camera(batch: SceneBatch, after: SceneBatch, rows: Tensor, time: Tensor, moment: Tensor,
-            free: dict[str, Tensor], fps: float) -> Tensor:
+def _camera(
+    batch: SceneBatch,
+    after: SceneBatch,
+    rows: Tensor,
+    time: Tensor,
+    moment: Tensor,
+    free: dict[str, Tensor],
+    fps: float,
+) -> Tensor:
     first, second = _speed(batch, rows, free), _speed(after, rows, free)
     span = POSE_BLEND / fps
     u = (time - moment) / span
@@ -381,14 +432,16 @@ def _colours(device: torch.device) -> Tensor:
 def _generator(seed: int | torch.Generator) -> torch.Generator:
     if isinstance(seed, torch.Generator):
         if seed.device.type != "cpu":
-            raise ValueError(f"`seed` must be a number or a CPU generator, got one on {seed.device}; "
-                             "use torch.Generator()")
+            raise ValueError(
+                f"`seed` must be a number or a CPU generator, got one on {seed.device}; use torch.Generator()"
+            )
         return seed
     return torch.Generator().manual_seed(seed)
 
 
-def _check(batch: SceneBatch, frames: int, size: int, fps: float, after: SceneBatch | None,
-           switch_frame: int | Tensor | None) -> None:
+def _check(
+    batch: SceneBatch, frames: int, size: int, fps: float, after: SceneBatch | None, switch_frame: int | Tensor | None
+) -> None:
     if frames < 1:
         raise ValueError(f"`frames` must be at least 1, got {frames}; ask for one frame or more")
     if size < 16:

@@ -1,4 +1,4 @@
-"""Contracts of the rollout: one for playing and training, gradient in the exit step only, the same seed the same video."""
+"""Contracts of the rollout: one for playing and training, gradient in the exit step only, one seed one video."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def test_each_block_says_what_it_cost_and_where_it_stands():
 @pytest.mark.parametrize("exit_step", [-1, LAST + 1])
 def test_an_exit_step_outside_the_sampler_is_refused(exit_step):
     with pytest.raises(ValueError, match=f"0..{LAST}"):
-        denoise_block(
-            tiny.dit(), tiny.cache(), tiny.text(), noise(), tiny.SAMPLER, FlowSchedule(), exit_step=exit_step
-        )
+        denoise_block(tiny.dit(), tiny.cache(), tiny.text(), noise(), tiny.SAMPLER, FlowSchedule(), exit_step=exit_step)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ def test_every_scene_has_a_canonical_caption_that_is_read_back() -> None:
 
 def test_enough_concepts_and_phrasings() -> None:
     assert [len(v) >= least for v, least in zip(ATTRIBUTES.values(), (8, 8, 8, 6), strict=True)] == [True] * 4
-    for table, names in zip((g.SHAPE_WORDS, g.COLOUR_WORDS, g.ACTION_WORDS, g.PLACE_WORDS), ATTRIBUTES.values(),
-                            strict=True):
+    for table, names in zip(
+        (g.SHAPE_WORDS, g.COLOUR_WORDS, g.ACTION_WORDS, g.PLACE_WORDS), ATTRIBUTES.values(), strict=True
+    ):
         assert tuple(table) == names
         assert all(len(set(phrases)) >= 4 for phrases in table.values())
 
@@ -74,7 +75,7 @@ def test_free_text_is_read_as_far_as_it_goes() -> None:
 
 
 def test_wrong_names_are_told_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match="`colour` must be one of red, .*'beige'"):
+    with pytest.raises(ValueError, match=r"`colour` must be one of red, .*'beige'"):
         Scene(shape="fox", colour="beige", action="runs", place="snow")
-    with pytest.raises(ValueError, match="`split`.*'test'.*use"):
+    with pytest.raises(ValueError, match=r"`split`.*'test'.*use"):
         sample_scene(random.Random(0), "test")

@@ -11,8 +11,10 @@ SIZE = 32
 
 
 def _one_of_each() -> SceneBatch:
-    scenes = [Scene(shape=s, colour=COLOURS[i], action=ACTIONS[i], place=PLACES[i % len(PLACES)])
-              for i, s in enumerate(SHAPES)]
+    scenes = [
+        Scene(shape=s, colour=COLOURS[i], action=ACTIONS[i], place=PLACES[i % len(PLACES)])
+        for i, s in enumerate(SHAPES)
+    ]
     return SceneBatch.of(scenes, seed=2)
 
 
@@ -43,7 +45,7 @@ def test_a_slice_equals_the_whole() -> None:
     starts = torch.tensor([0, 3, 5, 7, 9, 11, 13, 15])
     several = render(batch, start=starts, frames=2, size=SIZE)
     for i, s in enumerate(starts.tolist()):
-        assert torch.equal(whole.pixels[i, s:s + 2], several.pixels[i])
+        assert torch.equal(whole.pixels[i, s : s + 2], several.pixels[i])
 
 
 @pytest.mark.parametrize("attribute", ["shape", "colour", "action", "place"])
@@ -106,18 +108,25 @@ def test_sheet_lays_out_clips_and_checks_captions() -> None:
         sheet(clip.pixels, ["a"])
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda b: render(b, frames=0), "`frames` must be at least 1, got 0"),
-    (lambda b: render(b, size=4), "`size` must be at least 16 pixels, got 4"),
-    (lambda b: render(b, fps=0), "`fps` must be positive and finite, got 0"),
-    (lambda b: render(b, switch_frame=3), "`after` and `switch_frame` go together"),
-    (lambda b: render(b, after=SceneBatch.sample(2), switch_frame=3), "`after` must hold 1 scenes, got 2"),
-    (lambda b: switched(b, {"weather"}), "`attributes` must be among .*'weather'"),
-    (lambda b: SceneBatch.sample(0), "`n` must be at least 1, got 0"),
-    (lambda b: SceneBatch.of([]), "`scenes` must hold at least one scene"),
-    (lambda b: SceneBatch(shape=b.shape.float(), colour=b.colour, action=b.action, place=b.place,
-                          nuisance=b.nuisance), "`shape` must be int64"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b: render(b, frames=0), "`frames` must be at least 1, got 0"),
+        (lambda b: render(b, size=4), "`size` must be at least 16 pixels, got 4"),
+        (lambda b: render(b, fps=0), "`fps` must be positive and finite, got 0"),
+        (lambda b: render(b, switch_frame=3), "`after` and `switch_frame` go together"),
+        (lambda b: render(b, after=SceneBatch.sample(2), switch_frame=3), "`after` must hold 1 scenes, got 2"),
+        (lambda b: switched(b, {"weather"}), "`attributes` must be among .*'weather'"),
+        (lambda b: SceneBatch.sample(0), "`n` must be at least 1, got 0"),
+        (lambda b: SceneBatch.of([]), "`scenes` must hold at least one scene"),
+        (
+            lambda b: SceneBatch(
+                shape=b.shape.float(), colour=b.colour, action=b.action, place=b.place, nuisance=b.nuisance
+            ),
+            "`shape` must be int64",
+        ),
+    ],
+)
 def test_bad_input_names_the_value_and_the_remedy(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(SceneBatch.sample(1, seed=0))
