@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Studio(anywidget.AnyWidget):
     _css = STATIC / "studio.css"
 
     width = t.Union([t.Unicode(), t.Int()], default_value="100%", help="Width of the widget.").tag(sync=True)
+    key = t.Unicode(help="Name of this widget in the front end.").tag(sync=True)
     errors = t.List(t.Unicode(), help="What went wrong in the front end or in a message, newest last.")
 
     def __init__(self, source: FrameSource, *, width: str | int = "100%", autoplay: bool = True):
@@ -60,7 +62,8 @@ class Studio(anywidget.AnyWidget):
             )
         require_simplejpeg()
         self._lock = threading.RLock()
-        super().__init__(width=width)
+        key = uuid.uuid4().hex
+        super().__init__(width=width, key=key, model_id=key)
         keep_subshell(self.comm)
         # `send` is looked up at each message: it goes by the comm of that moment.
         self._relay: Relay | None = Relay(

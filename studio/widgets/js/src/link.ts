@@ -6,6 +6,8 @@ export type Contact = "connecting" | "good" | "deaf" | "lost" | "restarted";
 const PING_MS = 2500;
 /** A page that cannot reach a kernel which is busy with a cell says so after this long. */
 const DEAF_MS = 4000;
+/** After this long without any message the way past a model that was given up is taken. */
+const MEND_MS = 3000;
 /** Without a sign of life the kernel counts as gone after this long. */
 const LOST_MS = 9000;
 
@@ -31,6 +33,7 @@ export class Link {
   private heardAt: number;
   private pingSent: number | null = null;
   private disconnected = false;
+  private mended = false;
   private timer: ReturnType<typeof setInterval> | null = null;
 
   constructor(
@@ -91,6 +94,7 @@ export class Link {
   watch(): void {
     const now = this.now();
     const quiet = now - this.heardAt;
+    if (this.contact === "connecting" && quiet > MEND_MS && !this.mended) void this.mend();
     const unanswered = this.pingSent === null ? 0 : now - this.pingSent;
     // A hidden page is woken rarely, so its clock says nothing.
     if (!document.hidden && this.contact !== "restarted") {
@@ -109,6 +113,23 @@ export class Link {
       // That one is lost; a new question finds out when the kernel is back.
       this.pingSent = null;
     }
+  }
+
+  /**
+   * Listen to the connection itself. anywidget drops every message to a model whose code was not loaded within two
+   * seconds, as happens on a machine that is busy starting other things, and never picks it up again.
+   */
+  private async mend(): Promise<void> {
+    this.mended = true;
+    try {
+      const model = await this.model.widget_manager?.get_model(String(this.model.get("key")));
+      model?.comm?.on_msg(({ content, buffers }) => {
+        if (content.data.method === "custom" && content.data.content) this.onMessage(content.data.content, buffers ?? []);
+      });
+    } catch {
+      return; // Then the watch says that the kernel does not answer.
+    }
+    this.tell("ready", { hidden: document.hidden });
   }
 
   private setContact(contact: Contact): void {

@@ -121,4 +121,15 @@ export interface Model {
   on(name: string, callback: (...args: never[]) => void): void;
   off(name?: string | null, callback?: ((...args: never[]) => void) | null): void;
   send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
+  widget_manager?: { get_model(key: string): Promise<{ comm?: Comm }> };
+}
+
+/** The connection below a widget model. */
+export interface Comm {
+  on_msg(callback: (message: CommMessage) => void): void;
+}
+
+export interface CommMessage {
+  content: { data: { method?: string; content?: Message } };
+  buffers?: DataView[];
 }

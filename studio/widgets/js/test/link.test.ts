@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Link } from "../src/link";
-import type { Message } from "../src/types";
+import type { CommMessage, Message } from "../src/types";
 
 /** The kernel's end: answers pings while it can hear, and may talk while it cannot. */
 class Kernel {
@@ -113,6 +113,21 @@ describe("link", () => {
     kernel.say({ type: "reply", client: link.client, id, error: null, effective_block: 4 });
     expect((await answer).effective_block).toBe(4);
     expect(received).toEqual([]);
+  });
+
+  it("finds a way past a model that was given up while loading", async () => {
+    let direct: ((message: CommMessage) => void) | undefined;
+    Object.assign(kernel, {
+      get: () => "key",
+      hears: false,
+      widget_manager: { get_model: async () => ({ comm: { on_msg: (heard: typeof direct) => (direct = heard) } }) },
+    });
+    await pass(4);
+    expect(kernel.sent.filter((message) => message.type === "ready")).toHaveLength(2);
+    direct?.({ content: { data: { method: "custom", content: { type: "beat" } } } });
+    direct?.({ content: { data: { method: "update" } } });
+    expect(received).toEqual([{ type: "beat" }]);
+    expect(link.contact).toBe("good");
   });
 
   it("survives a connection that throws", () => {
