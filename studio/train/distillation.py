@@ -86,6 +86,7 @@ def distill(
     Raises:
         FileNotFoundError: If a model or file is not there.
         ImportError: If an extra is missing.
+        MemoryError: If it will not fit, with settings that would.
         RuntimeError: If the training diverges.
         ValueError: If something does not fit, or the checkpoint is of another training.
     """

@@ -71,6 +71,11 @@ class LongTuneConfig(MatchingConfig):
                 raise ValueError(f"`switch_frames` must be beginnings of later chunks, got {frame}; {hint}")
 
     @property
+    def video_frames(self) -> int:
+        """Latent frames of the longest video that is rolled out."""
+        return self.max_length
+
+    @property
     def chunk_starts(self) -> tuple[int, ...]:
         """First latent frame of every chunk of a video."""
         return (0, *range(self.frames, self.max_length - self.new_frames + 1, self.new_frames))
@@ -210,6 +215,7 @@ def long_tune(
     Raises:
         FileNotFoundError: If a model or file is not there.
         ImportError: If an extra is missing.
+        MemoryError: If it will not fit, with settings that would.
         RuntimeError: If the training diverges.
         ValueError: If something does not fit, or the checkpoint is of another training.
     """

@@ -115,6 +115,11 @@ class MatchingConfig:
         if self.device not in (None, "cpu"):
             raise ValueError(f"`device` must be 'cpu' or None, got {self.device!r}; choose a GPU when launching")
 
+    @property
+    def video_frames(self) -> int:
+        """Latent frames of the longest video that is rolled out."""
+        return self.frames
+
 
 def _whole(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)

@@ -19,6 +19,7 @@ from studio.train import runtime
 from studio.train.learner import WeightAverage
 from studio.train.lora import lora_state
 from studio.train.matching import MatchingTrainer
+from studio.train.memory import check_memory, free_memory
 from studio.train.networks import Networks
 from studio.train.recipe import MatchingConfig
 from studio.train.snapshots import load_snapshot, newest, save_snapshot
@@ -34,6 +35,7 @@ class Run:
         report: Takes a line of progress now and then.
 
     Raises:
+        MemoryError: If it will not fit, with settings that would.
         ValueError: If the checkpoint is damaged or of another training.
 
     Attributes:
@@ -47,6 +49,8 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.interrupted = False
         self._stop = threading.Event()
+        need = check_memory(trainer.config, trainer.networks, free_memory(trainer.device))
+        self.report(f"will need about {need}")
         found = newest(self.folder / "checkpoints")
         if found is not None:
             self.history = load_snapshot(trainer, found)
@@ -124,6 +128,7 @@ def run(trainer: MatchingTrainer, report: Callable[[str], None] = runtime.silent
         The run.
 
     Raises:
+        MemoryError: If it will not fit, with settings that would.
         RuntimeError: If the training diverges.
         ValueError: If a checkpoint in the folder is damaged or of another training.
     """
