@@ -83,7 +83,7 @@ class AttentionProbe:
     """
 
     def __init__(
-        self, dit: DiTConfig, *, steps: int, sampling: AttentionSampling | None = None, keep: int | None = 256
+        self, dit: DiTConfig, *, steps: int, sampling: AttentionSampling | None = None, keep: int | None = 64
     ) -> None:
         self.sampling = sampling or AttentionSampling()
         if keep is not None and keep < 1:

@@ -80,7 +80,8 @@ class Listener(Protocol):
 class Watch:
     """Lets listeners hear every pass of a network until it is closed.
 
-    Works wherever the network is called: in a rollout, a live session or by hand. Use it as a context manager.
+    Works wherever the network is called: in a rollout, a live session or by hand. Passes of whole clips under the
+    cache's rules (teacher forcing) are not heard. Use it as a context manager.
 
     Args:
         dit: The network.
@@ -128,10 +129,12 @@ class Watch:
         self.close()
 
     def _before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        thread = threading.get_ident()
+        self._open.pop(thread, None)  # a pass that failed never ends
         call = self._describe(*args, **kwargs)
         if call is None:
             return None
-        self._open[threading.get_ident()] = call
+        self._open[thread] = call
         given = kwargs.get("tap")
         taps = [tap for tap in (given, *(listener.begin(call) for listener in self._listeners)) if tap is not None]
         if not taps:
@@ -154,6 +157,8 @@ class Watch:
         if not isinstance(context, CachedContext) or (self._cache is not None and context.cache is not self._cache):
             return None
         cache, call = context.cache, context.call
+        if x.shape[1] * cache.tokens != len(call.query_turn[0]):
+            return None  # the network itself says what is wrong
         # A block has begun exactly when its passes run; only a recache runs without one.
         if cache._begun is None:
             kind, step, frames = "recache", None, tuple(range(cache.end - x.shape[1], cache.end))

@@ -131,6 +131,12 @@ class AttentionReading:
     text_maps: np.ndarray
     points: tuple[PointMap, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take."""
+        arrays = [self.mass, self.text_mass, self.text_maps, *(point.weights for point in self.points)]
+        return sum(array.nbytes for array in arrays) + (0 if self.positions is None else self.positions.nbytes)
+
     def rows(self) -> list[Row]:
         """A row for each layer, head, asking frame and slot, ready for a data frame."""
         head = {"kind": self.kind, "block": self.block, "step": self.step}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -122,7 +122,10 @@ class ResidueMeter:
 
         Raises:
             RuntimeError: If the cache holds a frame that was not given to `commit`.
+            ValueError: If there is no such moment.
         """
+        if moment not in get_args(Moment):
+            raise ValueError(f"`moment` must be one of {', '.join(get_args(Moment))}, got {moment!r}")
         cache = self._cache
         held = [(index, slot) for index, slot in zip(cache.order(), cache.slots, strict=True) if slot.frame is not None]
         frames = [slot.frame or 0 for _, slot in held]

@@ -48,6 +48,8 @@ def sample_positions(rows: int, columns: int, samples: int | None) -> tuple[tupl
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention weights with scale 1 / sqrt(D), in float32.
 
+    The product is as exact as torch is told to be: where TF32 is allowed for float32, that holds here as well.
+
     Args:
         q: Queries `[Q, N, D]`.
         k: Keys `[K, N, D]`.

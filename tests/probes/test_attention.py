@@ -154,6 +154,8 @@ def test_a_probe_keeps_the_latest_readings_and_leaves_out_what_was_not_asked_for
         list(takes.roll(dit, tiny.cache(), takes.plan(4)))
     assert [r.block for r in probe.readings] == [2, 3]
     assert all(r.positions is None and r.points == () for r in probe.readings)
+    reading = probe.readings[0]
+    assert reading.nbytes == 4 * (reading.mass.size + reading.text_mass.size + reading.text_maps.size)
 
 
 def test_rows_hold_every_number_once():

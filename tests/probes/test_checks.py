@@ -297,6 +297,27 @@ def test_a_recache_under_the_same_text_is_let_pass():
     assert take(fault=again, config=config, entries=lambda _check, plan: plan) == []
 
 
+def test_a_take_rebuilt_from_its_latents_is_let_pass():
+    dit, cache = tiny.dit(), tiny.cache()
+    check = HealthCheck(dit, tell=lambda warning: None)
+    made = []
+    with Watch(dit, tiny.SAMPLER, check):
+        for block in takes.roll(dit, cache, takes.plan(6)):
+            made.append(block.latents)
+            if block.index == 3:
+                cache.restore(torch.cat(made, dim=1), end=12)
+                recache(dit, cache, tiny.text(100), tiny.SAMPLER)
+    assert check.warnings == []
+
+
+def test_a_take_restored_without_a_recache_looks_at_zeros():
+    def strike(_dit, cache):
+        cache.restore(tiny.latents(12), end=12)
+
+    found = take(fault=strike)
+    assert [(w.kind, w.block, w.slot) for w in found] == [("zero_slot", 4, 0)]
+
+
 SMALL = DiTConfig(
     dim=16, ffn_dim=16, heads=2, layers=2, in_channels=2, out_channels=2, text_dim=3, text_len=2, freq_dim=2
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from studio.config import CacheConfig, SamplerConfig
-from studio.model.attention import CachedContext
+from studio.model.attention import CachedContext, TeacherForcedContext
 from studio.probes import AttentionProbe, Watch
 from studio.sampler import commit, rollout
 from tests.contracts import tiny
@@ -122,6 +124,56 @@ def test_a_pass_that_fails_ends_for_nobody():
             dit(tiny.latents(3)[:, :, :2], torch.zeros(1), tiny.text())
         dit(tiny.latents(3), torch.zeros(1), tiny.text())
     assert len(spy.ended) == 1
+
+
+def test_a_failed_pass_does_not_end_with_the_next_one():
+    dit, mine, other, spy = tiny.dit(), tiny.cache(), tiny.cache(), takes.Spy()
+    with Watch(dit, tiny.SAMPLER, spy, cache=mine):
+        with pytest.raises(ValueError, match="`text` must have shape"):
+            commit(dit, mine, tiny.latents(3), tiny.text()[:, :2], tiny.SAMPLER)
+        commit(dit, other, tiny.latents(3), tiny.text(), tiny.SAMPLER)
+    assert spy.ended == [] and len(spy.passes) == 1
+
+
+def test_misshapen_latents_fail_as_they_do_without_a_watch():
+    dit, spy, errors = tiny.dit(), takes.Spy(), []
+    for watch in (Watch(dit, tiny.SAMPLER, spy), None):
+        with pytest.raises(RuntimeError) as error:
+            commit(dit, tiny.cache(), tiny.latents(2), tiny.text(), tiny.SAMPLER)
+        errors.append(str(error.value))
+        if watch is not None:
+            watch.close()
+    assert errors[0] == errors[1] and spy.passes == []
+
+
+def test_teacher_forced_clips_are_not_heard():
+    dit, spy = tiny.dit(), takes.Spy()
+    context = TeacherForcedContext(CacheConfig(), frames=6, block=3, grid=tiny.GRID, head_dim=tiny.DIT.head_dim)
+    with Watch(dit, tiny.SAMPLER, spy):
+        dit(tiny.latents(12), torch.zeros(1, 12), tiny.text(), context=context)
+    assert spy.passes == []
+
+
+def test_takes_in_two_threads_are_told_apart():
+    dit = tiny.dit()
+    alone = takes.latents(dit, None, takes.plan(4))
+    caches, spies, made = [tiny.cache(), tiny.cache()], [takes.Spy(), takes.Spy()], {}
+
+    def run(index):
+        made[index] = torch.cat([b.latents for b in takes.roll(dit, caches[index], takes.plan(4))], dim=1)
+
+    watches = [Watch(dit, tiny.SAMPLER, spy, cache=cache) for spy, cache in zip(spies, caches, strict=True)]
+    threads = [threading.Thread(target=run, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for watch in watches:
+        watch.close()
+    for index, spy in enumerate(spies):
+        assert torch.equal(made[index], alone)
+        assert [call.kind for call in spy.passes] == (["denoise"] * STEPS + ["commit"]) * 4
+        assert spy.ended == spy.passes and {id(call.cache) for call in spy.passes} == {id(caches[index])}
 
 
 def test_a_watch_needs_listeners():

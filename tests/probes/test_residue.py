@@ -13,7 +13,7 @@ from studio.config import CacheConfig
 from studio.model.attention import TeacherForcedContext
 from studio.model.rope import rotary, rotate
 from studio.probes.residue import ResidueMeter, residue_over_take
-from studio.sampler import BlockPlan, commit
+from studio.sampler import BlockPlan, commit, recache
 from tests.contracts import tiny
 from tests.probes import takes
 
@@ -155,6 +155,29 @@ def test_only_frames_that_can_be_asked_for_are_remembered():
         meter.commit(block.latents)
         meter.measure("made")
         assert set(meter._new.frames) == {*cache.visible_frames(), *range(max(0, cache.end - 6), cache.end)}
+
+
+@torch.no_grad()
+def test_a_cache_without_a_window_and_a_batch_are_measured_as_well():
+    dit = tiny.dit()
+    cache = tiny.cache(CacheConfig(sink=0, window=None, attend=6), frames=9, batch=2)
+    old, new = (tiny.text(seed, batch=2) for seed in (1, 2))
+    meter = ResidueMeter(dit, cache, tiny.SAMPLER, old=old, new=new)
+    for seed in range(3):
+        latents = tiny.latents(3, seed, batch=2)
+        commit(dit, cache, latents, old, tiny.SAMPLER)
+        meter.commit(latents)
+    assert meter.measure("made").total == pytest.approx(1, abs=1e-5)
+    recache(dit, cache, new, tiny.SAMPLER, prompt=1)
+    residue = meter.measure("after")
+    assert [s.prompt for s in residue.slots] == [0, 0, 0] + [1] * 6
+    np.testing.assert_allclose(residue.keys[1, :3], 1, atol=1e-5)
+    assert (np.abs(residue.keys[1, 3:] - 1) > 1e-3).all()
+
+
+def test_a_moment_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="`moment` must be one of before, after, made"):
+        ResidueMeter(tiny.dit(), tiny.cache(), tiny.SAMPLER, old=OLD, new=NEW).measure("later")
 
 
 def test_rows_name_every_layer_and_slot():
