@@ -101,7 +101,8 @@ class CachedContext:
             A context for that layer, for passes with gradients only.
         """
         frozen = CachedContext(self.cache, self.call)
-        frozen._held = {layer: (self.cache.keys[layer].clone(), self.cache.values[layer].clone())}
+        seen = slice(0, self.call.visible.stop)
+        frozen._held = {layer: (self.cache.keys[layer][:, seen].clone(), self.cache.values[layer][:, seen].clone())}
         return frozen
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
