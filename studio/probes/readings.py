@@ -78,6 +78,23 @@ class WordAttention:
     maps: np.ndarray
     samples: tuple[tuple[int, int], ...]
 
+    def heat(self, word: int) -> np.ndarray:
+        """Attention to one word over the picture.
+
+        Args:
+            word: Index of the word.
+
+        Returns:
+            `[layers, frames, rows, columns]` on the grid of the sampled positions, the mean over heads.
+
+        Raises:
+            ValueError: If there is no such word.
+        """
+        if not 0 <= word < len(self.words):
+            raise ValueError(f"`word` must lie in 0..{len(self.words) - 1}, got {word}")
+        rows = len({row for row, _ in self.samples})
+        return self.maps[..., word].reshape(*self.maps.shape[:2], rows, -1)
+
     def rows(self) -> list[Row]:
         """A row for each layer, head, frame and word, ready for a data frame."""
         return [
@@ -153,6 +170,46 @@ class AttentionReading:
                 "mass": float(value),
             }
             for (i, n, j, s), value in np.ndenumerate(self.mass)
+        ]
+
+    def position_rows(self) -> list[Row]:
+        """A row for each layer, slot and token position, ready for a data frame; none where positions were not kept."""
+        if self.positions is None:
+            return []
+        return [
+            {
+                "kind": self.kind,
+                "block": self.block,
+                "step": self.step,
+                "layer": self.layers[i],
+                "slot": s,
+                "slot_frame": self.slots[s].frame,
+                "row": row,
+                "column": column,
+                "mass": float(value),
+            }
+            for (i, s, row, column), value in np.ndenumerate(self.positions)
+        ]
+
+    def point_rows(self) -> list[Row]:
+        """A row for each point, layer, head, slot and token position, ready for a data frame."""
+        return [
+            {
+                "block": self.block,
+                "point": index,
+                "point_frame": self.frames[found.point.frame],
+                "point_row": found.point.row,
+                "point_column": found.point.column,
+                "layer": self.layers[i],
+                "head": head,
+                "slot": s,
+                "slot_frame": self.slots[s].frame,
+                "row": row,
+                "column": column,
+                "weight": float(value),
+            }
+            for index, found in enumerate(self.points)
+            for (i, head, s, row, column), value in np.ndenumerate(found.weights)
         ]
 
     def by_word(self, words: Sequence[Word]) -> WordAttention:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from studio.config import PRESETS, CacheConfig
 from studio.model.attention import CachedContext
-from studio.probes import AttentionProbe, AttentionSampling, Point, Watch
+from studio.probes import AttentionProbe, AttentionSampling, HealthCheck, History, Point, Watch
 from studio.probes.cost import Cost, pass_flops, side_pass_flops
 from studio.probes.softmax import attention_weights, pool_over_slots, sample_positions
 from studio.sampler import BlockPlan, NoiseSource, rollout
@@ -136,6 +136,21 @@ def test_latents_are_the_same_bits_with_a_probe(dtype, positions):
     assert torch.isfinite(without).all()
 
 
+def test_everything_listening_at_once_changes_nothing_and_agrees():
+    dit, config = tiny.dit(), CacheConfig(window=6)
+    entries = takes.plan(7, {3: ("recache", "keep"), 5: ("recache", "rewrite")})
+    cache = tiny.cache(config)
+    probe, check, history = AttentionProbe(tiny.DIT, steps=STEPS), HealthCheck(dit), History(cache)
+    with Watch(dit, tiny.SAMPLER, probe, check):
+        blocks = list(history.follow(takes.roll(dit, cache, check.plan(entries))))
+    assert torch.equal(torch.cat([b.latents for b in blocks], dim=1), takes.latents(dit, config, entries))
+    for reading in probe.readings:
+        held = history.at(reading.block).slots
+        for slot, later in zip(reading.slots, held, strict=False):
+            assert (slot.frame, slot.role) == (later.frame, later.role)
+            assert slot.frame in reading.frames or slot == later
+
+
 def test_sampling_says_which_passes_and_layers_are_read():
     def kinds(**options):
         probe, _, _ = read(sampling=AttentionSampling(**options), switches={2: ("recache", None)}, blocks=3)
@@ -154,6 +169,7 @@ def test_a_probe_keeps_the_latest_readings_and_leaves_out_what_was_not_asked_for
         list(takes.roll(dit, tiny.cache(), takes.plan(4)))
     assert [r.block for r in probe.readings] == [2, 3]
     assert all(r.positions is None and r.points == () for r in probe.readings)
+    assert probe.readings[0].position_rows() == probe.readings[0].point_rows() == []
     reading = probe.readings[0]
     assert reading.nbytes == 4 * (reading.mass.size + reading.text_mass.size + reading.text_maps.size)
 
@@ -167,6 +183,16 @@ def test_rows_hold_every_number_once():
         s = [slot.frame for slot in reading.slots].index(row["slot_frame"])
         value = reading.mass[row["layer"], row["head"], reading.frames.index(row["frame"]), s]
         assert row["mass"] == pytest.approx(float(value)) and row["slot"] == s and row["block"] == 1
+    positions, points = reading.position_rows(), reading.point_rows()
+    assert len(positions) == reading.positions.size
+    assert len(points) == sum(point.weights.size for point in reading.points)
+    for row in positions[::5]:
+        assert row["mass"] == float(reading.positions[row["layer"], row["slot"], row["row"], row["column"]])
+    for row in points[::11]:
+        weights = reading.points[row["point"]].weights
+        assert row["weight"] == float(weights[row["layer"], row["head"], row["slot"], row["row"], row["column"]])
+        assert row["slot_frame"] == reading.slots[row["slot"]].frame
+    assert {row["point_frame"] for row in points} == {3, 4}
 
 
 def test_each_video_of_a_batch_can_be_read():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.model.text import WordTokenizer
+from studio.model.text import PieceTokenizer, WordTokenizer
 from studio.probes import AttentionProbe, Watch, Word, words_of
 from tests.contracts import tiny
 from tests.probes import takes
@@ -77,6 +79,43 @@ def test_words_never_overlap_and_cover_every_token(prompt, length, tokenizer):
     assert covered == list(range(int(mask.sum()) - 1))
 
 
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory) -> PieceTokenizer:
+    """The big checkpoints' tokenizer over a small vocabulary of unigram pieces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    parts = ["▁", "▁fox", "▁run", "ning", "s", "▁gold", "en", "▁a", ",", "-", *"abcdefghijklmnopqrstuvwxyzA"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((part, -1.0 - len(part) ** -1) for part in parts)]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    folder = tmp_path_factory.mktemp("pieces")
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    return PieceTokenizer(folder)
+
+
+def test_words_of_sentence_pieces_are_told_apart_by_their_spaces(pieces):
+    prompt = "A golden fox, run-running ж foxes"
+    ids, mask = pieces([prompt], 64)
+    tokens = pieces._backend.convert_ids_to_tokens(ids[0, : int(mask.sum()) - 1].tolist())
+    words = words_of(pieces, prompt, 64)
+    assert [word.text for word in words] == prompt.split()
+    assert words[0].start == 0 and words[-1].stop == len(tokens)
+    for before, word in itertools.pairwise(words):
+        assert before.stop == word.start and tokens[word.start].startswith("▁")
+    assert all(not token.startswith("▁") for word in words for token in tokens[word.start + 1 : word.stop])
+
+
+@given(st.lists(st.text(alphabet="abcxyzA,-ж", min_size=1, max_size=6), max_size=8), st.integers(2, 20))
+def test_pieces_cover_every_token(pieces, parts, length):
+    prompt = " ".join(parts)
+    covered = [token for word in words_of(pieces, prompt, length) for token in range(word.start, word.stop)]
+    _, mask = pieces([prompt], length)
+    assert covered == (list(range(int(mask.sum()) - 1)) if parts else [])
+
+
 def reading():
     dit, probe = tiny.dit(), AttentionProbe(tiny.DIT, steps=len(tiny.SAMPLER.steps))
     with Watch(dit, tiny.SAMPLER, probe):
@@ -96,6 +135,21 @@ def test_attention_by_word_is_the_sum_over_its_tokens():
     assert len(rows) == by_word.mass.size
     assert {(r["word"], r["index"]) for r in rows} == {("a", 0), ("golden", 1)}
     assert sum(r["mass"] for r in rows) == pytest.approx(float(by_word.mass.sum()), rel=1e-5)
+
+
+def test_the_heat_of_a_word_is_a_picture_of_the_sampled_positions():
+    found = reading()
+    by_word = found.by_word((Word(text="a", start=0, stop=1), Word(text="fox", start=1, stop=4)))
+    heat = by_word.heat(1)
+    assert heat.shape == (tiny.DIT.layers, 3, *tiny.GRID)
+    for index, (row, column) in enumerate(by_word.samples):
+        np.testing.assert_array_equal(heat[:, :, row, column], by_word.maps[:, :, index, 1])
+
+
+@pytest.mark.parametrize("word", [-1, 1])
+def test_the_heat_of_no_word_is_refused(word):
+    with pytest.raises(ValueError, match=r"`word` must lie in 0..0"):
+        reading().by_word([Word(text="fox", start=0, stop=1)]).heat(word)
 
 
 def test_no_words_leave_everything_to_the_rest():
