@@ -34,7 +34,7 @@ class LongTuneConfig(MatchingConfig):
         max_length: Latent frames after which a new video begins.
         new_frames: New latent frames of each chunk after the first; the clip's others overlap with the past.
         switch_frames: Latent frames of which one is drawn for each video as its switch: beginnings of later chunks;
-            none for no switch.
+            an empty tuple for no switch, `None` for all but the last, which leaves the new prompt two chunks or more.
         sink_policy: What the switch's recache does to the sink: "keep" or "rewrite"; `None`: what the model plays with.
 
     Raises:
@@ -48,7 +48,7 @@ class LongTuneConfig(MatchingConfig):
     lora: int | None = 256
     max_length: int = 240
     new_frames: int = 18
-    switch_frames: tuple[int, ...] = tuple(range(21, 202, 18))
+    switch_frames: tuple[int, ...] | None = None
     sink_policy: str | None = None
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class LongTuneConfig(MatchingConfig):
         if self.sink_policy not in (None, "keep", "rewrite"):
             raise ValueError(f"`sink_policy` must be one of keep, rewrite or None, got {self.sink_policy!r}")
         starts = self.chunk_starts[1:]
-        for frame in self.switch_frames:
+        for frame in self.switch_frames or ():
             if frame not in starts:
                 near = min(starts, key=lambda start: abs(start - frame), default=None)
                 hint = "a video has one chunk only; use none" if near is None else f"use {near}"
@@ -74,6 +74,11 @@ class LongTuneConfig(MatchingConfig):
     def video_frames(self) -> int:
         """Latent frames of the longest video that is rolled out."""
         return self.max_length
+
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """Latent frames of which one is drawn for each video as its switch."""
+        return self.chunk_starts[1:-1] if self.switch_frames is None else self.switch_frames
 
     @property
     def chunk_starts(self) -> tuple[int, ...]:
@@ -185,8 +190,8 @@ class LongTuning(MatchingTrainer):
         config, nets = self.config, self.networks
         text, after = self.encoded(video)
         switch = None
-        if config.switch_frames:
-            switch = config.switch_frames[draws.choice(len(config.switch_frames), config.seed, "switch", video)]
+        if config.switches:
+            switch = config.switches[draws.choice(len(config.switches), config.seed, "switch", video)]
         cache = make_cache(
             nets.config, batch=config.batch, frames=config.max_length, device=self.device, dtype=self.cache_dtype
         )

@@ -168,17 +168,23 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_memory_is_that_of_one_chunk_however_long_the_video(tmp_path):
     it = trainer(tmp_path, max_length=9 + 6 * 42, switch_frames=(9 + 6 * 20,), critic_updates=1)
-    sizes, kept = {}, {}
+    sizes, kept, graphs = {}, {}, {}
     for _ in range(21):
-        it.step()
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: (s.append(t.nbytes), t)[1], lambda t: t):
+            it.step()
         chunks = (it.stream.length - 9) // 6 + 1
+        graphs[chunks] = sum(saved)
         sizes[chunks] = live_bytes()
         kept[chunks] = sum(t.untyped_storage().nbytes() for t in it.stream.tensors().values())
     assert max(kept) > 40 and len(set(kept.values())) == 1
     assert max(sizes.values()) <= 1.02 * sizes[2]
+    first, *later = graphs.values()
+    assert len(set(later)) == 1 and later[0] < first, "the first chunk is all new, so its graph is the largest"
 
 
 def test_it_learns_by_adapters_and_by_checkpointing(tmp_path):
@@ -193,10 +199,28 @@ def test_it_learns_by_adapters_and_by_checkpointing(tmp_path):
 def test_configurations_print_save_and_load():
     it = long_tune_preset("wan2.1-t2v-1.3b", out="o")
     assert (it.generator_rate, it.critic_rate, it.lora, it.steps, it.max_length) == (1e-5, 2e-6, 256, 3000, 240)
-    assert (it.frames, it.new_frames, it.switch_frames) == (21, 18, (21, 39, 57, 75, 93, 111, 129, 147, 165, 183, 201))
+    assert (it.frames, it.new_frames, it.switches) == (21, 18, (21, 39, 57, 75, 93, 111, 129, 147, 165, 183, 201))
     assert it.chunk_starts[-1] + it.new_frames == 237
     assert from_dict(LongTuneConfig, to_dict(it)) == it
     assert long_tune_preset("miniature", out="o", teacher="t").lora is None
+
+
+def test_the_command_line_trains_the_model_of_a_folder(tmp_path):
+    from studio.model.weights import save
+    from studio.train.__main__ import main
+    from tests.model.tiny import tiny_models
+
+    save(tiny_models(), tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a fox\na red fox\n", encoding="utf-8")
+    options = {"out": tmp_path / "run", "generator": tmp_path / "model", "teacher": tmp_path / "model",
+               "prompts": tmp_path / "prompts.txt", "steps": 3, "frames": 6, "new_frames": 3, "max_length": 12,
+               "critic-updates": 2, "lora": 2, "device": "cpu", "guidance": 2.0}  # fmt: skip
+    words = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    done = main(["long_tune", *words])
+    assert len(done.history) == 3 and done.config.guidance == 2.0 and done.config.switches == (6,)
+    assert (tmp_path / "run" / "generator.safetensors").exists()
+    with pytest.raises(SystemExit):
+        main(["long_tune", "--stepz", "3"])
 
 
 @pytest.mark.parametrize(

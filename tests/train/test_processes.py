@@ -32,6 +32,7 @@ def launch(folder: Path, recipe: str) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["distill", "long_tune"])
 def test_two_processes_agree_with_one(tmp_path, recipe):
     members = launch(tmp_path, recipe)

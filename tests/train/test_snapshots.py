@@ -65,6 +65,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, whole, at):
     assert all(torch.equal(a, whole.trainer.stream.tensors()[n]) for n, a in resumed.trainer.stream.tensors().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["during-a-step", "during-a-save"])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, moment):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
