@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_evaluate(commands)
     _add_timeline(commands)
+    _add_download(commands)
     return parser
 
 
@@ -274,6 +275,21 @@ def _evaluate(options: Any) -> int:
     )
     tell(json.dumps(report, indent=2, ensure_ascii=False) if options.json else _table(report))
     return 0
+
+
+# download
+
+
+def _add_download(commands: Any) -> None:
+    from studio.cli import download
+
+    download.add_arguments(_command(commands, "download", _download, download.TEXT, download.MORE))
+
+
+def _download(options: Any) -> int:
+    from studio.cli import download
+
+    return download.run(options, tell, say)
 
 
 # timeline

@@ -43,7 +43,7 @@ def examine() -> list[Finding]:
     Returns:
         The findings, in the order of the groups.
     """
-    looks = (_python, _memory, _torch, _devices, _attention, _films, _notebook, _package)
+    looks = (_python, _memory, _torch, _devices, _attention, _modes, _films, _notebook, _package)
     findings: list[Finding] = []
     for look in looks:
         try:
@@ -215,6 +215,42 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except Exception as error:  # a build for another torch fails in many ways
         return error
+
+
+def _modes() -> Iterator[Finding]:
+    """Peaks by accounting, and the mode that the first card wants."""
+    from studio.config import preset
+    from studio.model.memory import MODES, mode_for, peak_bytes
+
+    group, config = "memory modes", preset("longlive-1.3b")
+    card = _card_bytes()
+    chosen = None if card is None else mode_for(config, card)
+    for mode in MODES:
+        peak = peak_bytes(config, mode)["peak"] / GIB
+        window, at_once = mode.applied(config).cache.window, mode.vae_frames or config.sampler.block
+        detail = (
+            f"{config.name}: about {peak:.1f} GiB; transformer in {mode.quantization or 'bf16'}, text encoder "
+            f"{_where(mode.text)}, {at_once} latent frames decoded at once, window {window}"
+        )
+        if mode == chosen:
+            yield _good(group, mode.name, f"{detail}; the one for this card")
+        else:
+            yield _spare(group, mode.name, detail)
+    if card is not None and chosen is None:
+        detail = f"{card / GIB:.1f} GiB are too few for {config.name}; the miniature needs none"
+        yield _spare(group, "this card", detail)
+
+
+def _where(text: str) -> str:
+    return {"device": "on the card", "cpu": "on the CPU"}.get(text, "in INT8 on the card")
+
+
+def _card_bytes() -> int | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def _films() -> Iterator[Finding]:

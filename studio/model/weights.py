@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from studio.config import ModelConfig, to_dict
 from studio.model.dit import WanDiT
+from studio.model.embeddings import CachedText, EmbeddingStore, cache_folder, fingerprint
 from studio.model.filling import fill, listed
 from studio.model.layouts import Layout, find
 from studio.model.lora import Adapters, LoRA, load_lora, merging
-from studio.model.quantize import check_quantization, quantized
+from studio.model.quantize import Int8Linear, check_quantization, quantized
 from studio.model.recipes import RECIPES, recipe_layout
 from studio.model.shards import write_shards
 from studio.model.text import (
@@ -47,6 +48,7 @@ __all__ = [
     "load_checked",
     "read",
     "read_part",
+    "read_text",
     "save",
     "tokenizer_at",
     "write",
@@ -70,14 +72,14 @@ class Models:
         config: sizes of everything.
         dit: the diffusion transformer.
         vae: the video VAE.
-        text: the text encoder with its tokenizer.
+        text: the text encoder with its tokenizer, or embeddings on disk before it.
         adapters: adapters beside the transformer's weights, to be added, weighed and switched while playing.
     """
 
     config: ModelConfig
     dit: WanDiT
     vae: VideoVAE
-    text: TextEncoder
+    text: TextEncoder | CachedText
     adapters: Adapters | None = None
 
     def to(self, device: torch.device | str) -> Models:
@@ -99,6 +101,7 @@ def load(
     ema: bool | None = None,
     text_device: torch.device | str | None = None,
     text_quantization: str | None = None,
+    text_cache: bool = False,
     report: Callable[[str, Tensor], None] | None = None,
 ) -> Models:
     """Load a model, ready to generate: in evaluation mode and without gradients.
@@ -116,6 +119,8 @@ def load(
         ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
         text_device: Where the text encoder goes; None: `device`.
         text_quantization: "int8" for the text encoder's linear layers; None for none.
+        text_cache: Whether prompt embeddings are kept on disk; the text encoder is then loaded for new prompts only
+            and let go after them.
         report: Called after each tensor with its name and the value as it was read, for progress.
 
     Returns:
@@ -131,18 +136,49 @@ def load(
     strengths = [_with_strength(lora) for lora in (*own, *loras)]
     with torch.device("meta"):
         dit, vae = WanDiT(layout.config.dit), VideoVAE(layout.config.vae)
-        text = TextEncoder(layout.config.text, tokenizer_at(layout.tokenizer))
+    tokenizer = tokenizer_at(layout.tokenizer)
     edit = merging(strengths, dit) if strengths and merged else None
     quantized(dit, check_quantization(quantization))
-    quantized(text, check_quantization(text_quantization))
     fill(dit, layout.dit, device=device, dtype=dtype, edit=edit, report=report)
     fill(vae.with_statistics(), layout.vae, device=device, dtype=dtype, report=report)
-    words = layout.text.renamed(from_official_name)
-    fill(text, words, device=text_device or device, dtype=dtype, report=report)
+
+    def encoder() -> TextEncoder:
+        where = text_device or device
+        return read_text(layout, tokenizer, where, dtype, quantization=text_quantization, report=report)
+
+    text = _cached(layout, tokenizer, encoder, device, dtype, text_quantization) if text_cache else encoder()
     adapters = Adapters(dit)
     for lora, strength in () if merged else strengths:
         adapters.add(lora, strength)
     return Models(config=layout.config, dit=dit, vae=vae, text=text, adapters=adapters)
+
+
+def read_text(
+    layout: Layout,
+    tokenizer: Tokenizer,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    quantization: str | None = None,
+    report: Callable[[str, Tensor], None] | None = None,
+) -> TextEncoder:
+    """Load the text encoder alone.
+
+    Args:
+        layout: Where it is.
+        tokenizer: Its tokenizer.
+        device: Where it goes.
+        dtype: Type of its weights in memory.
+        quantization: "int8", or None for none.
+        report: As for `load`.
+
+    Raises:
+        ValueError: If its file is damaged or does not fit.
+    """
+    with torch.device("meta"):
+        text = TextEncoder(layout.config.text, tokenizer)
+    quantized(text, check_quantization(quantization))
+    return fill(text, layout.text.renamed(from_official_name), device=device, dtype=dtype, report=report)
 
 
 def layout_of(
@@ -182,14 +218,18 @@ def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16)
 
     Returns:
         The files written.
+
+    Raises:
+        ValueError: If weights are quantised, or the text encoder is not in memory.
     """
+    _require_whole(models)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     states = {
         "dit": models.dit.state_dict(),
         "vae": models.vae.state_dict(),
         # The official names hold the embedding once; the module's own ones name it twice.
-        "text": to_official_keys(models.text.state_dict()),
+        "text": to_official_keys(cast(TextEncoder, models.text).state_dict()),
     }
     written = []
     for kind, state in states.items():
@@ -361,6 +401,30 @@ def tokenizer_at(path: Path) -> Tokenizer:
     except Exception as error:  # The tokenizer library raises plain exceptions of its own.
         what = "a tokenizer's folder" if path.is_dir() else "a tokenizer"
         raise ValueError(f"{path} must be {what}, got something else ({error}); copy it anew") from error
+
+
+def _require_whole(models: Models) -> None:
+    if isinstance(models.text, CachedText):
+        raise ValueError(
+            "`models` must hold its text encoder to be saved, got embeddings on disk; load it without them"
+        )
+    for network in (models.dit, models.text):
+        if any(isinstance(module, Int8Linear) for module in network.modules()):
+            what = type(network).__name__
+            raise ValueError(f"`models` must hold exact weights to be saved, got INT8 in {what}; load it unquantised")
+
+
+def _cached(
+    layout: Layout,
+    tokenizer: Tokenizer,
+    encoder: Callable[[], TextEncoder],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    quantization: str | None,
+) -> CachedText:
+    key = fingerprint(layout.config.text, layout.text, layout.tokenizer, f"{dtype} {quantization}")
+    store = EmbeddingStore(cache_folder() / "prompts", key)
+    return CachedText(layout.config.text, tokenizer, store, encoder, device=device, dtype=dtype)
 
 
 def _with_strength(lora: str | Path | LoRA | tuple[str | Path | LoRA, float]) -> tuple[LoRA, float]:

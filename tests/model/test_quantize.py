@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from studio.model.dit import WanDiT
 from studio.model.quantize import Int8Linear, quantize_rows, quantized, stored_bytes
 from studio.model.text import TextEncoder
 from studio.model.vae import VideoVAE
-from studio.model.weights import load
+from studio.model.weights import load, save
 from tests.model import official
 from tests.model.test_lora import flow, network
 from tests.model.tiny import tiny_models
@@ -142,3 +144,22 @@ def test_bytes_of_the_text_encoder_count_the_tied_embedding_once():
     count = sum(p.numel() for p in text.parameters())
     assert stored_bytes(text) == 2 * count
     assert stored_bytes(quantized(text)) < 0.6 * 2 * count
+
+
+def test_quantised_models_are_not_saved(tmp_path):
+    folder = official.write_official(tmp_path / "m")
+    for options in ({"quantization": "int8"}, {"text_quantization": "int8"}):
+        with pytest.raises(ValueError, match="exact weights to be saved, got INT8"):
+            save(load(folder, **options), tmp_path / "out")
+    with pytest.raises(ValueError, match="got embeddings on disk"):
+        save(load(folder, text_cache=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_official_folders_become_the_studios(tmp_path):
+    models = load(official.write_official(tmp_path / "m"))
+    save(models, tmp_path / "out", dtype=torch.float32)
+    shutil.copytree(tmp_path / "m" / "google", tmp_path / "out" / "google")
+    back = load(tmp_path / "out")
+    assert back.config == models.config
+    assert torch.equal(back.dit.head.head.weight, models.dit.head.head.weight)

@@ -1,0 +1,206 @@
+"""Fetching public files with `huggingface_hub`: sizes first, resumed after a break, a mirror by HF_ENDPOINT.
+
+Offline mode, cache folder, mirror and credentials are the hub client's own business (HF_HUB_OFFLINE, HF_HOME,
+HF_ENDPOINT); nothing here asks for a token.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.model.recipes import FOLDERS, RECIPES, Needed, Recipe
+
+__all__ = ["Item", "Order", "fetch", "order", "recipe_of"]
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One file of an order.
+
+    Args:
+        needed: The file.
+        size: Its size in bytes.
+        path: Where it already lies whole, or None.
+    """
+
+    needed: Needed
+    size: int
+    path: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a download will fetch.
+
+    Args:
+        recipe: The model.
+        items: All its files.
+        folder: Where to: a folder of models, or None for the hub's cache.
+    """
+
+    recipe: Recipe
+    items: tuple[Item, ...]
+    folder: Path | None
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(item.size for item in self.items)
+
+    @property
+    def missing(self) -> int:
+        """Bytes still to fetch."""
+        return sum(item.size for item in self.items if item.path is None)
+
+    def as_text(self) -> str:
+        """A line a file and the sum, for people."""
+        lines = [
+            f"{_size(item.size):>10}  {'here' if item.path else '    '}  {item.needed.repository} {item.needed.file}"
+            for item in self.items
+        ]
+        return "\n".join([*lines, f"{_size(self.total):>10}  in all, {_size(self.missing)} to fetch"])
+
+
+def recipe_of(name: str) -> Recipe:
+    """Look up what a named model is made of.
+
+    Args:
+        name: A key of `RECIPES`.
+
+    Raises:
+        ValueError: If there is no such recipe.
+    """
+    if name not in RECIPES:
+        import difflib
+
+        near = difflib.get_close_matches(str(name), RECIPES, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"`name` must be a model to download, got {name!r}; {hint}known: {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def order(name: str, folder: Path | None = None) -> Order:
+    """Ask the hub for the sizes of a model's files.
+
+    Args:
+        name: A key of `RECIPES`.
+        folder: A folder of models to fetch into; None: the hub's cache.
+
+    Returns:
+        What is to be fetched.
+
+    Raises:
+        ValueError: If there is no such model.
+        ConnectionError: If the hub cannot be reached or lacks a file, naming the files and where to put them.
+    """
+    recipe = recipe_of(name)
+    with _reachable(recipe, folder):
+        sizes = _sizes(recipe.files)
+    items = [Item(needed=n, size=sizes[n], path=_there(n, sizes[n], folder)) for n in recipe.files]
+    return Order(recipe=recipe, items=tuple(items), folder=folder)
+
+
+def fetch(wanted: Order, told: Callable[[Item], None] | None = None) -> list[Path]:
+    """Fetch what is missing; a connection that breaks off goes on where it ended, and whole files stay.
+
+    Args:
+        wanted: What `order` gave.
+        told: Called before each file that is fetched.
+
+    Returns:
+        The places of all files.
+
+    Raises:
+        OSError: If there is too little space.
+        ConnectionError: If the hub cannot be reached, naming the files and where to put them.
+    """
+    from huggingface_hub import hf_hub_download
+
+    _require_space(wanted)
+    paths = []
+    for item in wanted.items:
+        if item.path is None and told is not None:
+            told(item)
+        repository, file = item.needed.repository, item.needed.file
+        local = None if wanted.folder is None else wanted.folder / repository.split("/")[-1]
+        if item.path is not None:
+            paths.append(item.path)
+            continue
+        # The client trusts its notes on a folder; a file of another size there is one that somebody spoilt.
+        spoilt = wanted.folder is not None and (wanted.folder / item.needed.local).is_file()
+        with _reachable(wanted.recipe, wanted.folder):
+            path = hf_hub_download(repository, file, local_dir=local, endpoint=_endpoint(), force_download=spoilt)
+        paths.append(Path(path))
+    return paths
+
+
+def _sizes(files: Sequence[Needed]) -> dict[Needed, int]:
+    from huggingface_hub import HfApi
+
+    api, sizes = HfApi(endpoint=_endpoint()), {}
+    for repository in dict.fromkeys(needed.repository for needed in files):
+        names = [needed.file for needed in files if needed.repository == repository]
+        told = {entry.path: getattr(entry, "size", 0) for entry in api.get_paths_info(repository, names)}
+        lacking = [name for name in names if name not in told]
+        if lacking:
+            raise ConnectionError(f"{repository} has no {', '.join(lacking)}")
+        sizes.update({Needed(repository=repository, file=name): told[name] for name in names})
+    return sizes
+
+
+def _there(needed: Needed, size: int, folder: Path | None) -> Path | None:
+    if folder is not None:
+        path = folder / needed.local
+        return path if path.is_file() and path.stat().st_size == size else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(needed.repository, needed.file)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _require_space(wanted: Order) -> None:
+    from huggingface_hub import constants
+
+    place = Path(wanted.folder or constants.HF_HUB_CACHE).absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if wanted.missing > free:
+        raise OSError(
+            f"{wanted.recipe.name!r} needs {_size(wanted.missing)} more, got {_size(free)} free in {there}; make room "
+            "or choose another place with --local-dir"
+        )
+
+
+@contextmanager
+def _reachable(recipe: Recipe, folder: Path | None) -> Iterator[None]:
+    """Turn whatever the hub's client raises into one message that helps."""
+    try:
+        yield
+    except Exception as error:  # its client raises the errors of whichever HTTP library it uses
+        raise ConnectionError(_by_hand(recipe, folder, error)) from error
+
+
+def _by_hand(recipe: Recipe, folder: Path | None, error: Exception) -> str:
+    place = folder or Path("DIR")
+    lines = [f"  {needed.repository} {needed.file}  ->  {place / needed.local}" for needed in recipe.files]
+    why = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+    return (
+        f"the hub at {_endpoint() or 'its usual place'} could not serve {recipe.name!r} ({why}). Try again, name a "
+        f"mirror in HF_ENDPOINT, or fetch these files elsewhere, put them there and set {FOLDERS}={place}:\n"
+        + "\n".join(lines)
+    )
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB // 10 else f"{count / 2**20:.1f} MiB"
