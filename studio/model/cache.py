@@ -138,6 +138,11 @@ class KVCache:
         return tuple(self._slots[i] for i in self.order())
 
     @property
+    def begun(self) -> bool:
+        """Whether a block has begun and is not committed yet."""
+        return self._begun is not None
+
+    @property
     def rolled(self) -> bool:
         """Whether a frame has been evicted since the origin."""
         return self.end - self.origin > self.capacity

@@ -160,7 +160,7 @@ class Watch:
         if x.shape[1] * cache.tokens != len(call.query_turn[0]):
             return None  # the network itself says what is wrong
         # A block has begun exactly when its passes run; only a recache runs without one.
-        if cache._begun is None:
+        if not cache.begun:
             kind, step, frames = "recache", None, tuple(range(cache.end - x.shape[1], cache.end))
         else:
             kind, step = self._place(cache, now)
