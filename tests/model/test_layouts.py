@@ -179,6 +179,46 @@ def test_a_preset_out_of_folders(folders, tmp_path, monkeypatch):
     same(load("wan2.1-t2v-1.3b"))
 
 
+def test_a_preset_plays(folders, tmp_path, monkeypatch):
+    import studio
+
+    small = dataclasses.replace(
+        PRESETS["longlive-1.3b"], height=16, width=24, dit=DIT, text=official.TEXT, vae=official.VAE
+    )
+    monkeypatch.setitem(PRESETS, "longlive-1.3b", small)
+    monkeypatch.setenv("STUDIO_MODELS", str(tmp_path))
+    base = Path(shutil.copytree(folders / "Wan2.1-T2V-1.3B", tmp_path / "Wan2.1-T2V-1.3B"))
+    for name in ("special_tokens_map.json", "spiece.model"):
+        (base / "google" / "umt5-xxl" / name).write_text("{}")
+    (tmp_path / "LongLive-1.3B" / "models").mkdir(parents=True)
+    torch.save({"generator": wrapped(dit_state())}, tmp_path / "LongLive-1.3B" / "models" / "longlive_base.pt")
+    torch.save({"generator_lora": lora_state()}, tmp_path / "LongLive-1.3B" / "models" / "lora.pt")
+    with studio.open("longlive-1.3b", prompt="a red fox", device="cpu") as session, session.frames() as frames:
+        first, second = next(frames), next(frames)
+    # Three latent frames at a temporal factor of two: one frame, then two a latent frame.
+    assert first.shape == (5, 16, 24, 3)
+    assert second.shape == (6, 16, 24, 3)
+
+
+@pytest.mark.parametrize("name", ["official", "diffusers"])
+def test_changing_a_loaded_model_never_writes_its_files(folder, folders, name, tmp_path):
+    place = folder if name == "official" else Path(shutil.copytree(folders / name, tmp_path / name))
+    before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    models = load(place)
+    with torch.no_grad():
+        for network in (models.dit, models.vae, models.text):
+            for parameter in network.parameters():
+                parameter.add_(1)
+    assert all(file.read_bytes() == data for file, data in before.items())
+
+
+def test_every_tensor_is_reported(folders):
+    seen = []
+    load(folders / "shards", report=lambda name, value: seen.append((name, value.numel())))
+    assert len(seen) == len(dit_state()) + len(vae_state()) + len(to_official_keys(text_state()))
+    assert ("blocks.1.ffn.2.weight", DIT.dim * DIT.ffn_dim) in seen
+
+
 # What is refused
 
 

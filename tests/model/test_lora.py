@@ -218,6 +218,15 @@ def test_a_file_that_is_no_adapter(tmp_path):
         load_lora(stored(tmp_path, dit_state()))
 
 
+@pytest.mark.parametrize("content", [{"critic_lora": lora_state()}, {"critic": dit_state(), "step": 3}])
+def test_a_critic_is_no_adapter(tmp_path, content):
+    torch.save(content, tmp_path / "lora.pt")
+    with pytest.raises(
+        ValueError, match="must be a LoRA, got a critic, which only training uses; name the generator's"
+    ):
+        load_lora(tmp_path / "lora.pt")
+
+
 def test_half_a_pair(tmp_path):
     state = lora_state()
     del state["base_model.model.blocks.0.ffn.0.lora_B.weight"]
