@@ -81,7 +81,7 @@ class Run:
         """
         self._stop.clear()
         with _ending_between_steps(self._stop):
-            while self.trainer.done < self.config.steps and not self._stop.is_set():
+            while self.trainer.done < self.config.steps and not self._stopping():
                 self._one()
         self.interrupted = self.trainer.done < self.config.steps
         self._save()
@@ -99,6 +99,14 @@ class Run:
             files = write_shards(self.folder, "generator", state, metadata={"kind": kind})
         runtime.write_json(self.folder / "config.json", to_dict(self.config))
         return [*files, self.folder / "config.json"]
+
+    def _stopping(self) -> bool:
+        """Whether any process was asked to stop; all of them end after the same step."""
+        accelerator = self.trainer.accelerator
+        asked = self._stop.is_set()
+        if accelerator.num_processes == 1:
+            return asked
+        return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
 
     def _one(self) -> None:
         began = time.perf_counter()

@@ -11,6 +11,7 @@ from studio.train import draws
 from studio.train.distillation import Distillation, DistillConfig
 from studio.train.longtune import LongTuneConfig, LongTuning
 from studio.train.matching import MatchingTrainer
+from studio.train.running import Run
 from studio.train.runtime import save_tensors, write_json
 from tests.train import nets
 
@@ -28,13 +29,24 @@ def trainer(folder: Path | str, batch: int, recipe: str) -> MatchingTrainer:
 
 
 def main(folder: str, batch: str, recipe: str) -> None:
-    """Take four steps; write this process's losses, its weights and a number that the ranks agreed on."""
+    """Take four steps, then run until the last process stops; write what this process saw."""
     torch.set_num_threads(1)
     it = trainer(folder, int(batch), recipe)
     rows = [it.step() for _ in range(4)]
     stem = Path(folder) / f"member-{it.rank}"
     save_tensors(stem.with_suffix(".safetensors"), it.networks.generator.state_dict())
-    write_json(stem.with_suffix(".json"), {"rows": rows, "agreed": draws.agreed(it.rank + 5, it.device)})
+    agreed = draws.agreed(it.rank + 5, it.device)
+    current = Run(it)
+    step = it.step
+
+    def last_stops() -> dict[str, float]:
+        if it.rank == it.accelerator.num_processes - 1:
+            current.stop()
+        return step()
+
+    it.step = last_stops  # type: ignore[method-assign]
+    current.go()
+    write_json(stem.with_suffix(".json"), {"rows": rows, "agreed": agreed, "ended": it.done})
 
 
 if __name__ == "__main__":
