@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {
 
 def model_folders() -> tuple[Path, ...]:
     """Folders of models named by STUDIO_MODELS, several of them parted as in PATH."""
-    return tuple(Path(part) for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part)
+    return tuple(Path(part).expanduser() for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part)
 
 
 def locate(recipe: Recipe, folders: Sequence[Path] | None = None) -> dict[Needed, Path | None]:

@@ -146,6 +146,9 @@ class TextEncoder(nn.Module):
     Args:
         config: Sizes of the encoder.
         tokenizer: Turns prompts into ids; `None` for an encoder that is only fed ids.
+
+    Attributes:
+        output: Where embeddings are sent, for an encoder that computes elsewhere; None: they stay where they are made.
     """
 
     def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None) -> None:
@@ -153,6 +156,7 @@ class TextEncoder(nn.Module):
         from transformers import UMT5Config, UMT5EncoderModel
 
         self.config, self.tokenizer = config, tokenizer
+        self.output: torch.device | None = None
         self.encoder = UMT5EncoderModel(
             UMT5Config(
                 vocab_size=config.vocab,
@@ -209,7 +213,8 @@ class TextEncoder(nn.Module):
         Raises:
             RuntimeError: If the encoder has no tokenizer.
         """
-        return self(*self.tokenize(prompts))
+        text = self(*self.tokenize(prompts))
+        return text if self.output is None else text.to(self.output)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a prompt that the encoder was never taught, in order, each once."""

@@ -83,9 +83,13 @@ class Models:
     adapters: Adapters | None = None
 
     def to(self, device: torch.device | str) -> Models:
-        """The same networks, moved to a device."""
-        for network in (self.dit, self.vae, self.text):
+        """The same networks, moved to a device; a text encoder that was put elsewhere stays and sends there."""
+        for network in (self.dit, self.vae):
             network.to(device)
+        if isinstance(self.text, TextEncoder) and self.text.output is not None:
+            self.text.output = torch.device(device)
+        else:
+            self.text.to(device)
         return self
 
 
@@ -117,7 +121,7 @@ def load(
         merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
         base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it.
         ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
-        text_device: Where the text encoder goes; None: `device`.
+        text_device: Where the text encoder computes; its embeddings are sent to `device`. None: `device`.
         text_quantization: "int8" for the text encoder's linear layers; None for none.
         text_cache: Whether prompt embeddings are kept on disk; the text encoder is then loaded for new prompts only
             and let go after them.
@@ -144,7 +148,9 @@ def load(
 
     def encoder() -> TextEncoder:
         where = text_device or device
-        return read_text(layout, tokenizer, where, dtype, quantization=text_quantization, report=report)
+        text = read_text(layout, tokenizer, where, dtype, quantization=text_quantization, report=report)
+        text.output = None if text_device is None else torch.device(device)
+        return text
 
     text = _cached(layout, tokenizer, encoder, device, dtype, text_quantization) if text_cache else encoder()
     adapters = Adapters(dit)
@@ -269,7 +275,10 @@ def folder_of(name: str | Path) -> Path:
     known = ", ".join(sorted(shipped)) or "none"
     near = difflib.get_close_matches(str(name), [*shipped, *RECIPES], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "use one of those or a folder"
-    raise FileNotFoundError(f"`name` must be a shipped model ({known}) or a folder, got {str(name)[:200]!r}; {hint}")
+    raise FileNotFoundError(
+        f"`name` must be a shipped model ({known}), one to download ({', '.join(RECIPES)}) or a folder, "
+        f"got {str(name)[:200]!r}; {hint}"
+    )
 
 
 def write(

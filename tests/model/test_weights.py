@@ -87,6 +87,7 @@ def test_official_and_own_names_of_the_text_encoder(folder):
     ("name", "message"),
     [
         ("minature", "minature"),
+        ("longlve-1.3b", "did you mean 'longlive-1.3b'"),
         ("", "must be a shipped model"),
         ("a\0b", "must be a shipped model"),
         ("longlive-1.3b", "not shipped"),
@@ -221,3 +222,13 @@ def test_one_file_with_its_configuration(tmp_path):
     assert state.keys() == tiny_models().vae.state_dict().keys()
     with pytest.raises(ValueError, match="must hold 'probe' weights"):
         read(tmp_path / "vae.safetensors", kind="probe")
+
+
+def test_a_text_encoder_elsewhere_sends_its_embeddings(saved):
+    models = load(saved, text_device="cpu")
+    assert models.text.output == torch.device("cpu")
+    models.text.output = torch.device("meta")
+    assert models.text.encode(["a fox"]).is_meta
+    models.to("cpu")
+    assert not models.text.encode(["a fox"]).is_meta
+    assert load(saved).text.output is None
