@@ -29,7 +29,20 @@ _HOMES = {
     "open": "studio.live",
     "preset": "studio.config",
 }
-_ROOMS = ("cli", "config", "evaluate", "live", "model", "probes", "sampler", "schedule", "shapes", "train", "world")
+_ROOMS = (
+    "cli",
+    "config",
+    "evaluate",
+    "live",
+    "model",
+    "probes",
+    "sampler",
+    "schedule",
+    "shapes",
+    "solvers",
+    "train",
+    "world",
+)
 
 
 def __getattr__(name: str) -> Any:
