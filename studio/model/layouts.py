@@ -20,7 +20,7 @@ from studio.model.pickles import SUFFIXES
 from studio.model.sizes import dit_sizes, text_sizes, vae_sizes
 from studio.model.sources import Source, open_source, open_stem, stem_files
 
-__all__ = ["Base", "Layout", "find", "find_base", "generator_files"]
+__all__ = ["Base", "Layout", "assemble", "base_of", "find", "find_base", "generator_files"]
 
 DIT_STEM = "diffusion_pytorch_model"
 VAE_STEM = "Wan2.1_VAE"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,11 +24,14 @@ from studio.config import ModelConfig, to_dict
 from studio.model.dit import WanDiT
 from studio.model.embeddings import CachedText, EmbeddingStore, cache_folder, fingerprint
 from studio.model.filling import fill, listed
+from studio.model.kinds import identify
 from studio.model.layouts import Layout, find
 from studio.model.lora import Adapters, LoRA, load_lora, merging
+from studio.model.pickles import is_pickle
 from studio.model.quantize import Int8Linear, check_quantization, quantized
 from studio.model.recipes import RECIPES, recipe_layout
 from studio.model.shards import write_shards
+from studio.model.sources import open_source
 from studio.model.text import (
     PieceTokenizer,
     TextEncoder,
@@ -47,21 +49,11 @@ __all__ = [
     "load",
     "load_checked",
     "read",
-    "read_part",
     "read_text",
     "save",
     "tokenizer_at",
     "write",
 ]
-
-# A tensor that only this kind of network has.
-_MARKS = {
-    "dit": ("patch_embedding.weight",),
-    "vae": ("decoder.head.2.weight",),
-    "text": ("encoder.shared.weight", "token_embedding.weight"),
-    "probe": ("heads.shape.weight",),
-}
-_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -314,53 +306,16 @@ def read(path: Path | str, *, kind: str | None = None) -> tuple[dict[str, Any], 
         ValueError: if it is a pickle, damaged, or holds something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; copy the whole folder of the model")
-    _refuse_pickles(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
-    except SafetensorError as error:
-        fault = f"{path} must be a safetensors file, got a damaged or other one"
-        raise ValueError(f"{fault} ({error}); copy it anew") from error
-    found = header.get("kind") or _kind_by_keys(tensors)
-    if kind is not None and found not in (kind, None):
+    if path.is_file() and is_pickle(path):
+        raise ValueError(
+            f"{path} must be a safetensors file, got a pickle, which can run code when it is read; convert it where "
+            "you trust it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors')"
+        )
+    source = open_source(path)
+    found = source.header.get("kind") or identify(source).kind
+    if kind is not None and found not in (kind, "other"):
         raise ValueError(f"{path} must hold {kind!r} weights, got {found!r}; name another file")
-    return json.loads(header.get("config", "{}")), tensors
-
-
-def read_part(folder: Path | str, kind: str) -> dict[str, Tensor]:
-    """Read one network's tensors out of a model's folder, from one file or from its shards.
-
-    Args:
-        folder: the model's folder.
-        kind: "dit", "vae", "text" or "probe", the stem of the files.
-
-    Returns:
-        The state dict on the CPU, under the names of the file.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged or holds something else.
-    """
-    folder = Path(folder)
-    index = folder / f"{kind}.safetensors.index.json"
-    if not index.exists():
-        for suffix in _PICKLES:
-            if (folder / f"{kind}{suffix}").exists() and not (folder / f"{kind}.safetensors").exists():
-                _refuse_pickles(folder / f"{kind}{suffix}")
-        return read(folder / f"{kind}.safetensors", kind=kind)[1]
-    try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index} must be an index of shards, got something else ({error}); copy it anew") from error
-    state: dict[str, Tensor] = {}
-    for file in files:
-        if Path(file).name != file:
-            raise ValueError(f"{index} must name files of its own folder, got {file!r}; copy it anew")
-        state.update(read(folder / file, kind=kind)[1])
-    return state
+    return json.loads(source.header.get("config", "{}")), dict(source.tensors())
 
 
 def load_checked(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -458,22 +413,6 @@ def _shipped() -> Iterable[Path]:
             if (folder / "config.json").exists() and folder.name not in seen:
                 seen.add(folder.name)
                 yield folder
-
-
-def _refuse_pickles(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(2)
-    # A zip archive or a bare pickle stream, whatever the name says.
-    if path.suffix in _PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise ValueError(
-            f"{path} must be a safetensors file, got a pickle, which can run code when it is read; convert it where "
-            "you trust it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors')"
-        )
-
-
-def _kind_by_keys(keys: Iterable[str]) -> str | None:
-    found = set(keys)
-    return next((kind for kind, marks in _MARKS.items() if found.intersection(marks)), None)
 
 
 def _finite(value: Tensor) -> bool:

@@ -232,3 +232,11 @@ def test_a_text_encoder_elsewhere_sends_its_embeddings(saved):
     models.to("cpu")
     assert not models.text.encode(["a fox"]).is_meta
     assert load(saved).text.output is None
+
+
+def test_one_file_that_is_a_pickle(tmp_path):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "probe.safetensors")
+    with pytest.raises(ValueError, match=r"must be a safetensors file, got a pickle"):
+        read(tmp_path / "probe.safetensors", kind="probe")
+    with pytest.raises(FileNotFoundError, match=r"vae\.safetensors is missing"):
+        read(tmp_path / "vae.safetensors")
