@@ -20,6 +20,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # Threads that spin for each other crawl where other programs use the processors; see studio/live/calm.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for variable in ("STUDIO_MODELS", "STUDIO_CACHE"):
+    os.environ.pop(variable, None)  # a developer's own folders must not reach the tests
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 

@@ -132,8 +132,8 @@ def save_networks(folder: Path | str, config: ModelConfig, dit: nn.Module, text:
     """Write transformer and text encoder in half precision, with the configuration and the tokenizer."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_shards(folder, "dit", runtime.halves(dit.state_dict()))
-    write_shards(folder, "text", runtime.halves(text.state_dict()))
+    write_shards(folder, "dit", runtime.halves(dit.state_dict()), metadata={"kind": "dit"})
+    write_shards(folder, "text", runtime.halves(text.state_dict()), metadata={"kind": "text"})
     runtime.write_json(folder / "config.json", to_dict(config))
     if isinstance(text.tokenizer, WordTokenizer):
         text.tokenizer.save(folder / "tokenizer.json")
