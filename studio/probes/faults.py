@@ -7,9 +7,7 @@ from typing import Literal
 
 __all__ = ["CacheFault", "CacheWarning", "FaultKind"]
 
-FaultKind = Literal[
-    "zero_slot", "stale_slot", "wrong_text", "position_past_table", "not_finite", "exploding_norm"
-]
+FaultKind = Literal["zero_slot", "stale_slot", "wrong_text", "position_past_table", "not_finite", "exploding_norm"]
 
 
 class CacheFault(UserWarning):

@@ -63,9 +63,7 @@ def cache_norms(cache: KVCache) -> CacheNorms:
         torch.stack([slot_rms(tensor, cache.tokens) for tensor in tensors])[:, order].cpu().numpy()
         for tensors in (cache.keys, cache.values)
     )
-    return CacheNorms(
-        block=cache.end // cache.block, slots=tuple(slot for _, slot in held), keys=keys, values=values
-    )
+    return CacheNorms(block=cache.end // cache.block, slots=tuple(slot for _, slot in held), keys=keys, values=values)
 
 
 @torch.no_grad()

@@ -111,6 +111,4 @@ def make_accelerator(config: MatchingConfig) -> Any:
         from accelerate import Accelerator
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
-    return Accelerator(
-        cpu=config.device == "cpu", gradient_accumulation_steps=config.accumulate, mixed_precision="no"
-    )
+    return Accelerator(cpu=config.device == "cpu", gradient_accumulation_steps=config.accumulate, mixed_precision="no")

@@ -43,9 +43,7 @@ def add_lora(dit: WanDiT, rank: int, *, seed: int = 0) -> WanDiT:
         raise ValueError(f"`rank` must be at least 1, got {rank}; use 256")
     if any(".lora_A." in name for name, _ in dit.named_parameters()):
         raise ValueError("the network has adapters already; load a network without them")
-    targets = [
-        f"blocks.{name}" for name, module in dit.blocks.named_modules() if isinstance(module, nn.Linear)
-    ]
+    targets = [f"blocks.{name}" for name, module in dit.blocks.named_modules() if isinstance(module, nn.Linear)]
     dit.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -132,9 +132,7 @@ class Stream:
         for index in range(len(self.pixels.history)):
             part = state.get(f"pixels.{index}")
             self.pixels.history[index] = None if part is None else part.to(device)
-        self.overlap, self.image = (
-            state[name].to(device) if name in state else None for name in ("overlap", "image")
-        )
+        self.overlap, self.image = (state[name].to(device) if name in state else None for name in ("overlap", "image"))
 
 
 def chunk_plan(

@@ -219,8 +219,17 @@ def test_the_clip_of_a_bidirectional_network_is_read():
 
 @pytest.mark.parametrize(
     ("rows", "columns", "samples", "shape"),
-    [(2, 3, 16, (2, 3)), (30, 52, 16, (4, 4)), (8, 8, 16, (4, 4)), (1, 9, 4, (1, 4)), (9, 1, 4, (4, 1)),
-     (4, 4, 1, (1, 1)), (30, 52, None, (30, 52)), (3, 40, 12, (1, 12)), (10, 10, 7, (1, 7))],
+    [
+        (2, 3, 16, (2, 3)),
+        (30, 52, 16, (4, 4)),
+        (8, 8, 16, (4, 4)),
+        (1, 9, 4, (1, 4)),
+        (9, 1, 4, (4, 1)),
+        (4, 4, 1, (1, 1)),
+        (30, 52, None, (30, 52)),
+        (3, 40, 12, (1, 12)),
+        (10, 10, 7, (1, 7)),
+    ],
 )
 def test_sampled_positions_form_an_even_grid(rows, columns, samples, shape):
     found = sample_positions(rows, columns, samples)
@@ -332,8 +341,12 @@ def test_a_negative_point_is_refused(point):
 
 @pytest.mark.parametrize(
     "options",
-    [{"points": (Point(frame=3, row=0, column=0),)}, {"points": (Point(frame=0, row=2, column=0),)},
-     {"points": (Point(frame=0, row=0, column=3),)}, {"video": 1}],
+    [
+        {"points": (Point(frame=3, row=0, column=0),)},
+        {"points": (Point(frame=0, row=2, column=0),)},
+        {"points": (Point(frame=0, row=0, column=3),)},
+        {"video": 1},
+    ],
 )
 def test_what_is_not_in_the_pass_is_named(options):
     with pytest.raises(ValueError, match="must lie"):

@@ -55,9 +55,7 @@ class Model:
 
     def slots(self):
         kept = self.kept()
-        rows = [
-            ("sink" if i < self.sink else "window", frame, *self.origin[frame]) for i, frame in enumerate(kept)
-        ]
+        rows = [("sink" if i < self.sink else "window", frame, *self.origin[frame]) for i, frame in enumerate(kept)]
         return rows + [("empty", None, None, None, None)] * (self.sink + self.window - len(kept))
 
 
