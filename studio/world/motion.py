@@ -23,7 +23,7 @@ BONE_ANGLES: tuple[str, ...] = (
     "wing_a",
     "wing_b",
 )
-CHANNELS = ROOT + BONE_ANGLES
+CHANNELS: tuple[str, ...] = ROOT + BONE_ANGLES
 # How fast the scenery passes by, screen halves a second.
 SPEED = {"runs": 0.5, "rolls": 0.36, "flies": 0.33}
 # One factor on every motion: calm to watch, and slow enough for four frames to share a latent frame.
