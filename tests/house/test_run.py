@@ -143,3 +143,15 @@ def test_a_failing_command_shows_what_it_said(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit, match="exit code 3"):
         run.quietly(command, "installing", tmp_path / "log", tmp_path)
     assert "no such package" in capsys.readouterr().out
+
+
+def test_a_second_try_counts_what_passed_then_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run.Outcome("browser", 60.0, passed=5, failed=2)
+    mended = run.second_try(first, run.Outcome("again", 9.0, passed=2))
+    assert (mended.passed, mended.failed, mended.seconds) == (7, 0, 69.0)
+    assert run.summary([mended], 1.0) == 0
+    assert "NOTE browser: 2 failed at the first try, 2 of them passed at the second" in capsys.readouterr().out
+    still = run.second_try(first, run.Outcome("again", 9.0, passed=1, failed=1))
+    assert (still.passed, still.failed) == (6, 1)
+    assert run.second_try(first, run.Outcome("again", failed=1, reason="crashed")).failed == 2
+    assert run.summary([still], 1.0) == 1
