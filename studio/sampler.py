@@ -136,11 +136,10 @@ def make_cache(
         An empty cache.
     """
     shape = VideoShape.of(config)
-    _, rows, columns = config.dit.patch
     return KVCache(
         config.cache,
         config.dit,
-        grid=(shape.latent_height // rows, shape.latent_width // columns),
+        grid=shape.grid,
         latents=(shape.latent_channels, shape.latent_height, shape.latent_width),
         block=config.sampler.block,
         batch=batch,

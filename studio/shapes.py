@@ -118,7 +118,7 @@ class VideoShape(VideoClock):
         latent_channels: Channels of a latent frame.
         latent_height: Rows of a latent frame.
         latent_width: Columns of a latent frame.
-        tokens_per_frame: Transformer tokens of one latent frame.
+        grid: Token rows and columns of one latent frame.
     """
 
     height: int
@@ -126,7 +126,7 @@ class VideoShape(VideoClock):
     latent_channels: int
     latent_height: int
     latent_width: int
-    tokens_per_frame: int
+    grid: tuple[int, int]
 
     @classmethod
     def of(cls, config: ModelConfig) -> VideoShape:
@@ -146,11 +146,16 @@ class VideoShape(VideoClock):
             latent_channels=config.vae.z_dim,
             latent_height=rows,
             latent_width=columns,
-            tokens_per_frame=(rows // patch_rows) * (columns // patch_columns),
+            grid=(rows // patch_rows, columns // patch_columns),
             block=config.sampler.block,
             temporal_factor=config.vae.temporal_factor,
             fps=config.fps,
         )
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Transformer tokens of one latent frame."""
+        return self.grid[0] * self.grid[1]
 
     def latents(self, batch: int, frames: int) -> tuple[int, int, int, int, int]:
         """Shape `[B, F, C, H, W]` of `frames` latent frames."""

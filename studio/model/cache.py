@@ -253,8 +253,7 @@ class KVCache:
             raise RuntimeError("a block has begun; commit it before a recache")
         if self.end == self.origin:
             raise RuntimeError("the cache is empty; there is nothing to recache")
-        limit = self.capacity if self.config.attend is None else min(self.capacity, self.config.attend)
-        count = min(limit, self.end - self.origin)
+        count = self._recached()
         first = self.end - count
         frames = list(range(first, self.end))
         kept = 0
@@ -275,9 +274,7 @@ class KVCache:
         Args:
             prompt: Index of the new prompt.
         """
-        limit = self.capacity if self.config.attend is None else min(self.capacity, self.config.attend)
-        count = min(limit, self.end - self.origin)
-        for frame in range(self.end - count, self.end):
+        for frame in range(self.end - self._recached(), self.end):
             index = self._slot_of(frame)
             holds = self._slots[index]
             if self.rolled and index < self.config.sink:
@@ -305,6 +302,11 @@ class KVCache:
             self._recent[:, frame % self.capacity] = latents[:, count - keep + i].detach()
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _recached(self) -> int:
+        """Latent frames that a recache runs: the latest that the next block can see."""
+        limit = self.capacity if self.config.attend is None else min(self.capacity, self.config.attend)
+        return min(limit, self.end - self.origin)
 
     def _slot_of(self, frame: int) -> int:
         local, sink = frame - self.origin, self.config.sink

@@ -198,24 +198,18 @@ def _text_bytes(config: TextConfig, mode: MemoryMode) -> int:
     return linear + 4 * rows + HALF * (text_parameters(config) - linear)
 
 
-def _tokens(config: ModelConfig) -> int:
-    """Tokens of one latent frame."""
-    shape = VideoShape.of(config)
-    return shape.latent_height * shape.latent_width // (config.dit.patch[1] * config.dit.patch[2])
-
-
 def _cache_frames(config: ModelConfig, frames: int | None) -> int:
     return config.cache.capacity or frames or config.cache.attend or config.sampler.block
 
 
 def _cache_bytes(config: ModelConfig, frames: int | None) -> int:
-    video = _cache_frames(config, frames) * _tokens(config)
+    video = _cache_frames(config, frames) * VideoShape.of(config).tokens_per_frame
     return 2 * config.dit.layers * (video + config.dit.text_len) * config.dit.dim * HALF
 
 
 def _pass_bytes(config: ModelConfig) -> int:
     # A recache runs everything that is visible at once.
-    rows = _cache_frames(config, None) * _tokens(config)
+    rows = _cache_frames(config, None) * VideoShape.of(config).tokens_per_frame
     return rows * (_BLOCK_COPIES * config.dit.dim + 2 * config.dit.ffn_dim) * HALF
 
 

@@ -154,12 +154,11 @@ class ContextTable:
 
     def __init__(self, config: ModelConfig, frames: int, device: torch.device) -> None:
         shape = VideoShape.of(config)
-        grid = (shape.latent_height // config.dit.patch[1], shape.latent_width // config.dit.patch[2])
         self._make = lambda switch: TeacherForcedContext(
             config.cache,
             frames=frames,
             block=config.sampler.block,
-            grid=grid,
+            grid=shape.grid,
             head_dim=config.dit.head_dim,
             recached=switch,
             device=device,
