@@ -6,8 +6,6 @@ network, `CachedContext` a pass over the KV cache, `TeacherForcedContext` a whol
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -132,8 +130,9 @@ class TeacherForcedContext:
     """A whole clip under the cache's rules in one pass: the sequence is [clean frames | noisy frames].
 
     A clean frame plays the committed cache, a noisy one the block being denoised. Each block asks only the frames that
-    the cache would show it, gathered in the order of the cache's slots. After a switch at `recached` the earlier frames
-    see each other fully, as a recache computes them.
+    the cache would show it. After a switch at `recached` the earlier frames see each other fully, as a recache computes
+    them. On a GPU the blocks that see nothing of each other cost nothing (FlexAttention); elsewhere a mask hides them.
+    No tap hears such a pass, because its keys are not those of one query.
 
     Args:
         config: Sink, window and positions.
@@ -143,6 +142,7 @@ class TeacherForcedContext:
         head_dim: Channels of a head.
         recached: Latent frame before which everything was recached, or `None`; at most the cache's capacity.
         device: Where the tables live.
+        flex: Whether FlexAttention attends; `None`: on a GPU.
 
     Raises:
         ValueError: If the frames are not whole blocks, the cache has no window, or `recached` is too late.
@@ -160,6 +160,7 @@ class TeacherForcedContext:
         head_dim: int,
         recached: int | None = None,
         device: torch.device | str = "cpu",
+        flex: bool | None = None,
     ) -> None:
         capacity = config.capacity
         if capacity is None:
@@ -169,27 +170,27 @@ class TeacherForcedContext:
         if recached is not None and not 0 < recached <= capacity:
             raise ValueError(f"`recached` must lie in 1..{capacity}, the cache's capacity, got {recached}")
         self.frames, self.tokens = frames, grid[0] * grid[1]
-        seen = [self._seen(config, start, block, recached) for start in range(0, frames, block)]
-        noisy = [self._noisy(config, start, block, frames) for start in range(0, frames, block)]
-        slots = max(len(group) for group in (*seen, *noisy))
-        positions = config.positions
-        asks = [self._asks(group, range(i * block, (i + 1) * block), positions) for i, group in enumerate(seen)]
-        asks += [
-            self._asks(group, [frames + f for f in range(i * block, (i + 1) * block)], positions, frames)
-            for i, group in enumerate(noisy)
-        ]
-        groups = [*seen, *noisy]
-        self.groups, self.slots = len(groups), slots
-        at = [
-            [(j if positions == "window" else f % frames) for j, f in enumerate(g)] + [0] * (slots - len(g))
-            for g in groups
-        ]
-        index = [[*g, *[0] * (slots - len(g))] for g in groups]
-        valid = torch.tensor([[True] * len(g) + [False] * (slots - len(g)) for g in groups], device=device)
-        self.index = torch.tensor(index, device=device).flatten()
-        self.mask = valid.repeat_interleave(self.tokens, 1)[:, None, None, :]
-        self.query_turn = rotary(torch.tensor(sum(asks, []), device=device), *grid, head_dim)
-        self.key_turn = rotary(torch.tensor(at, device=device).flatten(), *grid, head_dim)
+        sights = [self._seen(config, start, block, recached) for start in range(0, frames, block)]
+        sights += [self._noisy(config, start, block, frames) for start in range(0, frames, block)]
+        # Where the window has rolled on, the sink's keys are turned once more, to the places that the cache gives them.
+        moved: dict[tuple[int, int], int] = {}
+        allowed = []
+        for index, sight in enumerate(sights):
+            own = index * block
+            away = own % frames - sight.index(own) if config.positions == "window" else 0
+            row = [False] * (2 * frames + frames // block * config.sink)
+            for slot, frame in enumerate(sight):
+                at = slot + away if config.positions == "window" else frame % frames
+                row[frame if at == frame % frames else moved.setdefault((frame, at), 2 * frames + len(moved))] = True
+            allowed += [row] * block
+        table = torch.tensor(allowed, device=device)[:, : 2 * frames + len(moved)]
+        positions = torch.arange(frames, device=device).repeat(2)
+        self.turn = rotary(positions, *grid, head_dim)
+        self.moved = torch.tensor([frame for frame, _ in moved], dtype=torch.long, device=device)
+        self.moved_turn = rotary(torch.tensor([at for _, at in moved], device=device), *grid, head_dim)
+        flex = torch.device(device).type == "cuda" if flex is None else flex
+        self.sight = _Sight(table, self.tokens, flex)
+        self.noisy_sight = _Sight(table[frames:], self.tokens, flex)
         self.memory: dict[int, tuple[Tensor, Tensor]] | None = None
 
     @staticmethod
@@ -206,27 +207,21 @@ class TeacherForcedContext:
         seen = cls._seen(config, start, block, None)
         return [f if f < start else frames + f for f in seen]
 
-    @staticmethod
-    def _asks(group: list[int], own: Sequence[int], positions: str, frames: int = 0) -> list[int]:
-        return [group.index(f) if positions == "window" else f - frames for f in own]
-
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
         """See `Context.attend`."""
         if self.memory is not None:
             clean = self.frames * self.tokens
             self.memory[layer] = (k[:, :clean].detach(), v[:, :clean].detach())
-        return self._attend(layer, q, k, v, tap)
+        return self.sight.attend(rotate(q, self.turn), *self.placed(k, v))
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None) -> Tensor:
-        q = rotate(q, self.query_turn)
-        k, v = (x.unflatten(1, (-1, self.tokens)).index_select(1, self.index).flatten(1, 2) for x in (k, v))
-        k = rotate(k, self.key_turn)
-        if tap is not None:
-            tap.self_attention(layer, q, k, v)
-        batch = len(q)
-        q, k, v = (x.unflatten(1, (self.groups, -1)).flatten(0, 1) for x in (q, k, v))
-        out = attention(q, k, v, self.mask.repeat(batch, 1, 1, 1))
-        return out.unflatten(0, (batch, self.groups)).flatten(1, 2)
+    def placed(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys in their places, and the values, of all frames and of the sink wherever it has moved to."""
+        if not len(self.moved):
+            return rotate(k, self.turn), v
+        extra_k, extra_v = (x.unflatten(1, (-1, self.tokens)).index_select(1, self.moved).flatten(1, 2) for x in (k, v))
+        return torch.cat([rotate(k, self.turn), rotate(extra_k, self.moved_turn)], dim=1), torch.cat(
+            [v, extra_v], dim=1
+        )
 
     def remember(self) -> None:
         """From now on keep the clean frames' keys and values of each pass, for `noisy_only`."""
@@ -248,19 +243,45 @@ class _NoisyContext:
 
     def __init__(self, whole: TeacherForcedContext) -> None:
         self.memory = whole.memory or {}
-        half = copy.copy(whole)
-        half.memory = None
-        half.groups = whole.groups // 2
-        half.index = whole.index[half.groups * whole.slots :]
-        half.mask = whole.mask[half.groups :]
+        self.whole = whole
         count = whole.frames * whole.tokens
-        keys = half.groups * whole.slots * whole.tokens
-        half.query_turn = (whole.query_turn[0][count:], whole.query_turn[1][count:])
-        half.key_turn = (whole.key_turn[0][keys:], whole.key_turn[1][keys:])
-        self._half = half
+        self.turn = (whole.turn[0][count:], whole.turn[1][count:])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
         """See `Context.attend`."""
         clean_k, clean_v = self.memory[layer]
         k, v = torch.cat([clean_k.type_as(k), k], dim=1), torch.cat([clean_v.type_as(v), v], dim=1)
-        return self._half._attend(layer, q, k, v, tap)
+        return self.whole.noisy_sight.attend(rotate(q, self.turn), *self.whole.placed(k, v))
+
+
+class _Sight:
+    """Which frames the tokens of each frame see.
+
+    Args:
+        table: Bool `[frames that ask, frames that are asked]`.
+        tokens: Tokens of a frame.
+        flex: Whether FlexAttention attends.
+    """
+
+    def __init__(self, table: Tensor, tokens: int, flex: bool) -> None:
+        self.mask, self.blocks = None, None
+        if flex:
+            # Imported here, because it takes longer to load than all of this room.
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+            self.flex_attention = flex_attention
+
+            def sees(batch: Tensor, head: Tensor, asking: Tensor, asked: Tensor) -> Tensor:
+                return table[asking // tokens, asked // tokens]
+
+            sizes = [count * tokens for count in table.shape]
+            self.blocks = create_block_mask(sees, None, None, *sizes, device=table.device)
+        else:
+            self.mask = table.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Exact attention `[B, Lq, N, D]` over what each query sees of `[B, Lk, N, D]`."""
+        if self.blocks is None:
+            return attention(q, k, v, self.mask)
+        q, k, v = (x.transpose(1, 2) for x in (q.type_as(v), k.type_as(v), v))
+        return self.flex_attention(q, k, v, block_mask=self.blocks).transpose(1, 2)

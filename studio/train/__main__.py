@@ -13,6 +13,7 @@ from typing import Any
 # Recipe: module, configuration, function (configuration, report) -> metrics.
 RECIPES = {
     "vae": ("studio.train.vae", "VAETrainConfig", "train_vae"),
+    "narrow": ("studio.train.narrow", "NarrowConfig", "narrow"),
     "probe": ("studio.train.probe", "ProbeTrainConfig", "train_probe"),
     "judge": ("studio.train.judge", "JudgeConfig", "judge"),
     "teacher": ("studio.train.teacher", "TeacherTrainConfig", "train_teacher"),

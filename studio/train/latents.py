@@ -1,7 +1,8 @@
 """Latent clips with their captions, rendered and encoded while training goes on.
 
 A pool on the device holds the newest clips of every kind; each step some are rendered and encoded into it and a batch
-is drawn from it, so that a clip is met a few times under other noise and then replaced.
+is drawn from it, so that a clip is met a few times under other noise and then replaced. Openings, the first blocks of
+videos, are cut from the same pictures: every piece of a clip is the start of a video when it is encoded by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from studio.config import ModelConfig
 from studio.model.vae import VideoVAE
 from studio.shapes import VideoShape
-from studio.train.runtime import autocast
+from studio.train.runtime import autocast, sent
 from studio.world import ATTRIBUTES, SceneBatch, caption, compiled_painter, render, switched
 from studio.world.paint import paint
 
@@ -28,17 +29,15 @@ class ClipKind:
 
     Args:
         switch: Latent frame at which the scene changes, a multiple of the block size; `None` for no switch.
-        skip: Latent frames rendered before the clip and dropped, so that its first frame is no video's first.
         weight: Share of the batches.
     """
 
     switch: int | None = None
-    skip: int = 0
     weight: float = 1.0
 
 
 def default_kinds(capacity: int, block: int) -> tuple[ClipKind, ...]:
-    """Half plain clips, half with a switch early, late, or late in a video that has already rolled.
+    """Half plain clips, half with a switch early or late in what the cache holds.
 
     Args:
         capacity: Latent frames that the cache holds.
@@ -52,8 +51,7 @@ def default_kinds(capacity: int, block: int) -> tuple[ClipKind, ...]:
         ClipKind(weight=4.0),
         ClipKind(switch=half, weight=1.0),
         ClipKind(switch=capacity - block, weight=1.0),
-        ClipKind(switch=capacity, weight=1.0),
-        ClipKind(switch=capacity, skip=2 * block, weight=1.0),
+        ClipKind(switch=capacity, weight=2.0),
     )
 
 
@@ -83,6 +81,7 @@ class LatentPool:
         frames: Latent frames of a clip.
         kinds: Kinds of clips and their shares.
         capacity: Clips kept of all kinds together.
+        openings: Openings kept; 0 for none.
         seed: Seed of everything drawn.
         split: Which captions' combinations are shown.
         chunk: Clips rendered and encoded together.
@@ -100,6 +99,7 @@ class LatentPool:
         frames: int,
         kinds: tuple[ClipKind, ...],
         capacity: int = 8192,
+        openings: int = 0,
         seed: int = 0,
         split: str = "train",
         chunk: int = 16,
@@ -121,23 +121,28 @@ class LatentPool:
         self.random = random.Random(seed)
         total = sum(kind.weight for kind in kinds)
         self.room = [max(chunk, int(capacity * kind.weight / total)) for kind in kinds]
-        # Plain clips keep the frames that others skip, so that a batch can begin anywhere in them.
-        self.skip = max(kind.skip for kind in kinds)
-        lengths = [frames + (self.skip if kind.switch is None else 0) for kind in kinds]
         half = torch.float16 if self.device.type == "cuda" else torch.float32
         self.latents = [
-            torch.zeros(room, *self.shape.latents(1, length)[1:], dtype=half, device=self.device)
-            for room, length in zip(self.room, lengths, strict=True)
+            torch.zeros(room, *self.shape.latents(1, frames)[1:], dtype=half, device=self.device) for room in self.room
         ]
+        size = self.shape.latents(1, self.shape.block)[1:]
+        self.opening_latents = torch.zeros(openings, *size, dtype=half, device=self.device)
+        self.opening_scenes: list = []
+        self.openings = openings
+        self.opened = 0
         self.scenes: list[list] = [[] for _ in kinds]
         self.written = [0] * len(kinds)
         self.rendered = 0
         self.painter = compiled_painter() if fast and self.device.type == "cuda" else paint
 
     @torch.no_grad()
-    def refill(self) -> None:
-        """Render and encode one chunk of a kind drawn by weight, over the oldest of that kind."""
-        index = self._draw_kind()
+    def refill(self, plain: bool = False) -> None:
+        """Render and encode one chunk of a kind drawn by weight, over the oldest of that kind.
+
+        Args:
+            plain: Of the first kind, without a switch, from which openings are cut.
+        """
+        index = 0 if plain else self._draw_kind()
         kind = self.kinds[index]
         scenes, latents = self._make(kind)
         room, store = self.room[index], self.scenes[index]
@@ -164,37 +169,66 @@ class LatentPool:
             self.refill()
         filled = len(self.scenes[index])
         rows = torch.randint(filled, (size,), generator=self.generator)
-        begin = self._begin(self.kinds[index])
-        latents = self.latents[index][rows.to(self.device), begin : begin + self.frames].float()
+        latents = self.latents[index][sent(rows, self.device)].float()
         scenes = [self.scenes[index][row] for row in rows.tolist()]
         captions = [caption(shown, self.random) for _, shown in scenes]
         before = [caption(old, self.random) for old, _ in scenes] if self.kinds[index].switch else captions
         return LatentBatch(latents=latents, captions=captions, before=before, kind=self.kinds[index])
 
-    def _begin(self, kind: ClipKind) -> int:
-        # Half of the plain clips begin where a video begins, since its first latent frame is unlike all others.
-        later = range(self.shape.block, self.skip + 1, self.shape.block)
-        return self.random.choice(later) if kind.switch is None and later and self.random.random() < 0.5 else 0
+    def opening(self, size: int) -> LatentBatch:
+        """Draw a batch of openings, one block each.
+
+        Args:
+            size: Openings.
+
+        Returns:
+            The batch, of the kind without a switch.
+
+        Raises:
+            ValueError: If the pool keeps none.
+        """
+        if not self.openings:
+            raise ValueError("this pool keeps no openings; make it with `openings` of some thousands")
+        if not self.opening_scenes:
+            self.refill(plain=True)
+        rows = torch.randint(len(self.opening_scenes), (size,), generator=self.generator)
+        latents = self.opening_latents[sent(rows, self.device)].float()
+        captions = [caption(self.opening_scenes[row], self.random) for row in rows.tolist()]
+        return LatentBatch(latents=latents, captions=captions, before=captions, kind=ClipKind())
 
     def _draw_kind(self) -> int:
         return self.random.choices(range(len(self.kinds)), weights=[kind.weight for kind in self.kinds])[0]
 
     def _make(self, kind: ClipKind) -> tuple[list, Tensor]:
         batch = SceneBatch.sample(self.chunk, self.generator, self.device, split=self.split)
-        frames = self.shape.frames_of(self.frames + self.skip)
-        # All kinds render as many frames, so that shapes stay the same; a clip begins anywhere in a minute.
+        frames = self.shape.frames_of(self.frames)
+        # A clip begins anywhere in a minute.
         start = torch.randint(0, 960, (self.chunk,), generator=self.generator).to(self.device)
         options: dict = {"painter": self.painter}
         shown = batch
         if kind.switch is not None:
             names = self.random.sample(list(ATTRIBUTES), self.random.choice((1, 1, 1, 2, 4)))
             shown = switched(batch, names, self.generator)
-            at = self.shape.frames_of(kind.switch + kind.skip)
-            options |= {"after": shown, "switch_frame": start + at}
+            options |= {"after": shown, "switch_frame": start + self.shape.frames_of(kind.switch)}
         pixels = render(batch, frames=frames, start=start, size=self.shape.height, **options).pixels
         with autocast(self.device):
             latents = self.vae.encode(pixels).float()
         self.rendered += self.chunk
-        if kind.switch is not None:
-            latents = latents[:, kind.skip : kind.skip + self.frames]
+        if self.openings and kind.switch is None:
+            self._open(pixels, batch.scenes())
         return list(zip(batch.scenes(), shown.scenes(), strict=True)), latents
+
+    def _open(self, pixels: Tensor, scenes: list) -> None:
+        length = self.shape.frames_of(self.shape.block)
+        pieces = pixels.shape[1] // length
+        cut = pixels[:, : pieces * length].unflatten(1, (pieces, length)).flatten(0, 1)
+        with autocast(self.device):
+            latents = self.vae.encode(cut)
+        at = torch.arange(self.opened, self.opened + len(latents)) % self.openings
+        self.opening_latents[at.to(self.device)] = latents.type_as(self.opening_latents)
+        for row, scene in zip(at.tolist(), (scene for scene in scenes for _ in range(pieces)), strict=True):
+            if row < len(self.opening_scenes):
+                self.opening_scenes[row] = scene
+            else:
+                self.opening_scenes.append(scene)
+        self.opened += len(latents)

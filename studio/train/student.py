@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from studio.config import preset
+from studio.model.attention import Context
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.schedule import FlowSchedule, shift_sigma
 from studio.shapes import VideoShape
 from studio.train import runtime
 from studio.train.latents import ClipKind, LatentBatch, LatentPool, default_kinds
 from studio.train.ranks import Ranks
+from studio.train.runtime import sent
 from studio.train.teacher import ContextTable, counted, load_networks, load_vae, save_networks, sized
 
 __all__ = ["StudentTrainConfig", "train_student"]
@@ -44,12 +46,17 @@ class StudentTrainConfig:
         own: Share of trajectories against the student's own rollouts, from the second round on.
         model: Preset that is trained.
         batch: Clips a step and process.
+        openings: Openings a step on openings and process.
+        opening_every: One step in so many is on openings; 0 for none.
         collect_batch: Clips solved together.
+        collect_openings: Openings solved together.
         frames: Latent frames of a clip.
         pool: Rendered clips kept.
         fill: Rendered clips made before the first round.
         chunk: Clips rendered together.
+        opening_pool: Rendered openings kept.
         trajectories: Clips whose trajectories are kept.
+        opening_trajectories: Openings whose trajectories are kept.
         solver_steps: Euler steps of a trajectory; a multiple of the student's spacing.
         guidance: Classifier-free guidance of the teacher: 1 is none.
         rate: Peak learning rate.
@@ -59,6 +66,7 @@ class StudentTrainConfig:
         seed: Seed of everything.
         device: Where it runs; `None`: the GPU if there is one.
         fast: Compile on a GPU.
+        kernels: How the networks are compiled: a key of `runtime.KERNELS`.
 
     Raises:
         ValueError: If a share or number is out of range.
@@ -73,13 +81,18 @@ class StudentTrainConfig:
     collect: float = 0.4
     own: float = 0.6
     model: str = "miniature"
-    batch: int = 96
+    batch: int = 48
+    openings: int = 384
+    opening_every: int = 3
     collect_batch: int = 128
+    collect_openings: int = 768
     frames: int = 21
     pool: int = 4096
     fill: int = 2048
     chunk: int = 32
+    opening_pool: int = 65536
     trajectories: int = 16384
+    opening_trajectories: int = 65536
     solver_steps: int = 20
     guidance: float = 2.5
     rate: float = 3e-4
@@ -89,8 +102,11 @@ class StudentTrainConfig:
     seed: int = 0
     device: str | None = None
     fast: bool = True
+    kernels: str = "looped"
 
     def __post_init__(self) -> None:
+        if self.kernels not in runtime.KERNELS:
+            raise ValueError(f"`kernels` must be one of {', '.join(runtime.KERNELS)}, got {self.kernels!r}")
         if not 0 < self.collect < 1 or not 0 <= self.own <= 1:
             raise ValueError(f"`collect` must lie in (0, 1) and `own` in [0, 1], got {self.collect} and {self.own}")
         if self.rounds < 1 or self.solver_steps < 1:
@@ -113,21 +129,37 @@ def train_student(config: StudentTrainConfig, report: runtime.Report = runtime.s
 
 
 class _Trajectories:
-    """A ring of trajectories: the clean frames, the states at the student's timesteps, the end, and the prompt."""
+    """A ring of trajectories: the clean frames, the states at the student's timesteps, the end, and the prompt.
+
+    Args:
+        room: Trajectories kept.
+        states: States of each.
+        size: Shape of a state.
+        text: Shape of a prompt's embeddings.
+        device: Where they are kept.
+        clean: Whether there are clean frames; openings have none.
+    """
 
     def __init__(
-        self, room: int, states: int, size: tuple[int, ...], text: tuple[int, ...], device: torch.device
+        self,
+        room: int,
+        states: int,
+        size: tuple[int, ...],
+        text: tuple[int, ...],
+        device: torch.device,
+        *,
+        clean: bool = True,
     ) -> None:
         kind = torch.float16 if device.type == "cuda" else torch.float32
-        self.clean = torch.zeros(room, *size, dtype=kind, device=device)
+        self.clean = torch.zeros(room if clean else 0, *size, dtype=kind, device=device)
         self.states = torch.zeros(states, room, *size, dtype=kind, device=device)
         self.end = torch.zeros(room, *size, dtype=kind, device=device)
         self.text = torch.zeros(room, *text, dtype=kind, device=device)
         self.rows: dict[ClipKind, list[int]] = {}
         self.room, self.written = room, 0
 
-    def add(self, kind: ClipKind, clean: Tensor, states: Tensor, end: Tensor, text: Tensor) -> None:
-        count = len(clean)
+    def add(self, kind: ClipKind, clean: Tensor | None, states: Tensor, end: Tensor, text: Tensor) -> None:
+        count = len(end)
         start = self.written % self.room
         if start + count > self.room:
             self.written += self.room - start
@@ -136,9 +168,16 @@ class _Trajectories:
         taken = set(range(start, start + count))
         for other in self.rows:
             self.rows[other] = [row for row in self.rows[other] if row not in taken]
-        self.clean[span], self.states[:, span], self.end[span], self.text[span] = clean, states, end, text
+        self.states[:, span], self.end[span], self.text[span] = states, end, text
+        if clean is not None:
+            self.clean[span] = clean
         self.rows.setdefault(kind, []).extend(range(start, start + count))
         self.written += count
+
+    def draw(self, kind: ClipKind, count: int) -> Tensor:
+        """Rows of a kind, on the device."""
+        rows = self.rows[kind]
+        return sent(torch.tensor([rows[i] for i in torch.randint(len(rows), (count,)).tolist()]), self.end.device)
 
     def kinds(self) -> list[ClipKind]:
         return [kind for kind, rows in self.rows.items() if rows]
@@ -172,13 +211,16 @@ class _Trainer:
         kinds = default_kinds(min(capacity, config.frames - self.block), self.block)
         self.pool = LatentPool(
             self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=seed + 7,
-            chunk=config.chunk, fast=config.fast,
+            openings=config.opening_pool if config.opening_every else 0, chunk=config.chunk, fast=config.fast,
         )  # fmt: skip
         size = VideoShape.of(self.model).latents(1, config.frames)[1:]
         text = (self.model.text.text_len, self.model.text.dim)
         self.store = _Trajectories(config.trajectories, len(self.timesteps), size, text, self.device)
-        self.solve = runtime.compiled(self.teacher, self.device, config.fast)
-        self.forward = runtime.compiled(self.student, self.device, config.fast)
+        size = VideoShape.of(self.model).latents(1, self.block)[1:]
+        room = config.opening_trajectories if config.opening_every else 0
+        self.opening_store = _Trajectories(room, len(self.timesteps), size, text, self.device, clean=False)
+        self.solve = runtime.compiled(self.teacher, self.device, config.fast, config.kernels)
+        self.forward = runtime.compiled(self.student, self.device, config.fast, config.kernels)
         self.blank = self.text.encode([""])
         self.history: list[dict[str, float]] = []
         self.steps, self.collected = 0, 0
@@ -256,9 +298,18 @@ class _Trainer:
             states, end = self._trajectory(clean, text, batch.kind)
             self.store.add(batch.kind, clean, states, end, text)
             self.collected += len(clean)
+            if self.config.opening_every:
+                self._collect_openings()
         seconds = self.budget.elapsed - began
         self._say(f"collected {self.collected - first} clips' trajectories in {seconds:.0f}s, own {own}, "
                     f"{self.solve.mode} {self.solve.error}")  # fmt: skip
+
+    def _collect_openings(self) -> None:
+        batch = self.pool.opening(self.config.collect_openings)
+        text = self.text.encode(batch.captions)
+        texts = torch.cat([text, self.blank.expand_as(text)])
+        states, end = self._solve(torch.randn_like(batch.latents), texts, None)
+        self.opening_store.add(batch.kind, None, states, end, text)
 
     def _trajectory(self, clean: Tensor, text: Tensor, kind: ClipKind) -> tuple[Tensor, Tensor]:
         """States `[S, B, F, C, H, W]` at the student's timesteps and the end of the guided trajectory."""
@@ -273,13 +324,17 @@ class _Trainer:
             self.teacher(torch.cat([clean, x], dim=1).repeat(2, 1, 1, 1, 1), zeros, texts, context=context)
         noisy = context.noisy_only()
         context.memory = None
+        return self._solve(x, texts, noisy)
+
+    def _solve(self, x: Tensor, texts: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+        """Follow the guided flow from noise `[B, F, C, H, W]` under texts of the prompts and then of none."""
         states: list[Tensor] = []
         for sigma, following in zip(self.grid, self.grid[1:], strict=False):
             if (self.timesteps / 1000 - sigma).abs().min() < 1e-3:
                 states.append(x)
-            timestep = (1000 * sigma).expand(2 * len(x), frames)
+            timestep = (1000 * sigma).expand(2 * len(x), x.shape[1])
             with runtime.autocast(self.device):
-                flow = self.solve(x.repeat(2, 1, 1, 1, 1), timestep, texts, context=noisy).float()
+                flow = self.solve(x.repeat(2, 1, 1, 1, 1), timestep, texts, context=context).float()
             prompted, blank = flow.chunk(2)
             x = x + (following - sigma) * (blank + self.config.guidance * (prompted - blank))
         return torch.stack(states), x
@@ -308,7 +363,7 @@ class _Trainer:
         recent: list[Tensor] = []
         while self.budget.shared_progress() < until:
             self.steps += 1
-            rate = runtime.cosine(self.budget.progress, self.steps, self.config.rate)
+            rate = runtime.cosine(self.budget.agreed, self.steps, self.config.rate)
             runtime.set_rate(self.optimizer, rate)
             recent.append(self._step())
             if self.steps % 100 == 0 or self.steps in (1, 5):
@@ -319,29 +374,46 @@ class _Trainer:
                             f"{self.forward.error}")  # fmt: skip
 
     def _step(self) -> Tensor:
-        store, config = self.store, self.config
-        kinds = store.kinds()
-        weights = torch.tensor([float(len(store.rows[kind])) for kind in kinds])
-        kind = kinds[int(torch.multinomial(weights, 1))]
-        rows = torch.tensor(store.rows[kind], device=self.device)
-        rows = rows[torch.randint(len(rows), (config.batch,), device=self.device)]
-        clean, end, text = (part[rows].float() for part in (store.clean, store.end, store.text))
-        frames = clean.shape[1]
-        step = torch.randint(len(self.timesteps), (config.batch, frames // self.block), device=self.device)
-        step = step.repeat_interleave(self.block, 1)
-        states = store.states[:, rows].float()
-        x = torch.gather(states, 0, step[None, :, :, None, None, None].expand(1, *states.shape[1:]))[0]
-        sigma = self.timesteps[step] / 1000
-        both = torch.cat([clean, x], dim=1)
-        timestep = torch.cat([torch.zeros_like(sigma), 1000 * sigma], dim=1)
+        config = self.config
+        opening = bool(config.opening_every) and self.steps % config.opening_every == 0
         self.optimizer.zero_grad(set_to_none=True)
-        with runtime.autocast(self.device):
-            flow = self.forward(both, timestep, text, context=self.contexts.of(kind))[:, frames:]
-        target = (x - end) / sigma[..., None, None, None]
-        loss = ((flow.float() - target).square() * counted(kind, frames, self.device)).mean()
+        loss = self._opening_loss() if opening else self._clip_loss()
         loss.backward()
         self.ranks.average(self.student.parameters())
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.student)
         return loss.detach()
+
+    def _clip_loss(self) -> Tensor:
+        store, config = self.store, self.config
+        kinds = store.kinds()
+        weights = torch.tensor([float(len(store.rows[kind])) for kind in kinds])
+        kind = kinds[int(torch.multinomial(weights, 1))]
+        rows = store.draw(kind, config.batch)
+        clean, text = store.clean[rows].float(), store.text[rows].float()
+        frames = clean.shape[1]
+        x, target, sigma = self._jump(store, rows)
+        both = torch.cat([clean, x], dim=1)
+        timestep = torch.cat([torch.zeros_like(sigma), 1000 * sigma], dim=1)
+        with runtime.autocast(self.device):
+            flow = self.forward(both, timestep, text, context=self.contexts.of(kind))[:, frames:]
+        return ((flow.float() - target).square() * counted(kind, frames, self.device)).mean()
+
+    def _opening_loss(self) -> Tensor:
+        store = self.opening_store
+        rows = store.draw(store.kinds()[0], self.config.openings)
+        x, target, sigma = self._jump(store, rows)
+        with runtime.autocast(self.device):
+            flow = self.forward(x, 1000 * sigma, store.text[rows].float())
+        return (flow.float() - target).square().mean()
+
+    def _jump(self, store: _Trajectories, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States at random steps, one a block, the flow that leads from each to its end, and the noise levels."""
+        states, end = store.states[:, rows].float(), store.end[rows].float()
+        frames = end.shape[1]
+        step = torch.randint(len(self.timesteps), (len(rows), frames // self.block), device=self.device)
+        step = step.repeat_interleave(self.block, 1)
+        x = torch.gather(states, 0, step[None, :, :, None, None, None].expand(1, *states.shape[1:]))[0]
+        sigma = self.timesteps[step] / 1000
+        return x, (x - end) / sigma[..., None, None, None], sigma

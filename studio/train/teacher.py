@@ -1,7 +1,8 @@
 """Trains the miniature's many-step causal teacher together with its text encoder.
 
 The network learns the flow of each block under the clean blocks that the cache would show it, all blocks of a clip in
-one teacher-forced pass; clips with a switch teach it to follow a new prompt from a recached past.
+one teacher-forced pass; clips with a switch teach it to follow a new prompt from a recached past. What a prompt looks
+like is learnt from openings, first blocks that see nothing but their prompt: they come first, and they cost little.
 
 Source: flow matching (arXiv:2210.02747) with teacher forcing as in CausVid (arXiv:2412.07772).
 """
@@ -45,8 +46,12 @@ class TeacherTrainConfig:
         steps: Most steps, or `None`.
         model: Preset that is trained.
         batch: Clips a step and process.
+        openings: Openings a step on openings and process.
+        opening_phase: Share of the budget spent on openings alone, before any clip.
+        opening_every: After that, one step in so many is on openings; 0 for none.
         frames: Latent frames of a clip.
         pool: Clips kept.
+        opening_pool: Openings kept.
         fill: Clips made before the first step.
         refill_every: Steps between two renderings.
         chunk: Clips rendered together.
@@ -59,6 +64,7 @@ class TeacherTrainConfig:
         seed: Seed of everything.
         device: Where it runs; `None`: the GPU if there is one.
         fast: Compile on a GPU.
+        kernels: How the network is compiled: a key of `runtime.KERNELS`.
         save_every: Seconds between checkpoints.
 
     Raises:
@@ -71,11 +77,15 @@ class TeacherTrainConfig:
     seconds: float = 480.0
     steps: int | None = None
     model: str = "miniature"
-    batch: int = 64
+    batch: int = 48
+    openings: int = 384
+    opening_phase: float = 0.25
+    opening_every: int = 3
     frames: int = 21
     pool: int = 12288
-    fill: int = 1536
-    refill_every: int = 10
+    opening_pool: int = 131072
+    fill: int = 1024
+    refill_every: int = 40
     chunk: int = 32
     rate: float = 8e-4
     decay: float = 0.999
@@ -86,13 +96,16 @@ class TeacherTrainConfig:
     seed: int = 0
     device: str | None = None
     fast: bool = True
+    kernels: str = "looped"
     save_every: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("drop", "forget", "context_noise"):
+        for name in ("drop", "forget", "context_noise", "opening_phase"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}; use 0.1")
-        for name in ("batch", "frames", "pool", "fill", "refill_every", "chunk"):
+        if self.kernels not in runtime.KERNELS:
+            raise ValueError(f"`kernels` must be one of {', '.join(runtime.KERNELS)}, got {self.kernels!r}")
+        for name in ("batch", "openings", "frames", "pool", "opening_pool", "fill", "refill_every", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; use 1 or more")
 
@@ -209,9 +222,9 @@ class _Trainer:
         kinds = default_kinds(min(capacity, config.frames - self.model.sampler.block), self.model.sampler.block)
         self.pool = LatentPool(
             self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=seed,
-            chunk=config.chunk, fast=config.fast,
+            openings=config.opening_pool, chunk=config.chunk, fast=config.fast,
         )  # fmt: skip
-        self.forward = runtime.compiled(self.dit, self.device, config.fast)
+        self.forward = runtime.compiled(self.dit, self.device, config.fast, config.kernels)
         self.history: list[dict[str, float]] = []
         self.budget: runtime.Budget | None = None
 
@@ -221,15 +234,16 @@ class _Trainer:
             self.pool.refill()
         self.report(f"pool of {self.pool.rendered} clips")
         self.budget = runtime.Budget(config.seconds, config.steps, self.ranks.agree)
-        saved, recent = 0.0, []
+        saved, recent = 0.0, ([], [])
         for step in self.budget:
-            runtime.set_rate(self.optimizer, runtime.cosine(self.budget.progress, step, config.rate, warmup=200))
+            runtime.set_rate(self.optimizer, runtime.cosine(self.budget.agreed, step, config.rate, warmup=200))
+            opening = self._opens(step)
             if step % config.refill_every == 0:
-                self.pool.refill()
-            recent.append(self._step())
+                self.pool.refill(plain=self.budget.agreed < config.opening_phase)
+            recent[opening].append(self._step(opening))
             if step % 100 == 0 or step in (1, 5, 20):
-                self._log(step, recent)
-                recent = []
+                self._log(step, *recent)
+                recent = ([], [])
             if self.budget.elapsed - saved > config.save_every:
                 saved = self.budget.elapsed
                 self._save()
@@ -258,11 +272,19 @@ class _Trainer:
         if self.ranks.main:
             save_networks(self.out, self.model, self.dit_average.network, self.text_average.network)  # type: ignore[arg-type]
 
-    def _step(self) -> Tensor:
-        batch = self.pool.batch(self.config.batch)
+    def _opens(self, step: int) -> bool:
+        config = self.config
+        assert self.budget is not None
+        return self.budget.agreed < config.opening_phase or bool(
+            config.opening_every and step % config.opening_every == 0
+        )
+
+    def _step(self, opening: bool) -> Tensor:
+        config = self.config
+        batch = self.pool.opening(config.openings) if opening else self.pool.batch(config.batch)
         ids, mask = self._prompts(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch, ids, mask)
+        loss = self._opening_loss(batch, ids, mask) if opening else self._loss(batch, ids, mask)
         loss.backward()
         self.ranks.average(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -278,7 +300,16 @@ class _Trainer:
         dropped = torch.rand(len(ids), 1) < self.config.drop
         blank_ids, blank_mask = self.text.tokenizer([""], self.model.text.text_len)  # type: ignore[misc]
         ids, mask = torch.where(dropped, blank_ids, ids), torch.where(dropped, blank_mask, mask)
-        return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+        return runtime.sent(ids, self.device), runtime.sent(mask, self.device)
+
+    def _opening_loss(self, batch: LatentBatch, ids: Tensor, mask: Tensor) -> Tensor:
+        x0 = batch.latents
+        sigma = shift_sigma(torch.rand(len(x0), 1, device=self.device), self.config.shift).expand(x0.shape[:2])
+        noise = torch.randn_like(x0)
+        level = sigma[..., None, None, None]
+        with runtime.autocast(self.device):
+            flow = self.forward((1 - level) * x0 + level * noise, 1000 * sigma, self.text(ids, mask))
+        return (flow.float() - (noise - x0)).square().mean()
 
     def _loss(self, batch: LatentBatch, ids: Tensor, mask: Tensor) -> Tensor:
         x0, block = batch.latents, self.model.sampler.block
@@ -298,13 +329,14 @@ class _Trainer:
         error = (flow.float() - (noise - x0)).square()
         return (error * counted(batch.kind, frames, self.device)).mean()
 
-    def _log(self, step: int, recent: list[Tensor]) -> None:
-        loss = torch.stack(recent).mean().item()
+    def _log(self, step: int, clips: list[Tensor], openings: list[Tensor]) -> None:
         elapsed = self.budget.elapsed if self.budget else 0.0
-        self.history.append({"step": step, "seconds": round(elapsed, 1), "loss": loss})
+        line = {"step": step, "seconds": round(elapsed, 1)}
+        for name, losses in (("loss", clips), ("opening_loss", openings)):
+            if losses:
+                line[name] = round(torch.stack(losses).mean().item(), 4)
+        self.history.append(line)
         memory = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
         if self.ranks.main:
-            self.report(
-                f"step {step} {elapsed:.0f}s loss {loss:.4f} clips {self.pool.rendered} {memory:.1f} GiB "
-                f"{self.forward.mode} {self.forward.error}"
-            )
+            told = " ".join(f"{name} {value}" for name, value in line.items())
+            self.report(f"{told} clips {self.pool.rendered} {memory:.1f} GiB {self.forward.mode} {self.forward.error}")

@@ -66,6 +66,23 @@ def test_equals_cached_blocks_after_a_recache(positions, switch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("positions", ["absolute", "window"])
+@pytest.mark.parametrize("recached", [None, 6])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_both_ways_to_hide_frames_agree(positions, recached):
+    dit, (clean, noisy, times), text = tiny.dit(), inputs(), tiny.text(batch=2)
+    both, timestep = torch.cat([clean, noisy], dim=1), torch.cat([torch.zeros_like(times), times], dim=1)
+    flows = []
+    for flex in (False, True):
+        context = TeacherForcedContext(
+            CacheConfig(positions=positions), frames=FRAMES, block=3, grid=tiny.GRID, head_dim=tiny.DIT.head_dim,
+            recached=recached, flex=flex,
+        )  # fmt: skip
+        flows.append(dit(both, timestep, text, context=context))
+    torch.testing.assert_close(*flows, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("recached", [None, 6])
 def test_noisy_frames_alone_against_remembered_clean_ones(recached):
     dit, config = tiny.dit(), CacheConfig(positions="window")
