@@ -24,6 +24,7 @@ from studio.live.outbox import Outbox
 from studio.live.steering import check_past, check_units, switch_block
 from studio.live.take import Take
 from studio.live.turns import short_turns
+from studio.live.watching import Observer
 from studio.shapes import VideoShape
 from studio.timeline import Segment, Timeline, shorten
 
@@ -58,6 +59,7 @@ class Core:
         self.take = Take(0, lead + 4)
         self.error: ErrorReport | None = None
         self.cause: BaseException | None = None
+        self.observer: Observer | None = None
         self.stops = 0
         self.closed = self.closing = self.dropped = False
         self._thread: threading.Thread | None = None
@@ -345,6 +347,8 @@ class Core:
             order=lambda: self._order(take, timeline.seed),
             check=lambda: self._check(take),
             blocks=timeline.length,
+            take=take.number,
+            observer=lambda: self.observer,
         )
         if last is not None:
             engine.rebuild(latents, last.prompt, timeline.index_at(last.block), take.stream)
@@ -426,8 +430,25 @@ class Core:
             self.changed.notify_all()
         self.outbox.finish()
 
+    def watch(self, samples: int) -> Observer:
+        """Whoever hears of the blocks: the one that does already, else a new one."""
+        with self.changed:
+            self.check_open()
+            observer = self.observer
+            if observer is None or observer.over:
+                observer = self.observer = Observer(samples=samples, gone=self._unwatch)
+            elif observer.samples != samples:
+                raise ValueError(f"`samples` is {observer.samples} already, got {samples}; close the other watch first")
+            return observer
+
+    def _unwatch(self, observer: Observer) -> None:
+        if self.observer is observer:
+            self.observer = None
+
     def release(self) -> None:
         """Let go of the networks, the cache, latents, frames and consumers."""
+        if self.observer is not None:
+            self.observer.stop()
         self.take.clear()
         self.gate.clear()
         self.cause = self.models = self.texts = None

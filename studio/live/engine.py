@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.config import ModelConfig, Policy, SinkPolicy
+from studio.live.watching import Observer
 from studio.sampler import Block, BlockPlan, NoiseSource, make_cache, recache, rollout
 from studio.shapes import VideoShape
 
@@ -110,6 +111,8 @@ class Engine:
         order: asked for each block's order as it begins; None ends the take.
         check: called before every denoising step; it may raise `Abandoned`.
         blocks: length of the take, needed where the model keeps every frame.
+        take: number of the take.
+        observer: asked at each block for who looks on; None for nobody.
 
     Raises:
         ValueError: the model keeps every frame and the take has no end.
@@ -124,8 +127,11 @@ class Engine:
         order: Callable[[], Order | None],
         check: Callable[[], None],
         blocks: int | None = None,
+        take: int = 0,
+        observer: Callable[[], Observer | None] = lambda: None,
     ) -> None:
         self._models, self._texts, self._order, self._check = models, texts, order, check
+        self._take, self._observer = take, observer
         config, parameter = models.config, next(models.dit.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         self._pixels = next(models.vae.parameters())  # decoding happens where and as the decoder's weights are
@@ -145,6 +151,16 @@ class Engine:
     def cache(self) -> Any:
         """The KV cache, for probes and views; only a commit or a recache writes it."""
         return self._cache
+
+    @property
+    def models(self) -> Models:
+        """The networks."""
+        return self._models
+
+    @property
+    def take(self) -> int:
+        """Number of the take."""
+        return self._take
 
     def rebuild(self, latents: Sequence[Tensor], prompt: str, number: int, stream: Any) -> None:
         """Take over blocks that were already made, as after an error.
@@ -187,6 +203,8 @@ class Engine:
             frames = to_uint8(self._models.vae.decode(block.latents.to(self._pixels), stream))
         ended = time.perf_counter()
         self._stream = stream
+        if (observer := self._observer()) is not None:
+            observer.end(self, block, frames)
         # A copy made outside inference mode may be used for anything, training included.
         block = replace(block, latents=block.latents.to("cpu", copy=True))
         seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
@@ -207,7 +225,10 @@ class Engine:
             started = time.perf_counter()
             text = self._texts(order.prompt)
             self._text_seconds = time.perf_counter() - started
-            yield BlockPlan(text=text, prompt=order.number, policy=order.policy, sink_policy=order.sink_policy)
+            entry = BlockPlan(text=text, prompt=order.number, policy=order.policy, sink_policy=order.sink_policy)
+            if (observer := self._observer()) is not None:
+                observer.begin(self, entry, order.prompt)
+            yield entry
 
     def _step(self, block: int, step: int) -> Tensor:
         self._check()

@@ -16,6 +16,7 @@ from studio.live.core import Core
 from studio.live.engine import Models
 from studio.live.frames import Frames
 from studio.live.log import BlockRecord, script_of
+from studio.live.watching import SAMPLES, Watching
 from studio.live.words import UnknownWords, find_unknown
 from studio.timeline import (
     EXAMPLE,
@@ -341,6 +342,21 @@ class Session:
             ValueError: no frame number.
         """
         self._core.own_seat().played(frame)
+
+    def watch(self, *, samples: int = SAMPLES) -> Watching:
+        """Watch the cache: provenance, attention and faults of every block from the next one on.
+
+        Args:
+            samples: queries sampled of each latent frame.
+
+        Returns:
+            A hold with the readings so far; watching ends when the last one is closed or dropped.
+
+        Raises:
+            RuntimeError: the session is closed.
+            ValueError: no number of queries, or another one is in use already.
+        """
+        return Watching(self._core.watch(check_whole(samples, "samples", 1, 4096)))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Announce events to a listener.

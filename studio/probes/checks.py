@@ -75,9 +75,17 @@ class HealthCheck:
             The same entries.
         """
         for entry in entries:
-            self._entry = entry
+            self.expect(entry)
             yield entry
-        self._entry = None
+        self.expect(None)
+
+    def expect(self, entry: BlockPlan | None) -> None:
+        """Say what the next block is planned to be, where no whole plan is at hand.
+
+        Args:
+            entry: The plan's entry, or `None` for nothing known.
+        """
+        self._entry = entry
 
     def begin(self, call: Pass) -> Tap | None:
         """See `Listener.begin`."""

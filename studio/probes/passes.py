@@ -128,7 +128,10 @@ class Watch:
     ) -> None:
         self.close()
 
-    def _before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Where another thread closes the watch just as a pass begins, torch calls the hooks without the keywords.
+    def _before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        if kwargs is None:
+            return None
         thread = threading.get_ident()
         self._open.pop(thread, None)  # a pass that failed never ends
         call = self._describe(*args, **kwargs)
@@ -141,7 +144,7 @@ class Watch:
             return None
         return args, {**kwargs, "tap": taps[0] if len(taps) == 1 else _Taps(taps)}
 
-    def _after(self, _module: Any, _args: Any, _kwargs: Any, _output: Any) -> None:
+    def _after(self, *_: Any) -> None:
         call = self._open.pop(threading.get_ident(), None)
         if call is not None:
             for listener in self._listeners:
