@@ -33,7 +33,7 @@ def tiny(monkeypatch):
     """The commands find tiny random networks where they would load a model."""
     import studio.model.weights as weights
 
-    monkeypatch.setattr(weights, "load", lambda name, device=None: tiny_models(), raising=False)
+    monkeypatch.setattr(weights, "load", lambda name, device=None, **options: tiny_models(), raising=False)
 
 
 def read(path: Path):

@@ -302,22 +302,50 @@ def _add_timeline(commands: Any) -> None:
     convert = _command(actions, "convert", _convert, "read a timeline in one format and write it in another")
     convert.add_argument("source", type=Path, metavar="IN", help="the file to read")
     convert.add_argument("target", type=Path, metavar="OUT", help="the file to write")
-    kinds = ("json", "txt")
+    from studio.formats import KINDS as kinds
+
     convert.add_argument("--from", dest="source_kind", choices=kinds, help="format of IN (default: by its ending)")
     convert.add_argument("--to", dest="target_kind", choices=kinds, help="format of OUT (default: by its ending)")
+    convert.add_argument(
+        "--switches",
+        metavar="FRAMES",
+        help="latent frames of a LongLive file's switches, as 39,81 (default: every 40)",
+    )
+    convert.add_argument("--video", type=int, default=0, help="which line of a LongLive file, from 0 (default: 0)")
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def _convert(options: Any) -> int:
     from studio import formats
 
-    timeline = formats.load(options.source, options.source_kind)
+    switches = _switches(options.switches)
+    found = formats.read(options.source, options.source_kind, switches=switches, video=options.video)
+    kind = formats.kind_of(options.target, options.target_kind)
     if options.target.exists() and not options.force:
         raise FileExistsError(f"{str(options.target)!r} exists; name another file, or replace it with --force")
-    if (options.target_kind or options.target.suffix.lstrip(".").lower()) == "txt":
-        for lost in formats.lost_in_text(timeline):
-            say(f"plain text cannot hold {lost}")
-    formats.save(timeline, options.target, options.target_kind)
-    count = len(timeline.segments)
+    for note in found.notes:
+        say(note)
+    name = _NAMES[kind]
+    for lost in formats.save(found.timeline, options.target, kind):
+        say(f"{name} cannot hold {lost}")
+    count = len(found.timeline.segments)
     tell(f"{options.target}: {count} segment{'' if count == 1 else 's'}")
     return 0
+
+
+_NAMES = {
+    "json": "the studio's JSON",
+    "txt": "plain text",
+    "longlive": "LongLive's JSON lines",
+    "scope": "Scope's JSON",
+}
+
+
+def _switches(text: str | None) -> list[int] | None:
+    """Latent frames separated by commas."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"`--switches` must be latent frames separated by commas, got {text!r}; as 39,81") from None

@@ -21,12 +21,13 @@ from studio.events import ErrorReport, Stats, Switch
 from studio.live.consumers import Attachment, Gate
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
 from studio.live.outbox import Outbox
-from studio.live.steering import check_past, check_units, switch_block
+from studio.live.steering import check_units, switch_block
 from studio.live.take import Take
 from studio.live.turns import short_turns
 from studio.live.watching import Observer
 from studio.shapes import VideoShape
 from studio.timeline import Segment, Timeline, shorten
+from studio.timeline.past import check_past
 
 logger = logging.getLogger(__name__)
 

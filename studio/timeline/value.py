@@ -6,238 +6,30 @@ returns a new timeline, and a timeline that makes no sense cannot be built.
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import math
-import operator
-import re
-import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from studio.config import POLICIES, SINK_POLICIES, VAEConfig
 from studio.shapes import VideoClock
+from studio.timeline.checks import (
+    EXAMPLE,
+    MAX_BLOCKS,
+    check_rate,
+    check_seconds,
+    check_seed,
+    check_whole,
+    nearest,
+    shorten,
+)
+from studio.timeline.segment import Marker, Segment
+from studio.timeline.units import block_at_or_after, clock
 
-MAX_PROMPT = 2000
-MAX_BLOCKS = 1_000_000
-MAX_SEED = 2**53 - 1  # the largest integer that every reader of JSON, browsers included, keeps exactly
-TEMPORAL_FACTOR = VAEConfig().temporal_factor
+if TYPE_CHECKING:
+    from studio.timeline.mixing import Mix
+
 SEGMENT_BLOCKS = 7  # about five seconds: the length of a segment nobody gave a length
-
-EXAMPLE = "a red fox runs in the snow"
-_COLOUR = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
-_LAYOUT = "\n\r\t"
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """Show a value in an error message without flooding the screen.
-
-    Args:
-        value: anything.
-        limit: characters to keep.
-
-    Returns:
-        Its `repr`, cut in the middle.
-    """
-    text = repr(value[: 2 * limit] if isinstance(value, (str, bytes)) else value)
-    if isinstance(value, (str, bytes)) and len(value) > 2 * limit:
-        return f"{text[: limit - 10]}…{text[0]} ({len(value)} characters)"
-    return text if len(text) <= limit else f"{text[: limit - 10]}…{text[-5:]}"
-
-
-def nearest(word: str, known: Any, cutoff: float = 0.6) -> str | None:
-    """Find the known word closest to a mistyped one.
-
-    Args:
-        word: the word as typed.
-        known: the words to choose from.
-        cutoff: least similarity, in [0, 1].
-
-    Returns:
-        The closest word, or None when nothing is similar enough.
-    """
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return found[0] if found else None
-
-
-def check_text(value: object, name: str, limit: int = MAX_PROMPT) -> str:
-    """Check that a value is text that can be stored, sent and shown.
-
-    Args:
-        value: the candidate.
-        name: what to call it in the error.
-        limit: most characters.
-
-    Returns:
-        The text, unchanged.
-
-    Raises:
-        ValueError: it is no string, too long, or holds control characters or half a surrogate pair.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"`{name}` must be a string, got {shorten(value)} ({type(value).__name__}); put it in quotes")
-    if len(value) > limit:
-        raise ValueError(f"`{name}` must have at most {limit} characters, got {shorten(value)}; shorten it")
-    for place, character in enumerate(value):
-        category = unicodedata.category(character)
-        if category == "Cs" or (category == "Cc" and character not in _LAYOUT):
-            raise ValueError(
-                f"`{name}` must not hold control characters, got U+{ord(character):04X} at character {place} of "
-                f"{shorten(value)}; remove it"
-            )
-    return value
-
-
-def check_prompt(prompt: object, name: str = "prompt") -> str:
-    """Check a prompt; every door through which prompts come in uses this.
-
-    Any language, emoji and right-to-left text are fine.
-
-    Args:
-        prompt: the candidate.
-        name: what to call it in the error.
-
-    Returns:
-        The prompt, unchanged.
-
-    Raises:
-        ValueError: it is no string, empty, longer than `MAX_PROMPT` characters, or holds control characters.
-    """
-    text = check_text(prompt, name)
-    if not text.strip():
-        raise ValueError(f'`{name}` must not be empty, got {shorten(text)}; write what to see, as "{EXAMPLE}"')
-    return text
-
-
-def check_choice(value: object, name: str, choices: tuple[str, ...], default: str | None = None) -> str | None:
-    """Check an option that is one of a few words or None.
-
-    Args:
-        value: the candidate.
-        name: what to call it in the error.
-        choices: the allowed words.
-        default: what None stands for in the error's remedy.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: any other value.
-    """
-    if value is None or (isinstance(value, str) and value in choices):
-        return value
-    allowed = ", ".join(f'"{choice}"' for choice in choices)
-    near = nearest(value, choices) if isinstance(value, str) else None
-    remedy = f'did you mean "{near}"?' if near else f"leave it out for {default or 'the default'}"
-    raise ValueError(f"`{name}` must be one of {allowed}, got {shorten(value)}; {remedy}")
-
-
-def check_policy(policy: object, name: str = "policy") -> str | None:
-    """Check a switch policy: "recache", "keep", "clear", or None for the session's own.
-
-    Args:
-        policy: the candidate.
-        name: what to call it in the error.
-
-    Returns:
-        The policy.
-
-    Raises:
-        ValueError: any other value.
-    """
-    return check_choice(policy, name, POLICIES, "the session's policy")
-
-
-def check_whole(value: object, name: str, low: int, high: int, remedy: str = "") -> int:
-    """Check a whole number within bounds.
-
-    Args:
-        value: the candidate; integers of numpy are fine, floats and truth values are not.
-        name: what to call it in the error.
-        low: smallest value.
-        high: largest value.
-        remedy: what to do instead.
-
-    Returns:
-        The number as an int.
-
-    Raises:
-        ValueError: not a whole number, or out of bounds.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        message = f"`{name}` must be a whole number from {low} to {high}, got {shorten(value)}"
-        raise ValueError(message + (f"; {remedy}" if remedy else "")) from None
-    if not low <= number <= high:
-        remedy = remedy or f"use {low if number < low else high}"
-        raise ValueError(f"`{name}` must be a whole number from {low} to {high}, got {shorten(number)}; {remedy}")
-    return number
-
-
-def check_seed(seed: object, name: str = "seed") -> int:
-    """Check a seed: a whole number from 0 to 2^53 - 1.
-
-    Args:
-        seed: the candidate.
-        name: what to call it in the error.
-
-    Returns:
-        The seed as an int.
-
-    Raises:
-        ValueError: not such a number.
-    """
-    return check_whole(seed, name, 0, MAX_SEED)
-
-
-def clock(fps: float, block_latent_frames: int) -> VideoClock:
-    """The units of time of a video whose picture does not matter.
-
-    Args:
-        fps: pixel frames a second.
-        block_latent_frames: latent frames a block.
-
-    Returns:
-        Counts frames, blocks and seconds.
-    """
-    return VideoClock(block=block_latent_frames, temporal_factor=TEMPORAL_FACTOR, fps=fps)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of the timeline under one prompt; it lasts until the next segment starts.
-
-    Args:
-        prompt: what to see; at most 2000 characters.
-        start: block at which it takes effect.
-        policy: what a switch to it does to the cache: "recache", "keep", "clear"; None for the session's own.
-        sink_policy: whether that switch keeps or rewrites the sink: "keep", "rewrite"; None for the model's own.
-        colour: "#rrggbb"; None for the colour that its place in the palette gives.
-        note: free text for people.
-
-    Raises:
-        ValueError: a value that makes no sense; the message names it and the remedy.
-    """
-
-    prompt: str
-    start: int = 0
-    policy: str | None = field(default=None, kw_only=True)
-    sink_policy: str | None = field(default=None, kw_only=True)
-    colour: str | None = field(default=None, kw_only=True)
-    note: str = field(default="", kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_prompt(self.prompt)
-        object.__setattr__(self, "start", check_whole(self.start, "start", 0, MAX_BLOCKS))
-        check_policy(self.policy)
-        check_choice(self.sink_policy, "sink_policy", SINK_POLICIES, "the model's own")
-        if self.colour is not None and not (isinstance(self.colour, str) and _COLOUR.fullmatch(self.colour)):
-            raise ValueError(f'`colour` must look like "#e69f00", got {shorten(self.colour)}; or leave it out')
-        check_text(self.note, "note")
 
 
 @dataclass(frozen=True)
@@ -250,6 +42,7 @@ class Timeline:
         seed: seed of the noise.
         fps: pixel frames a second.
         block_latent_frames: latent frames a block.
+        markers: named places, in order, at most one a block.
 
     Raises:
         ValueError: a value that makes no sense; the message names it and the remedy.
@@ -260,10 +53,12 @@ class Timeline:
     seed: int = 0
     fps: float = field(default=16, kw_only=True)
     block_latent_frames: int = field(default=3, kw_only=True)
+    markers: tuple[Marker, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", _check_segments(self.segments))
         object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "markers", _check_markers(self.markers))
         check_rate(self.fps)
         check_whole(self.block_latent_frames, "block_latent_frames", 1, 1000)
         if self.length is not None:
@@ -332,6 +127,16 @@ class Timeline:
         """Block just past segment `i`; None where the video has no end."""
         self._check_index(i)
         return self.segments[i + 1].start if i + 1 < len(self.segments) else self.length
+
+    def mix_at(self, block: int) -> Mix:
+        """What is in force at a block, transitions included; see `studio.timeline.mixing`."""
+        from studio.timeline.mixing import mix_at
+
+        return mix_at(self, block)
+
+    def weights_at(self, block: int) -> dict[str, float]:
+        """The share of every prompt at a block; they add up to 1."""
+        return self.mix_at(block).weights
 
     @property
     def clock(self) -> VideoClock:
@@ -514,50 +319,6 @@ class Timeline:
         check_whole(i, "segment", 0, len(self.segments) - 1, f"there are {len(self.segments)}, counted from 0")
 
 
-def block_at_or_after(seconds: float, units: VideoClock) -> int:
-    """First block that starts at or after a time.
-
-    Args:
-        seconds: time in the video, from 0 up.
-        units: see `clock`.
-
-    Returns:
-        The block number.
-    """
-    return units.blocks_for(seconds) if seconds > 0 else 0
-
-
-def check_rate(fps: object) -> None:
-    """Check a frame rate.
-
-    Args:
-        fps: pixel frames a second.
-
-    Raises:
-        ValueError: not a finite number above 0 and at most 1000.
-    """
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1000:
-        raise ValueError(f"`fps` must be a number above 0 and at most 1000, got {shorten(fps)}; use 16")
-
-
-def check_seconds(value: object, name: str) -> float:
-    """Check a time in seconds.
-
-    Args:
-        value: the candidate.
-        name: what to call it in the error.
-
-    Returns:
-        The time as a float.
-
-    Raises:
-        ValueError: not a finite number from 0 up.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"`{name}` must be a finite number of seconds from 0 up, got {shorten(value)}")
-    return float(value)
-
-
 def _check_segments(candidate: object) -> tuple[Segment, ...]:
     if isinstance(candidate, (str, bytes)) or not hasattr(candidate, "__iter__"):
         raise ValueError(f"`segments` must be a sequence of Segment, got {shorten(candidate)}; use (Segment(...),)")
@@ -577,3 +338,17 @@ def _check_segments(candidate: object) -> tuple[Segment, ...]:
                 f"let segment {i} start at block {before.start + 1} or later"
             )
     return segments
+
+
+def _check_markers(candidate: object) -> tuple[Marker, ...]:
+    if isinstance(candidate, (str, bytes)) or not isinstance(candidate, Iterable):
+        raise ValueError(f"`markers` must be a sequence of Marker, got {shorten(candidate)}; use (Marker(block),)")
+    markers = tuple(candidate)
+    for i, marker in enumerate(markers):
+        if not isinstance(marker, Marker):
+            raise ValueError(f"`markers[{i}]` must be a Marker, got {shorten(marker)}; use Marker(block, name)")
+    for before, after in itertools.pairwise(markers):
+        if after.block <= before.block:
+            what = "stand at the same block" if after.block == before.block else "are not in order"
+            raise ValueError(f"markers {what}: {before.block} and {after.block}; sort them, one a block")
+    return markers

@@ -1,46 +1,47 @@
-"""Files of timelines: the studio's JSON, and plain text with one prompt a line.
+"""The studio's own JSON, versioned; `schema.json` beside this file describes it for other tools.
 
-The JSON is versioned:
-
-    {"format": "studio-timeline", "version": 1, "fps": 16, "block_latent_frames": 3, "seed": 7, "length_blocks": 16,
+    {"format": "studio-timeline", "version": 2, "fps": 16, "block_latent_frames": 3, "seed": 7, "length_blocks": 16,
      "segments": [{"start_block": 0, "prompt": "a red fox runs in the snow"},
-                  {"start_block": 8, "prompt": "the red fox jumps in the snow", "policy": "recache"}]}
+                  {"start_block": 8, "prompt": "the red fox jumps in the snow", "policy": "recache",
+                   "weight": 3, "blend": [{"prompt": "the red fox sleeps in the snow", "weight": 1}],
+                   "transition": {"blocks": 4, "kind": "spherical"}}],
+     "markers": [{"block": 8, "name": "jump"}]}
 
 Times are blocks (`start_block`, `end_block`, `length_blocks`) or seconds (`start_s`, `end_s`, `length_s`). Seconds are
 read as a live request would be: they take effect at the first block that starts at or after them. Ends are optional;
-where given they must meet the next start. `policy`, `sink_policy`, `colour` and `note` are optional.
+where given they must meet the next start. `policy`, `sink_policy`, `colour`, `note`, `weight`, `blend`, `transition`
+and `markers` are optional. Version 1 had no weights, blends, transitions and markers; it is still read.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from studio.shapes import VideoClock
-from studio.timeline import (
-    MAX_BLOCKS,
-    SEGMENT_BLOCKS,
-    Segment,
-    Timeline,
-    block_at_or_after,
-    check_rate,
-    check_seconds,
-    check_whole,
-    clock,
-    nearest,
-    shorten,
+from studio.timeline.checks import MAX_BLOCKS, check_rate, check_seconds, check_whole, shorten
+from studio.timeline.plain import (
+    OPTIONS,
+    check_keys,
+    check_list,
+    marker_from_dict,
+    marker_to_dict,
+    options_from_dict,
+    segment_to_dict,
 )
+from studio.timeline.segment import Marker, Segment
+from studio.timeline.units import block_at_or_after, clock
+from studio.timeline.value import Timeline
 
 FORMAT = "studio-timeline"
-VERSION = 1
-MAX_BYTES = 16 * 2**20
+VERSION = 2
+READABLE = (1, 2)
 
-_TOP = ("format", "version", "fps", "block_latent_frames", "seed", "length_blocks", "length_s", "segments")
-_SEGMENT = ("start_block", "start_s", "end_block", "end_s", "prompt", "policy", "sink_policy", "colour", "note")
+_TOP = ("format", "version", "fps", "block_latent_frames", "seed", "length_blocks", "length_s", "segments", "markers")
+_SEGMENT = ("start_block", "start_s", "end_block", "end_s", "prompt", *OPTIONS)
+_SEGMENT_1 = tuple(key for key in _SEGMENT if key not in ("weight", "blend", "transition"))
 
 
 def to_json(timeline: Timeline) -> str:
@@ -61,7 +62,9 @@ def to_json(timeline: Timeline) -> str:
     }
     if timeline.length is not None:
         head["length_blocks"] = timeline.length
-    head["segments"] = [_segment_to_dict(segment) for segment in timeline.segments]
+    head["segments"] = [segment_to_dict(segment) for segment in timeline.segments]
+    if timeline.markers:
+        head["markers"] = [marker_to_dict(marker) for marker in timeline.markers]
     return json.dumps(head, ensure_ascii=False, indent=2) + "\n"
 
 
@@ -78,14 +81,15 @@ def from_json(source: str | bytes | dict[str, Any]) -> Timeline:
         ValueError: no JSON, another format or version, an unknown key, or times that overlap, leave a gap, are
             negative, unsorted or not finite; the message names the value and the remedy.
     """
-    head = source if isinstance(source, dict) else _parse(source)
+    head = source if isinstance(source, dict) else parse(source)
     if not isinstance(head, dict):
         raise ValueError(f'a timeline must be a JSON object, got {shorten(head)}; begin with {{"format": "{FORMAT}"')
-    _check_keys(head, _TOP, "the timeline")
+    check_keys(head, _TOP, "the timeline")
     if head.get("format") != FORMAT:
         raise ValueError(f'`format` must be "{FORMAT}", got {shorten(head.get("format"))}; is this another kind?')
-    if head.get("version") != VERSION or isinstance(head.get("version"), bool):
-        raise ValueError(f"`version` must be {VERSION}, got {shorten(head.get('version'))}; update the studio")
+    version = head.get("version")
+    if version not in READABLE or isinstance(version, bool):
+        raise ValueError(f"`version` must be 1 or {VERSION}, got {shorten(version)}; update the studio")
     fps, block = head.get("fps", 16), head.get("block_latent_frames", 3)
     check_rate(fps)
     reader = _Clock(clock(fps, check_whole(block, "block_latent_frames", 1, 1000)))
@@ -97,149 +101,18 @@ def from_json(source: str | bytes | dict[str, Any]) -> Timeline:
             raise ValueError(
                 f'`segments[{i}]` must be an object, got {shorten(item)}; use {{"start_block": 0, "prompt": "..."}}'
             )
-        _check_keys(item, _SEGMENT, f"segments[{i}]")
+        check_keys(item, _SEGMENT if version > 1 else _SEGMENT_1, f"segments[{i}]")
     _check_times(items)
     length = reader.block(head, "length_blocks", "length_s", "the timeline")
     length = _check_ends(items, reader, length)
     segments = [_segment_from_dict(item, i, reader) for i, item in enumerate(items)]
-    return Timeline(tuple(segments), length, head.get("seed", 0), fps=fps, block_latent_frames=block)
+    markers = _markers(head.get("markers", []))
+    seed = head.get("seed", 0)
+    return Timeline(tuple(segments), length, seed, fps=fps, block_latent_frames=block, markers=markers)
 
 
-def to_text(timeline: Timeline) -> str:
-    """Write the prompts of a timeline, one a line.
-
-    Args:
-        timeline: what to write; its times, policies, notes, length and seed do not fit into plain text.
-
-    Returns:
-        Text; `lost_in_text` lists what it cannot hold.
-
-    Raises:
-        ValueError: a prompt that holds a line break.
-    """
-    for i, segment in enumerate(timeline.segments):
-        if len(segment.prompt.splitlines()) > 1:
-            raise ValueError(
-                f"plain text holds one prompt a line, but the prompt of segment {i} has line breaks: "
-                f"{shorten(segment.prompt)}; use JSON, or replace them by spaces"
-            )
-    return "".join(segment.prompt.strip() + "\n" for segment in timeline.segments)
-
-
-def lost_in_text(timeline: Timeline) -> tuple[str, ...]:
-    """Say what plain text cannot hold of a timeline.
-
-    Args:
-        timeline: what would be written.
-
-    Returns:
-        Short descriptions; empty when nothing is lost.
-    """
-    plain = Timeline.of(*(segment.prompt for segment in timeline.segments))
-    lost = []
-    if [segment.start for segment in timeline.segments] != [segment.start for segment in plain.segments]:
-        lost.append("the starts of the segments")
-    plurals = {"policy": "policies", "sink_policy": "sink policies", "colour": "colours", "note": "notes"}
-    for name, plural in plurals.items():
-        if any(getattr(segment, name) for segment in timeline.segments):
-            lost.append(f"the {plural}")
-    if timeline.length is not None:
-        lost.append(f"the length of {timeline.length} blocks")
-    if timeline.seed:
-        lost.append(f"the seed {timeline.seed}")
-    if (timeline.fps, timeline.block_latent_frames) != (plain.fps, plain.block_latent_frames):
-        lost.append("the frame rate and the block size")
-    return tuple(lost)
-
-
-def from_text(text: str, blocks: int = SEGMENT_BLOCKS) -> Timeline:
-    """Read plain text, one prompt a line; empty lines are passed over.
-
-    Args:
-        text: the prompts.
-        blocks: blocks from one prompt to the next.
-
-    Returns:
-        A timeline without an end.
-
-    Raises:
-        ValueError: no prompt, or one that makes no sense.
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"`text` must be a string, got {shorten(text)}; read the file as UTF-8 text first")
-    prompts = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError(f"`text` must hold at least one prompt, got {shorten(text)}; write one prompt a line")
-    return Timeline.of(*prompts, blocks=blocks)
-
-
-def load(path: str | Path, kind: str | None = None) -> Timeline:
-    """Read a timeline from a file.
-
-    Args:
-        path: the file.
-        kind: "json" or "txt"; None goes by the file's ending.
-
-    Returns:
-        The timeline.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another ending, not UTF-8, too large, or content that makes no sense; the message names the file.
-    """
-    path = Path(path)
-    kind = _kind(path, kind)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no timeline {shorten(str(path))}; check the path")
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path.name} must be a file of at most {MAX_BYTES} bytes; is it a timeline?")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        return from_json(text) if kind == "json" else from_text(text)
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(f"{path.name} must be UTF-8 text, got byte {byte:#x}; save it as UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-
-
-def save(timeline: Timeline, path: str | Path, kind: str | None = None) -> None:
-    """Write a timeline to a file, whole or not at all.
-
-    Args:
-        timeline: what to write.
-        path: the file; replaced when it exists.
-        kind: "json" or "txt"; None goes by the file's ending.
-
-    Raises:
-        ValueError: another ending, or a prompt that the format cannot hold.
-    """
-    path = Path(path)
-    text = to_json(timeline) if _kind(path, kind) == "json" else to_text(timeline)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-KINDS = ("json", "txt")
-
-
-def _kind(path: Path, kind: str | None) -> str:
-    kind = kind or path.suffix.lstrip(".").lower()
-    if kind not in KINDS:
-        raise ValueError(f"a timeline is a .json or .txt file, got {shorten(path.name)}; name its kind or rename it")
-    return kind
-
-
-def _segment_to_dict(segment: Segment) -> dict[str, Any]:
-    out: dict[str, Any] = {"start_block": segment.start, "prompt": segment.prompt}
-    for name in ("policy", "sink_policy", "colour", "note"):
-        if value := getattr(segment, name):
-            out[name] = value
-    return out
+def _markers(items: Any) -> tuple[Marker, ...]:
+    return tuple(marker_from_dict(item, f"markers[{i}]") for i, item in enumerate(check_list(items, "markers")))
 
 
 class _Clock:
@@ -269,9 +142,8 @@ def _segment_from_dict(item: dict[str, Any], i: int, reader: _Clock) -> Segment:
         raise ValueError(f"`segments[{i}]` must say when it starts; add `start_block` or `start_s`")
     if "prompt" not in item:
         raise ValueError(f"`segments[{i}]` must have a prompt; add `prompt`")
-    options = {name: item[name] for name in ("policy", "sink_policy", "colour", "note") if item.get(name) is not None}
     try:
-        return Segment(item["prompt"], start, **options)
+        return Segment(item["prompt"], start, **options_from_dict(item))
     except ValueError as error:
         raise ValueError(f"segments[{i}]: {error}") from None
 
@@ -331,15 +203,18 @@ def _check_ends(items: list[dict[str, Any]], reader: _Clock, length: int | None)
     return length if ends[-1] is None else ends[-1]
 
 
-def _check_keys(item: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in item:
-        if key not in known:
-            near = nearest(str(key), known)
-            hint = f'did you mean "{near}"?' if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{where} has an unknown key {shorten(key)}; {hint}")
+def parse(source: str | bytes) -> Any:
+    """Read JSON text.
 
+    Args:
+        source: the text.
 
-def _parse(source: str | bytes) -> Any:
+    Returns:
+        What it stands for.
+
+    Raises:
+        ValueError: no JSON, or a key that stands twice in one object; the message says where.
+    """
     try:
         return json.loads(source, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as error:
