@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from studio.live.engine import Models
 from studio.live.session import Session
+from studio.model.memory import MemoryMode
 from studio.timeline import EXAMPLE, Timeline, check_policy, check_prompt, check_seed, check_whole, shorten
 
 
@@ -21,6 +24,9 @@ def open(
     policy: str = "recache",
     lead: int = 1,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    mode: str | MemoryMode | None = "auto",
+    **loading: Any,
 ) -> Session:
     """Open a live session.
 
@@ -32,6 +38,10 @@ def open(
         policy: what a switch does to the cache: "recache", "keep" or "clear".
         lead: blocks generated ahead of the one being shown, at least 1.
         device: where to compute; None for a GPU where there is one.
+        dtype: type of the weights, as `torch.bfloat16` or "bfloat16"; None for bfloat16 on a GPU, float32 on a CPU.
+        mode: memory mode: "auto" for what fits the card, a name that `studio doctor` lists, or None.
+        **loading: what else `studio.load` takes: `quantization`, `loras`, `merged`, `base`, `ema`, `text_device`,
+            `text_quantization`, `text_cache`, `report`.
 
     Returns:
         The session, not playing yet.
@@ -50,7 +60,7 @@ def open(
     check_whole(lead, "lead", 1, 64)
     if seed is not None:
         seed = check_seed(seed)
-    models = _load(model, check_device(device))
+    models = _load(model, check_device(device), check_dtype(dtype), mode, loading)
     if timeline is None:
         timeline = Session.plain_timeline(models, EXAMPLE if prompt is None else prompt, seed or 0)
     elif seed is not None:
@@ -84,9 +94,41 @@ def check_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _load(model: str | Path | Models, device: torch.device) -> Models:
+def check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Check the type of the weights.
+
+    Args:
+        dtype: a floating-point type of torch or its name; None for the device's own.
+
+    Returns:
+        The type, or None.
+
+    Raises:
+        ValueError: no such type.
+    """
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f'`dtype` must be "float32", "bfloat16" or "float16", got {shorten(dtype)}; leave it out')
+    return found
+
+
+def _load(
+    model: str | Path | Models,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    mode: str | MemoryMode | None,
+    loading: dict[str, Any],
+) -> Models:
     if not isinstance(model, (str, Path)):
+        if loading or dtype is not None:
+            named = ", ".join(f"`{name}`" for name in (*loading, *(["dtype"] if dtype is not None else [])))
+            raise ValueError(f"{named} cannot change networks that are loaded already; give it to `studio.load`")
         return model
     from studio.model.weights import load
 
-    return load(model, device=device)
+    known = list(inspect.signature(load).parameters)[3:]
+    for name in loading:
+        if name not in known:
+            raise ValueError(f"`{name}` is no option of a model; use one of {', '.join(known)}")
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return load(model, device=device, dtype=dtype, mode=mode, **loading)

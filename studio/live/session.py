@@ -86,6 +86,17 @@ class Session:
         return self._core.config.name
 
     @property
+    def models(self) -> Models:
+        """The networks, as `studio.load` gives them, with `adapters` to weigh while playing.
+
+        Raises:
+            RuntimeError: the session is closed and holds none any more.
+        """
+        if self._core.models is None:
+            raise RuntimeError("the session is closed and let go of its networks; open another one by studio.open(...)")
+        return self._core.models
+
+    @property
     def fps(self) -> float:
         """Pixel frames a second of video."""
         return self._core.units.fps

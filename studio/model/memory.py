@@ -19,6 +19,7 @@ __all__ = [
     "MemoryMode",
     "dit_parameters",
     "mode_for",
+    "mode_named",
     "peak_bytes",
     "text_parameters",
     "vae_parameters",
@@ -157,6 +158,39 @@ def mode_for(config: ModelConfig, card: int) -> MemoryMode | None:
         The mode, or None where not even the thriftiest fits.
     """
     return next((mode for mode in MODES if peak_bytes(config, mode)["peak"] <= _USABLE * card), None)
+
+
+def mode_named(name: str | MemoryMode | None, config: ModelConfig, card: int | None) -> MemoryMode | None:
+    """Find the mode that a caller means.
+
+    Args:
+        name: A mode or its name, "auto" for what fits the card, or None for none.
+        config: The model.
+        card: Memory of the card in bytes; None: there is no card.
+
+    Returns:
+        The mode; None where nothing is to be changed, as by "auto" without a card.
+
+    Raises:
+        ValueError: If there is no such mode, or not even the thriftiest fits the card.
+    """
+    if name is None or isinstance(name, MemoryMode):
+        return name
+    if name == "auto":
+        if card is None:
+            return None
+        found = mode_for(config, card)
+        if found is None:
+            least = peak_bytes(config, MODES[-1])["peak"] / GIB
+            raise ValueError(
+                f"`{config.name}` needs about {least:.1f} GiB in its thriftiest mode, this card has {card / GIB:.1f}; "
+                'use a smaller model or device="cpu"'
+            )
+        return found
+    for mode in MODES:
+        if mode.name == name:
+            return mode
+    raise ValueError(f'`mode` must be "auto" or one of {", ".join(mode.name for mode in MODES)}, got {name!r}')
 
 
 def _block_weights(config: DiTConfig) -> int:

@@ -285,6 +285,9 @@ class VideoVAE(nn.Module):
     Args:
         config: widths, depths and the latents' mean and standard deviation.
 
+    Attributes:
+        frames_at_once: most latent frames that a stream decodes together; fewer take less memory. None: all of a chunk.
+
     Source: Wan2.1 (Wan Team, 2025), section on Wan-VAE, and its public `WanVAE_`.
     """
 
@@ -294,6 +297,7 @@ class VideoVAE(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         self.config = config
+        self.frames_at_once: int | None = None
         self.encoder = Encoder(config)
         self.conv1 = CausalConv3d(config.z_dim * 2, config.z_dim * 2, 1)
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
@@ -393,6 +397,9 @@ class VideoVAE(nn.Module):
             expected = f"[B, F >= 1, {self.config.z_dim}, h, w]"
             got = list(latents.shape)
             raise ValueError(f"`latents` must be {expected}, got {got}; put the frames before the channels")
+        if stream is not None and self.frames_at_once and latents.shape[1] > self.frames_at_once:
+            parts = latents.split(self.frames_at_once, dim=1)
+            return torch.cat([self.decode(part, stream, clamp=clamp) for part in parts], dim=1)
         z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
         x = self.conv2(_channels_last(rearrange(z, "b f c h w -> b c f h w")))
         x = self.decoder(x, None if stream is None else stream.history)

@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from studio.model.filling import fill, listed
 from studio.model.kinds import identify
 from studio.model.layouts import Layout, find
 from studio.model.lora import Adapters, LoRA, load_lora, merging
+from studio.model.memory import MemoryMode, mode_named
 from studio.model.pickles import is_pickle
 from studio.model.quantize import Int8Linear, check_quantization, quantized
 from studio.model.recipes import RECIPES, recipe_layout
@@ -98,6 +99,7 @@ def load(
     text_device: torch.device | str | None = None,
     text_quantization: str | None = None,
     text_cache: bool = False,
+    mode: str | MemoryMode | None = None,
     report: Callable[[str, Tensor], None] | None = None,
 ) -> Models:
     """Load a model, ready to generate: in evaluation mode and without gradients.
@@ -117,6 +119,8 @@ def load(
         text_quantization: "int8" for the text encoder's linear layers; None for none.
         text_cache: Whether prompt embeddings are kept on disk; the text encoder is then loaded for new prompts only
             and let go after them.
+        mode: Memory mode, a name of `studio.model.memory.MODES` or "auto" for what fits the card; what is named
+            besides goes before it. None: everything on the device as it is.
         report: Called after each tensor with its name and the value as it was read, for progress.
 
     Returns:
@@ -129,6 +133,13 @@ def load(
     check_quantization(quantization)
     check_quantization(text_quantization)
     layout, own = layout_of(name, base=None if base is None else Path(base), ema=ema)
+    fitted = mode_named(mode, layout.config, _card_bytes(device))
+    if fitted is not None:
+        options = fitted.options()
+        quantization = quantization or options.get("quantization")
+        text_device = text_device or options.get("text_device")
+        text_quantization = text_quantization or options.get("text_quantization")
+        layout = replace(layout, config=fitted.applied(layout.config))
     strengths = [_with_strength(lora) for lora in (*own, *loras)]
     with torch.device("meta"):
         dit, vae = WanDiT(layout.config.dit), VideoVAE(layout.config.vae)
@@ -137,6 +148,7 @@ def load(
     quantized(dit, check_quantization(quantization))
     fill(dit, layout.dit, device=device, dtype=dtype, edit=edit, report=report)
     fill(vae.with_statistics(), layout.vae, device=device, dtype=dtype, report=report)
+    vae.frames_at_once = None if fitted is None else fitted.vae_frames
 
     def encoder() -> TextEncoder:
         where = text_device or device
@@ -149,6 +161,11 @@ def load(
     for lora, strength in () if merged else strengths:
         adapters.add(lora, strength)
     return Models(config=layout.config, dit=dit, vae=vae, text=text, adapters=adapters)
+
+
+def _card_bytes(device: torch.device | str) -> int | None:
+    device = torch.device(device)
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def read_text(

@@ -43,7 +43,7 @@ class StudentTrainConfig:
         seconds: Wall-clock budget.
         rounds: Rounds of collecting trajectories and learning them.
         collect: Share of each round's time spent on collecting.
-        own: Share of trajectories against the student's own rollouts, from the second round on.
+        own: Share of trajectories against the student's own rollouts, from the second round on, or at once on `resume`.
         model: Preset that is trained.
         batch: Clips a step and process.
         openings: Openings a step on openings and process.
@@ -248,7 +248,8 @@ class _Trainer:
             share = [(i + 2) for i in range(config.rounds)]
             end = sum(share[: index + 1]) / sum(share)
             begin = sum(share[:index]) / sum(share)
-            self._collect(begin + (end - begin) * config.collect, own=config.own if index else 0.0)
+            own = config.own if index or config.resume else 0.0
+            self._collect(begin + (end - begin) * config.collect, own=own)
             self._learn(end)
             self._save()
 

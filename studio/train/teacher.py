@@ -56,6 +56,7 @@ class TeacherTrainConfig:
         refill_every: Steps between two renderings.
         chunk: Clips rendered together.
         rate: Peak learning rate.
+        floor: Last learning rate, as a share of the peak; high where another leg follows.
         decay: Of the averaged weights.
         drop: Share of prompts left out, for guidance.
         forget: Share of a prompt's words made unknown.
@@ -88,6 +89,7 @@ class TeacherTrainConfig:
     refill_every: int = 40
     chunk: int = 32
     rate: float = 8e-4
+    floor: float = 0.01
     decay: float = 0.999
     drop: float = 0.1
     forget: float = 0.02
@@ -236,7 +238,8 @@ class _Trainer:
         self.budget = runtime.Budget(config.seconds, config.steps, self.ranks.agree)
         saved, recent = 0.0, ([], [])
         for step in self.budget:
-            runtime.set_rate(self.optimizer, runtime.cosine(self.budget.agreed, step, config.rate, warmup=200))
+            rate = runtime.cosine(self.budget.agreed, step, config.rate, warmup=200, floor=config.floor)
+            runtime.set_rate(self.optimizer, rate)
             opening = self._opens(step)
             if step % config.refill_every == 0:
                 self.pool.refill(plain=self.budget.agreed < config.opening_phase)
