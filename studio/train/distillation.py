@@ -71,6 +71,8 @@ def distill(
     *,
     networks: Networks | None = None,
     prompts: Prompts | None = None,
+    wait: bool = True,
+    show: bool | None = None,
 ) -> Run:
     """Distil a generator by self-forcing DMD; goes on from the newest checkpoint in the folder, if there is one.
 
@@ -79,6 +81,8 @@ def distill(
         report: Takes a line of progress now and then.
         networks: Networks to train; `None` loads what the configuration names.
         prompts: Prompts to train on; `None` reads what the configuration names.
+        wait: Whether to return at the end; else at once, with the training going on in the background.
+        show: Whether to show progress as a widget; `None`: in a notebook.
 
     Returns:
         The run, with its history and its networks.
@@ -90,7 +94,7 @@ def distill(
         RuntimeError: If the training diverges.
         ValueError: If something does not fit, or the checkpoint is of another training.
     """
-    return run(Distillation(config, networks or open_networks(config), prompts), report)
+    return run(Distillation(config, networks or open_networks(config), prompts), report, wait=wait, show=show)
 
 
 def distill_preset(name: str, **changes: Any) -> DistillConfig:

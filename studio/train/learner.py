@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from studio.model.dit import WanDiT
-from studio.train.recipe import MatchingConfig
+from studio.train.recipe import TrainConfig
 
-__all__ = ["Learner", "WeightAverage", "make_accelerator"]
+__all__ = ["Learner", "WeightAverage", "make_accelerator", "make_optimizer"]
 
 
 class WeightAverage:
@@ -37,6 +40,27 @@ class WeightAverage:
             if parameter.requires_grad:
                 self.weights[name].lerp_(parameter, 1 - self.decay)
 
+    @contextmanager
+    def shown(self, network: nn.Module) -> Iterator[None]:
+        """Give the network its averaged weights inside, and its own ones back afterwards.
+
+        Args:
+            network: The network that is followed.
+        """
+        kept = {name: p.detach().clone() for name, p in network.named_parameters() if name in self.weights}
+        self._put(network, self.weights)
+        try:
+            yield
+        finally:
+            self._put(network, kept)
+
+    @staticmethod
+    @torch.no_grad()
+    def _put(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        mine = dict(network.named_parameters())
+        for name, value in weights.items():
+            mine[name].copy_(value)
+
 
 class Learner:
     """One network with its optimiser: gradients over micro-batches and ranks, clipping, one step.
@@ -48,13 +72,10 @@ class Learner:
         accelerator: Accumulates, and prepares the optimiser.
     """
 
-    def __init__(self, network: WanDiT, rate: float, config: MatchingConfig, accelerator: Any) -> None:
+    def __init__(self, network: WanDiT, rate: float, config: TrainConfig, accelerator: Any) -> None:
         self.network, self.accelerator, self.config = network, accelerator, config
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters, lr=rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
-        )
-        self.optimizer = accelerator.prepare(optimizer)
+        self.optimizer = accelerator.prepare(make_optimizer(self.parameters, rate, config))
 
     def update(self, loss: Callable[[int], Tensor]) -> tuple[float, float]:
         """Take one optimiser step.
@@ -94,11 +115,38 @@ class Learner:
         return norm
 
 
-def make_accelerator(config: MatchingConfig) -> Any:
+def make_optimizer(parameters: list[nn.Parameter], rate: float, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that a configuration names.
+
+    Args:
+        parameters: What it trains.
+        rate: Learning rate.
+        config: Kind, moments and decay.
+
+    Returns:
+        The optimiser.
+
+    Raises:
+        ImportError: If moments of eight bits are asked for and bitsandbytes is not installed.
+        ValueError: If they are asked for off the GPU, where there are none.
+    """
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    if config.optimizer == "adamw8bit":
+        if parameters[0].device.type != "cuda":
+            raise ValueError("`optimizer` 'adamw8bit' needs a GPU; use 'adamw'")
+        try:
+            from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImportError("moments of eight bits need bitsandbytes: pip install bitsandbytes") from error
+        kind = AdamW8bit
+    return kind(parameters, lr=rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay)
+
+
+def make_accelerator(config: TrainConfig) -> Any:
     """The accelerator that places, accumulates and joins ranks.
 
     Args:
-        config: Device and accumulation.
+        config: Device, accumulation and trackers.
 
     Returns:
         An `accelerate.Accelerator`. Mixed precision stays with the trainer, since the rollout mixes passes with and
@@ -111,4 +159,16 @@ def make_accelerator(config: MatchingConfig) -> Any:
         from accelerate import Accelerator
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
-    return Accelerator(cpu=config.device == "cpu", gradient_accumulation_steps=config.accumulate, mixed_precision="no")
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        gradient_accumulation_steps=config.accumulate,
+        mixed_precision="no",
+        log_with=list(config.trackers) or None,
+        project_dir=config.out,
+    )
+    if config.trackers:
+        plain = {
+            name: value for name, value in dataclasses.asdict(config).items() if isinstance(value, (int, float, str))
+        }
+        accelerator.init_trackers(Path(config.out).name or "training", config=plain)
+    return accelerator

@@ -174,6 +174,11 @@ class LongTuning(MatchingTrainer):
             self.stream = self._begin(state["video"])
             self.stream.fill(state)
 
+    def release(self) -> None:
+        """See `Trainer.release`."""
+        super().release()
+        self.stream = None
+
     def _current(self) -> Stream:
         if self.stream is None:
             self.stream = self._begin(0)
@@ -205,6 +210,8 @@ def long_tune(
     *,
     networks: Networks | None = None,
     prompts: Prompts | None = None,
+    wait: bool = True,
+    show: bool | None = None,
 ) -> Run:
     """Tune a generator on long videos; goes on from the newest checkpoint in the folder, if there is one.
 
@@ -213,6 +220,8 @@ def long_tune(
         report: Takes a line of progress now and then.
         networks: Networks to train; `None` loads what the configuration names.
         prompts: Prompts to train on; `None` reads what the configuration names.
+        wait: Whether to return at the end; else at once, with the training going on in the background.
+        show: Whether to show progress as a widget; `None`: in a notebook.
 
     Returns:
         The run, with its history and its networks.
@@ -224,7 +233,7 @@ def long_tune(
         RuntimeError: If the training diverges.
         ValueError: If something does not fit, or the checkpoint is of another training.
     """
-    return run(LongTuning(config, networks or open_networks(config), prompts), report)
+    return run(LongTuning(config, networks or open_networks(config), prompts), report, wait=wait, show=show)
 
 
 def long_tune_preset(name: str, **changes: Any) -> LongTuneConfig:

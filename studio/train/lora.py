@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from studio.model.dit import WanDiT
 
-__all__ = ["add_lora", "load_lora", "lora_state"]
+__all__ = ["add_lora", "load_lora", "lora_state", "merged_state"]
 
 _PREFIX = "base_model.model."
 _ADAPTER = ".default.weight"
@@ -71,6 +71,29 @@ def lora_state(dit: nn.Module) -> dict[str, Tensor]:
     if not found:
         raise ValueError("the network has no adapters; call `add_lora` first")
     return {_PREFIX + name.replace(_ADAPTER, ".weight"): value for name, value in found.items()}
+
+
+@torch.no_grad()
+def merged_state(dit: nn.Module) -> dict[str, Tensor]:
+    """The network's weights with the adapters merged into them, under the names of a network without adapters.
+
+    Args:
+        dit: A network, with or without adapters; it stays as it is.
+
+    Returns:
+        Name to weight; weights without an adapter are the network's own.
+    """
+    state = dit.state_dict()
+    merged = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        stem = name.removesuffix(".base_layer.weight")
+        if stem != name:
+            up, down = (state[f"{stem}.lora_{part}{_ADAPTER}"] for part in ("B", "A"))
+            value = (value.float() + up.float() @ down.float()).to(value.dtype)
+        merged[name.replace(".base_layer.", ".")] = value
+    return merged
 
 
 @torch.no_grad()

@@ -7,25 +7,21 @@ Source: Self-Forcing (arXiv:2506.08009) and LongLive (ICLR 2026), with DMD2's al
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from studio.model.dit import WanDiT
-from studio.sampler import Noise, NoiseSource
-from studio.shapes import VideoShape
 from studio.train import draws
 from studio.train.dmd import ScoreSchedules, critic_loss, dmd_gradient, dmd_loss, draw_timestep, guided
-from studio.train.learner import Learner, WeightAverage, make_accelerator
-from studio.train.lora import add_lora
 from studio.train.networks import Networks
-from studio.train.prompts import Prompts, WorldPrompts, read_prompts
+from studio.train.prompts import Prompts
 from studio.train.recipe import MatchingConfig
 from studio.train.recompute import recomputed
+from studio.train.trainer import Trainer
 
 __all__ = ["Clip", "Draw", "MatchingTrainer"]
 
@@ -62,7 +58,7 @@ class Clip:
     mask: Tensor | None = None
 
 
-class MatchingTrainer(ABC):
+class MatchingTrainer(Trainer):
     """Alternates generator and critic updates over the clips that a subclass makes.
 
     Args:
@@ -73,69 +69,16 @@ class MatchingTrainer(ABC):
     Raises:
         ImportError: If an extra is missing.
         ValueError: If configuration and networks do not fit.
-
-    Attributes:
-        done: Steps done.
-        average: The averaged generator weights, once begun.
     """
 
+    config: MatchingConfig
+    networks: Networks
+
     def __init__(self, config: MatchingConfig, networks: Networks, prompts: Prompts | None = None) -> None:
-        block = networks.config.sampler.block
-        if config.frames % block:
-            low = max(block, config.frames // block * block)
-            raise ValueError(
-                f"`frames` must be a multiple of the block size {block}, got {config.frames}; "
-                f"use {low} or {low + block}"
-            )
-        self.config, self.networks = config, networks
-        self.prompts = prompts or (read_prompts(config.prompts, config.seed) if config.prompts else None)
-        self.prompts = self.prompts or WorldPrompts(config.seed)
-        self.accelerator = make_accelerator(config)
-        self.device: torch.device = self.accelerator.device
-        self._place()
+        super().__init__(config, networks, prompts)
         self.schedules = ScoreSchedules(noise_shift=config.noise_shift, score_shift=config.score_shift).to(self.device)
-        self.generator = Learner(networks.generator, config.generator_rate, config, self.accelerator)
-        self.critic = Learner(networks.critic, config.critic_rate, config, self.accelerator)
-        self.average: WeightAverage | None = None
-        self.done = 0
-        with torch.no_grad():
-            self.negative = networks.encode([config.negative]).to(self.device)
-
-    def _place(self) -> None:
-        nets = self.networks
-        # Weights that stay as they are need no more bits than the passes use.
-        frozen = torch.bfloat16 if self.config.precision == "bf16" else None
-        nets.teacher.requires_grad_(False).to(dtype=frozen)
-        for network in (nets.generator, nets.critic):
-            network.requires_grad_(True)
-            if self.config.lora is not None:
-                network.to(dtype=frozen)
-                add_lora(network, self.config.lora, seed=draws.key(self.config.seed, "lora"))
-        for network in (nets.generator, nets.critic, nets.teacher, nets.vae):
-            if network is not None:
-                network.to(self.device).eval()
-        if nets.vae is not None:
-            nets.vae.requires_grad_(False)
-
-    @property
-    def rank(self) -> int:
-        """This process among all."""
-        return self.accelerator.process_index
-
-    @property
-    def rows(self) -> range:
-        """This process's clips among those of all; randomness counts by them, so that it knows no processes."""
-        return range(self.rank * self.config.batch, (self.rank + 1) * self.config.batch)
-
-    @property
-    def shape(self) -> VideoShape:
-        """Sizes of the generator's video."""
-        return VideoShape.of(self.networks.config)
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """Type of keys, values and kept latents."""
-        return torch.bfloat16 if self.config.precision == "bf16" else self.networks.generator.dtype
+        self.generator = self.learners["generator"]
+        self.critic = self.learn("critic", networks.critic, config.critic_rate)
 
     def step(self) -> dict[str, float]:
         """One critic update, and before every few of them one generator update.
@@ -152,16 +95,8 @@ class MatchingTrainer(ABC):
             metrics |= {"generator_loss": loss, "generator_norm": norm}
         loss, norm = self.critic.update(self._critic_loss)
         metrics |= {"critic_loss": loss, "critic_norm": norm}
-        self.done += 1
-        if self.config.average is not None and self.done >= self.config.average_from:
-            self._follow("generator_loss" in metrics)
+        self.finish_step("generator_loss" in metrics)
         return metrics
-
-    def _follow(self, changed: bool) -> None:
-        if self.average is None:
-            self.average = WeightAverage(self.networks.generator, self.config.average or 0.0)
-        elif changed:
-            self.average.update(self.networks.generator)
 
     # -- a clip ---------------------------------------------------------------------------------------------------
 
@@ -177,22 +112,6 @@ class MatchingTrainer(ABC):
             The clip.
         """
 
-    def state(self) -> dict[str, Any]:
-        """What a subclass must keep between two steps besides the weights: tensors and plain values."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave.
-
-        Args:
-            state: Such a dictionary.
-
-        Raises:
-            ValueError: If it does not fit.
-        """
-        if state:
-            raise ValueError(f"{type(self).__name__} keeps nothing between steps, got {', '.join(state)}")
-
     def exit_step(self, *parts: int | str) -> int:
         """A denoising step to take blocks at, the same on every rank.
 
@@ -201,37 +120,6 @@ class MatchingTrainer(ABC):
         """
         drawn = draws.choice(len(self.networks.config.sampler.steps), self.config.seed, "exit", *parts)
         return draws.agreed(drawn, self.device)
-
-    def encoded(self, index: int) -> tuple[Tensor, Tensor]:
-        """Text embeddings `[B, text_len, text_dim]` of the `index`-th batch's prompts and of their switches."""
-        first = index * self.accelerator.num_processes * self.config.batch
-        assert self.prompts is not None
-        pairs = [self.prompts(first + row) for row in self.rows]
-        with torch.no_grad():
-            return tuple(self.networks.encode(list(texts)).to(self.device) for texts in zip(*pairs, strict=True))  # type: ignore[return-value]
-
-    def noise(self, *parts: int | str) -> Noise:
-        """Noise by block and step for a rollout of this rank's clips.
-
-        Args:
-            parts: What the rollout is for.
-
-        Returns:
-            A function of block and step, giving `[B, block, C, H, W]`.
-        """
-        shape = self.shape.latents(1, self.networks.config.sampler.block)
-        sources = [
-            NoiseSource(draws.key(self.config.seed, "noise", *parts, row), shape, device=self.device)
-            for row in self.rows
-        ]
-        return lambda block, step: torch.cat([source(block, step) for source in sources])
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The mixed precision of every pass."""
-        if self.config.precision == "no":
-            return nullcontext()
-        # A copy of the weights that a pass without gradients has cached must never serve one with gradients.
-        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     # -- losses ---------------------------------------------------------------------------------------------------
 

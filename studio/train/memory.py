@@ -16,10 +16,10 @@ from torch import nn
 
 from studio.sampler import make_cache
 from studio.shapes import VideoShape
-from studio.train.networks import Networks
-from studio.train.recipe import MatchingConfig
+from studio.train.networks import TrainedNetworks
+from studio.train.recipe import TrainConfig
 
-__all__ = ["MemoryNeed", "check_memory", "estimate_memory", "free_memory"]
+__all__ = ["MemoryNeed", "advice", "check_memory", "estimate_memory", "free_memory"]
 
 # Numbers that one layer keeps of each token for the backward pass, in multiples of its two widths; measured in float32.
 _KEPT_OF_DIM, _KEPT_OF_FFN = 22.6, 2.0
@@ -37,7 +37,7 @@ class MemoryNeed:
     """Bytes that a training will hold at its peak, by what holds them.
 
     Args:
-        weights: Generator, critic, teacher, VAE and averaged weights.
+        weights: Generator, critic, teacher, whichever there are, VAE and averaged weights.
         gradients: Gradients of all that learns.
         moments: Both moments of both optimisers.
         cache: The KV cache.
@@ -63,7 +63,7 @@ class MemoryNeed:
         return f"{self.total / _GIB:.2f} GiB ({parts})"
 
 
-def estimate_memory(config: MatchingConfig, networks: Networks) -> MemoryNeed:
+def estimate_memory(config: TrainConfig, networks: TrainedNetworks) -> MemoryNeed:
     """Estimate a training's peak.
 
     Args:
@@ -74,18 +74,18 @@ def estimate_memory(config: MatchingConfig, networks: Networks) -> MemoryNeed:
         Bytes on each device; networks are not spread over devices.
     """
     half = config.precision == "bf16"
-    generator, critic = (_learning(network, config.lora) for network in (networks.generator, networks.critic))
-    learning, averaged = generator + critic, 0 if config.average is None else generator
-    frozen = _base(networks.teacher)
+    learning = sum(_learning(network, config.lora) for network in networks.learning)
+    averaged = 0 if config.average is None else _learning(networks.generator, config.lora)
+    frozen = sum(map(_base, networks.frozen))
     if config.lora is not None:
-        frozen += _base(networks.generator) + _base(networks.critic)
+        frozen += sum(map(_base, networks.learning))
     vae = 0 if networks.vae is None else sum(p.numel() * p.element_size() for p in networks.vae.parameters())
     return MemoryNeed(
         weights=4 * (learning + averaged) + (2 if half else 4) * frozen + vae,
         gradients=4 * learning,
         moments=8 * learning,
         cache=_cache(config, networks),
-        activations=max(_activations(config, networks, cached=True), _activations(config, networks, cached=False)),
+        activations=max(_activations(config, networks, cached=cached) for cached in {False, config.learns_by_rollout}),
         vae=_decoding(config, networks),
     )
 
@@ -99,7 +99,7 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def check_memory(config: MatchingConfig, networks: Networks, free: int) -> MemoryNeed:
+def check_memory(config: TrainConfig, networks: TrainedNetworks, free: int) -> MemoryNeed:
     """Refuse a training that will not fit, before its first step.
 
     Args:
@@ -124,11 +124,23 @@ def check_memory(config: MatchingConfig, networks: Networks, free: int) -> Memor
     raise MemoryError(f"the training needs about {need}, and {(free + here) / _GIB:.2f} GiB are there; {remedy}")
 
 
-def _fits(config: MatchingConfig, changes: dict[str, Any], networks: Networks, room: int) -> bool:
+def advice(config: TrainConfig) -> str:
+    """What to set when memory ran out all the same: the change that alters the result least.
+
+    Args:
+        config: The training that ran out.
+    """
+    changes = next(_smaller(config), None)
+    if changes is None:
+        return "use smaller networks, fewer `frames` or a larger device"
+    return "use " + ", ".join(f"{name}={value!r}" for name, value in changes.items())
+
+
+def _fits(config: TrainConfig, changes: dict[str, Any], networks: TrainedNetworks, room: int) -> bool:
     return estimate_memory(dataclasses.replace(config, **changes), networks).total <= room
 
 
-def _smaller(config: MatchingConfig) -> Iterator[dict[str, Any]]:
+def _smaller(config: TrainConfig) -> Iterator[dict[str, Any]]:
     """Settings that need less and less, those first that change the result least."""
     changes: dict[str, Any] = {}
     if not config.recompute:
@@ -162,16 +174,19 @@ def _learning(network: nn.Module, rank: int | None) -> int:
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers.values())
 
 
-def _cache(config: MatchingConfig, networks: Networks) -> int:
+def _cache(config: TrainConfig, networks: TrainedNetworks) -> int:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    if not config.learns_by_rollout:
+        return 0
     return make_cache(
         networks.config, batch=config.batch, frames=config.video_frames, device="meta", dtype=dtype
     ).nbytes
 
 
-def _activations(config: MatchingConfig, networks: Networks, *, cached: bool) -> int:
-    sizes = networks.generator.config if cached else networks.critic.config
-    tokens = config.batch * config.frames * VideoShape.of(networks.config).tokens_per_frame
+def _activations(config: TrainConfig, networks: TrainedNetworks, *, cached: bool) -> int:
+    sizes = networks.learning[0 if cached else -1].config
+    frames = config.frames if cached else config.frames_in_pass
+    tokens = config.batch * frames * VideoShape.of(networks.config).tokens_per_frame
     layer = tokens * (_KEPT_OF_DIM * sizes.dim + _KEPT_OF_FFN * sizes.ffn_dim)
     kept = sizes.layers * layer
     if config.recompute:
@@ -184,7 +199,7 @@ def _activations(config: MatchingConfig, networks: Networks, *, cached: bool) ->
     return int(kept * _BYTES[config.precision])
 
 
-def _decoding(config: MatchingConfig, networks: Networks) -> int:
+def _decoding(config: TrainConfig, networks: TrainedNetworks) -> int:
     if networks.vae is None or config.video_frames == config.frames:
         return 0
     shape, vae = VideoShape.of(networks.config), networks.vae.config

@@ -1,51 +1,152 @@
-"""The networks of a training by distribution matching, checked against each other."""
+"""The networks of a training, checked against each other and loaded by name."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
+import torch
 from torch import Tensor
 
 from studio.config import ModelConfig
 from studio.model.dit import WanDiT
+from studio.model.filling import fill
+from studio.model.text import TextEncoder
 from studio.model.vae import VideoVAE
-from studio.model.weights import load
+from studio.model.weights import Models, layout_of, load
 from studio.train.recipe import MatchingConfig
 
-__all__ = ["Networks", "open_networks"]
+__all__ = ["Networks", "TaughtNetworks", "TrainedNetworks", "open_networks", "open_transformer"]
 
 
 @dataclass(kw_only=True, eq=False)
-class Networks:
-    """The networks of one training.
+class TrainedNetworks:
+    """A network that is trained, with what it reads and shows.
 
     Args:
-        config: The generator's model.
-        generator: The causal few-step network that is trained.
-        teacher: The bidirectional network that says what is real; it is frozen.
-        critic: The bidirectional network that learns what the generator makes.
+        config: The model that the network belongs to.
+        generator: The network that is trained.
         encode: Prompts to text embeddings `[B, text_len, text_dim]`.
-        vae: The video VAE, frozen; only streaming long tuning needs it.
+        vae: The video VAE, frozen; needed by streaming long tuning, by training on clips, and to look at what is made.
+        text: The text encoder behind `encode`; only a whole model folder needs it.
+    """
+
+    config: ModelConfig
+    generator: WanDiT
+    encode: Callable[[list[str]], Tensor]
+    vae: VideoVAE | None = None
+    text: TextEncoder | None = None
+
+    @property
+    def learning(self) -> tuple[WanDiT, ...]:
+        """The networks that are trained."""
+        return (self.generator,)
+
+    @property
+    def frozen(self) -> tuple[WanDiT, ...]:
+        """The transformers that stay as they are."""
+        return ()
+
+    @classmethod
+    def of(cls, models: Models, **others: WanDiT) -> Self:
+        """Networks of a loaded model.
+
+        Args:
+            models: The model whose transformer is trained.
+            others: The other networks, by role.
+
+        Returns:
+            The networks.
+
+        Raises:
+            ValueError: If the networks do not fit each other.
+        """
+        text = models.text if isinstance(models.text, TextEncoder) else None
+        return cls(
+            config=models.config, generator=models.dit, encode=models.text.encode, vae=models.vae, text=text, **others
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class TaughtNetworks(TrainedNetworks):
+    """A network that is trained by a teacher.
+
+    Args:
+        teacher: The bidirectional network that says what is real; it is frozen.
 
     Raises:
         ValueError: If the networks do not read the same latents and text.
     """
 
-    config: ModelConfig
-    generator: WanDiT
     teacher: WanDiT
-    critic: WanDiT
-    encode: Callable[[list[str]], Tensor]
-    vae: VideoVAE | None = None
 
     def __post_init__(self) -> None:
+        self._fits("teacher", self.teacher)
+
+    def _fits(self, name: str, network: WanDiT) -> None:
         mine = self.generator.config
-        for name, network in (("teacher", self.teacher), ("critic", self.critic)):
-            for field in ("in_channels", "out_channels", "patch", "text_dim", "text_len"):
-                want, got = getattr(mine, field), getattr(network.config, field)
-                if want != got:
-                    raise ValueError(f"`{name}` must have the generator's `{field}` {want}, got {got}")
+        for field in ("in_channels", "out_channels", "patch", "text_dim", "text_len"):
+            want, got = getattr(mine, field), getattr(network.config, field)
+            if want != got:
+                raise ValueError(f"`{name}` must have the generator's `{field}` {want}, got {got}")
+
+    @property
+    def frozen(self) -> tuple[WanDiT, ...]:
+        """The transformers that stay as they are."""
+        return (self.teacher,)
+
+
+@dataclass(kw_only=True, eq=False)
+class Networks(TaughtNetworks):
+    """The networks of a training by distribution matching; `generator` is the causal few-step one.
+
+    Args:
+        critic: The bidirectional network that learns what the generator makes.
+
+    Raises:
+        ValueError: If the networks do not read the same latents and text.
+    """
+
+    critic: WanDiT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._fits("critic", self.critic)
+
+    @property
+    def learning(self) -> tuple[WanDiT, ...]:
+        """The networks that are trained."""
+        return (self.generator, self.critic)
+
+
+def open_transformer(name: str, *, role: str = "teacher") -> WanDiT:
+    """Load a bidirectional transformer alone, without text encoder and VAE.
+
+    Args:
+        name: Name or folder of the model.
+        role: What it will be, for the message.
+
+    Returns:
+        The network on the CPU.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If a file is damaged or of another kind, or the network is causal.
+    """
+    layout, loras = layout_of(name)
+    if layout.config.causal:
+        raise ValueError(
+            f"`{role}` must be a bidirectional model, got {layout.config.name!r}, which generates block by block; "
+            "use a clip model, or make one by `studio.train.pretrain`"
+        )
+    if loras:
+        return load(name).dit
+    with torch.device("meta"):
+        network = WanDiT(layout.config.dit)
+    fill(network, layout.dit, device="cpu", dtype=torch.float32)
+    return network.eval().requires_grad_(False)
 
 
 def open_networks(config: MatchingConfig) -> Networks:
@@ -61,12 +162,5 @@ def open_networks(config: MatchingConfig) -> Networks:
         FileNotFoundError: If a model is not there.
         ValueError: If a file is damaged or of another kind, or the models do not fit each other.
     """
-    models, teacher = load(config.generator), load(config.teacher)
-    return Networks(
-        config=models.config,
-        generator=models.dit,
-        teacher=teacher.dit,
-        critic=load(config.teacher).dit,
-        encode=models.text.encode,
-        vae=models.vae,
-    )
+    teacher = open_transformer(config.teacher)
+    return Networks.of(load(config.generator), teacher=teacher, critic=copy.deepcopy(teacher))

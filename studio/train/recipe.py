@@ -1,56 +1,53 @@
-"""Configuration of the trainings by distribution matching."""
+"""Configurations of trainings: frozen, checked when they are made, printable, and kept as JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-from studio.config import from_dict
+from studio.config import from_dict, to_dict
+from studio.train.runtime import write_json
 
-__all__ = ["MatchingConfig", "from_preset"]
+__all__ = ["MatchingConfig", "TrainConfig", "check_number", "check_whole", "from_preset"]
 
-Config = TypeVar("Config", bound="MatchingConfig")
+Config = TypeVar("Config", bound="TrainConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig:
-    """What every training by distribution matching is told.
+class TrainConfig:
+    """What every training is told.
 
     Args:
         out: Folder of the results.
         generator: Name or folder of the model that is trained.
-        teacher: Name or folder of the frozen bidirectional model; the critic begins as a copy of it.
         prompts: File of prompts, `None` for the miniature's world.
         negative: Prompt of the unguided prediction.
-        steps: Critic updates in all.
+        steps: Updates in all.
         batch: Clips of one rank and micro-batch.
         accumulate: Micro-batches of an update.
-        frames: Latent frames of the clip that teacher and critic see.
-        critic_updates: Critic updates for each generator update.
+        frames: Latent frames of a clip.
         generator_rate: Learning rate of the generator.
-        critic_rate: Learning rate of the critic.
-        beta1: First moment's decay of both optimisers.
+        beta1: First moment's decay of every optimiser.
         beta2: Second moment's decay.
-        weight_decay: Of both optimisers.
+        weight_decay: Of every optimiser.
+        optimizer: "adamw", or "adamw8bit" for moments of eight bits, on a GPU.
         clip_norm: Largest gradient norm.
-        guidance: Scale of the teacher's guidance, prompted + scale * (prompted - negative).
-        critic_guidance: The same of the critic's.
-        noise_shift: Flow shift of the noising.
-        score_shift: Flow shift by which score networks turn flow to clean latents; 8 is the public code's, the same as
-            `noise_shift` the mended one.
-        timestep_shift: Flow shift of the drawn timesteps.
-        lowest_timestep: Smallest timestep drawn.
-        highest_timestep: Largest timestep drawn.
         average: Decay of the averaged generator, `None` for none.
         average_from: Generator weights are averaged from this step on.
-        lora: Rank of the adapters on generator and critic, `None` to tune all weights.
+        lora: Rank of the adapters on what learns, `None` to tune all weights.
         precision: "no" or "bf16": type of the mixed precision.
         recompute: Whether activations are dropped and computed again in the backward pass.
+        shard: Whether networks are spread over the processes, by FSDP2.
         seed: Seed of everything.
         device: "cpu" to stay off the accelerator; `None`: whatever there is.
+        trackers: Trackers that accelerate writes to, such as "tensorboard"; none by default.
+        preview_every: Steps between preview clips, `None` for none.
         save_every: Steps between checkpoints.
         keep: Checkpoints kept.
 
@@ -60,20 +57,133 @@ class MatchingConfig:
 
     out: str
     generator: str
-    teacher: str
     prompts: str | None = None
     negative: str = ""
     steps: int = 700
     batch: int = 1
     accumulate: int = 1
     frames: int = 21
-    critic_updates: int = 5
     generator_rate: float = 2e-6
-    critic_rate: float = 4e-7
     beta1: float = 0.0
     beta2: float = 0.999
     weight_decay: float = 0.01
+    optimizer: str = "adamw"
     clip_norm: float = 10.0
+    average: float | None = 0.99
+    average_from: int = 200
+    lora: int | None = None
+    precision: str = "no"
+    recompute: bool = True
+    shard: bool = False
+    seed: int = 0
+    device: str | None = None
+    trackers: tuple[str, ...] = ()
+    preview_every: int | None = None
+    save_every: int = 100
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "frames", "save_every", "keep"):
+            check_whole(self, name, 1)
+        check_whole(self, "average_from", 0)
+        for name in ("lora", "preview_every"):
+            if getattr(self, name) is not None:
+                check_whole(self, name, 1)
+        for name in ("generator_rate", "clip_norm"):
+            check_number(self, name, above=True)
+        check_number(self, "weight_decay", above=False)
+        for name in ("beta1", "beta2", "average"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {value}; use 0.99")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"`precision` must be one of no, bf16, got {self.precision!r}")
+        if self.optimizer not in ("adamw", "adamw8bit"):
+            raise ValueError(f"`optimizer` must be one of adamw, adamw8bit, got {self.optimizer!r}")
+        if self.device not in (None, "cpu"):
+            raise ValueError(f"`device` must be 'cpu' or None, got {self.device!r}; choose a GPU when launching")
+        if isinstance(self.trackers, str) or not all(isinstance(name, str) and name for name in self.trackers):
+            raise ValueError(f"`trackers` must be names, got {self.trackers!r}; use ('tensorboard',)")
+
+    def __str__(self) -> str:
+        """One field a line."""
+        fields = (f"    {field.name}={getattr(self, field.name)!r}," for field in dataclasses.fields(self))
+        return "\n".join((f"{type(self).__name__}(", *fields, ")"))
+
+    def save(self, path: Path | str) -> Path:
+        """Write the configuration as JSON.
+
+        Args:
+            path: The file; its folder is made.
+
+        Returns:
+            The file.
+        """
+        write_json(path, to_dict(self))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote, or the same written by hand.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            ValueError: If it is no JSON, or a field is unknown, missing or out of range.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} must be JSON ({error}); write it by `config.save`") from error
+        return from_dict(cls, data)
+
+    @property
+    def video_frames(self) -> int:
+        """Latent frames of the longest video that is rolled out."""
+        return self.frames
+
+    @property
+    def learns_by_rollout(self) -> bool:
+        """Whether the generator learns through its cache."""
+        return False
+
+    @property
+    def frames_in_pass(self) -> int:
+        """Latent frames of one pass of the network that learns without a cache."""
+        return self.frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig(TrainConfig):
+    """What every training by distribution matching is told; see `TrainConfig` for all other fields.
+
+    Args:
+        teacher: Name or folder of the frozen bidirectional model; the critic begins as a copy of it.
+        steps: Critic updates in all.
+        frames: Latent frames of the clip that teacher and critic see.
+        critic_updates: Critic updates for each generator update.
+        critic_rate: Learning rate of the critic.
+        guidance: Scale of the teacher's guidance, prompted + scale * (prompted - negative).
+        critic_guidance: The same of the critic's.
+        noise_shift: Flow shift of the noising.
+        score_shift: Flow shift by which score networks turn flow to clean latents; 8 is the public code's, the same as
+            `noise_shift` the mended one.
+        timestep_shift: Flow shift of the drawn timesteps.
+        lowest_timestep: Smallest timestep drawn.
+        highest_timestep: Largest timestep drawn.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    teacher: str
+    critic_updates: int = 5
+    critic_rate: float = 4e-7
     guidance: float = 3.0
     critic_guidance: float = 0.0
     noise_shift: float = 5.0
@@ -81,53 +191,43 @@ class MatchingConfig:
     timestep_shift: float = 5.0
     lowest_timestep: float = 20.0
     highest_timestep: float = 980.0
-    average: float | None = 0.99
-    average_from: int = 200
-    lora: int | None = None
-    precision: str = "no"
-    recompute: bool = True
-    seed: int = 0
-    device: str | None = None
-    save_every: int = 100
-    keep: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "frames", "critic_updates", "save_every", "keep"):
-            _whole(self, name, 1)
-        _whole(self, "average_from", 0)
-        if self.lora is not None:
-            _whole(self, "lora", 1)
-        for name in ("generator_rate", "critic_rate", "clip_norm", "noise_shift", "score_shift", "timestep_shift"):
-            _number(self, name, above=True)
-        for name in ("weight_decay", "guidance", "critic_guidance"):
-            _number(self, name, above=False)
-        for name in ("beta1", "beta2", "average"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {value}; use 0.99")
+        super().__post_init__()
+        check_whole(self, "critic_updates", 1)
+        for name in ("critic_rate", "noise_shift", "score_shift", "timestep_shift"):
+            check_number(self, name, above=True)
+        for name in ("guidance", "critic_guidance"):
+            check_number(self, name, above=False)
         if not 0 <= self.lowest_timestep < self.highest_timestep <= 1000:
             raise ValueError(
                 "`lowest_timestep` < `highest_timestep` must lie in [0, 1000], got "
                 f"{self.lowest_timestep} and {self.highest_timestep}; use 20 and 980"
             )
-        if self.precision not in ("no", "bf16"):
-            raise ValueError(f"`precision` must be one of no, bf16, got {self.precision!r}")
-        if self.device not in (None, "cpu"):
-            raise ValueError(f"`device` must be 'cpu' or None, got {self.device!r}; choose a GPU when launching")
 
     @property
-    def video_frames(self) -> int:
-        """Latent frames of the longest video that is rolled out."""
-        return self.frames
+    def learns_by_rollout(self) -> bool:
+        """Whether the generator learns through its cache."""
+        return True
 
 
-def _whole(config: Any, name: str, least: int) -> None:
+def check_whole(config: Any, name: str, least: int) -> None:
+    """Refuse a field that is no whole number of at least `least`.
+
+    Raises:
+        ValueError: Naming the field.
+    """
     value = getattr(config, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}")
 
 
-def _number(config: Any, name: str, *, above: bool) -> None:
+def check_number(config: Any, name: str, *, above: bool) -> None:
+    """Refuse a field that is not finite, negative, or, if `above`, zero.
+
+    Raises:
+        ValueError: Naming the field.
+    """
     value = getattr(config, name)
     if not math.isfinite(value) or value < 0 or (above and value == 0):
         raise ValueError(f"`{name}` must be finite and {'positive' if above else 'at least 0'}, got {value}")

@@ -2,53 +2,77 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from studio.config import to_dict
+from studio.model.dit import WanDiT
 from studio.model.shards import write_shards
+from studio.model.weights import Models, save
 from studio.train import runtime
-from studio.train.learner import WeightAverage
 from studio.train.lora import lora_state
-from studio.train.matching import MatchingTrainer
-from studio.train.memory import check_memory, free_memory
-from studio.train.networks import Networks
-from studio.train.recipe import MatchingConfig
+from studio.train.memory import advice, check_memory, free_memory
+from studio.train.monitor import Monitor, TextMonitor, in_notebook, used_memory
+from studio.train.networks import TrainedNetworks
+from studio.train.recipe import TrainConfig
 from studio.train.snapshots import load_snapshot, newest, save_snapshot
+from studio.train.trainer import Trainer
 
 __all__ = ["Run", "run"]
 
+State = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
+
+_GIB = 2**30
+# How often a pause looks whether it is over.
+_GLANCE = 0.05
+
 
 class Run:
-    """A training that can be stopped and gone on with.
+    """A training that can be watched, paused, stopped and gone on with.
 
     Args:
         trainer: The trainer; takes over the newest checkpoint of its folder.
         report: Takes a line of progress now and then.
+        monitor: Shows the progress; `None` says it by `report`.
+        writes: Whether the generator's weights are written when it ends.
 
     Raises:
         MemoryError: If it will not fit, with settings that would.
         ValueError: If the checkpoint is damaged or of another training.
 
     Attributes:
-        history: One row a step, ready for a data frame: step, seconds, losses and gradient norms.
-        interrupted: Whether the last `go` ended before its last step.
+        history: One row a step, ready for a data frame: step, seconds, GiB in use, losses and gradient norms.
     """
 
-    def __init__(self, trainer: MatchingTrainer, report: Callable[[str], None] = runtime.silent) -> None:
-        self.trainer, self.report = trainer, report
+    def __init__(
+        self,
+        trainer: Trainer,
+        report: Callable[[str], None] = runtime.silent,
+        monitor: Monitor | None = None,
+        *,
+        writes: bool = False,
+    ) -> None:
+        self.trainer, self.report, self.writes = trainer, report, writes
+        self.monitor = monitor or TextMonitor(report)
         self.folder = Path(trainer.config.out)
         self.history: list[dict[str, float]] = []
-        self.interrupted = False
-        self._stop = threading.Event()
+        self._stop, self._pause = threading.Event(), threading.Event()
+        self._state: State = "ready"
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._torn = False
         need = check_memory(trainer.config, trainer.networks, free_memory(trainer.device))
         self.report(f"will need about {need}")
         found = newest(self.folder / "checkpoints")
@@ -56,19 +80,31 @@ class Run:
             self.history = load_snapshot(trainer, found)
             self.report(f"goes on from step {trainer.done}")
 
+    def __repr__(self) -> str:
+        done, steps = self.trainer.done, self.config.steps
+        return f"<{type(self.trainer).__name__} {self.state}, step {done} of {steps}, in {self.folder}>"
+
     @property
-    def config(self) -> MatchingConfig:
+    def config(self) -> TrainConfig:
         """The training's configuration."""
         return self.trainer.config
 
     @property
-    def networks(self) -> Networks:
+    def networks(self) -> TrainedNetworks:
         """The networks as they are now."""
         return self.trainer.networks
 
-    def stop(self) -> None:
-        """End after the current step, with a checkpoint; may be called from any thread."""
-        self._stop.set()
+    @property
+    def state(self) -> State:
+        """Whether it is "ready", "running", "paused", "stopped", "finished" or "failed"."""
+        return "paused" if self._state == "running" and self._pause.is_set() else self._state
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it ended before its last step."""
+        return self._state in ("stopped", "failed")
+
+    # -- control --------------------------------------------------------------------------------------------------
 
     def go(self) -> Run:
         """Train until the configuration's last step, or until it is stopped or interrupted.
@@ -77,31 +113,201 @@ class Run:
             Itself.
 
         Raises:
-            RuntimeError: If the training diverges; the last checkpoint is from before.
+            MemoryError: If memory runs out, with advice.
+            RuntimeError: If the training diverges, or is running already.
         """
-        self._stop.clear()
-        with _ending_between_steps(self._stop):
-            while self.trainer.done < self.config.steps and not self._stopping():
-                self._one()
-        self.interrupted = self.trainer.done < self.config.steps
-        self._save()
+        self._begin()
+        self._work()
         return self
 
-    def export(self) -> list[Path]:
-        """Write the generator, averaged where there is an average, and the configuration.
+    def start(self) -> Run:
+        """Train in a thread of its own and return at once; see `wait`.
+
+        Returns:
+            Itself.
+
+        Raises:
+            RuntimeError: If it is running already.
+        """
+        self._begin()
+        self._thread = threading.Thread(target=self._guarded, name="training", daemon=True)
+        # A thread that computes while the interpreter goes down can crash it; this ends it first.
+        atexit.register(_end, weakref.ref(self))
+        self._thread.start()
+        return self
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait for a training in the background; an interrupt meanwhile ends it after its current step.
+
+        Args:
+            timeout: Most seconds to wait, `None` for no limit.
+
+        Returns:
+            Itself, running or not.
+
+        Raises:
+            Exception: What the training raised, if it failed.
+        """
+        if self._thread is not None and self._thread is not threading.current_thread():
+            try:
+                self._thread.join(timeout)
+            except KeyboardInterrupt:
+                self._stop.set()
+                self._thread.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self
+
+    def pause(self) -> None:
+        """Hold after the current step, with everything kept where it is; may be called from any thread."""
+        self._pause.set()
+
+    def resume(self) -> Run:
+        """Go on: after a pause at once, after a stop from the step it ended with, in the background if it was there.
+
+        Returns:
+            Itself.
+
+        Raises:
+            RuntimeError: If the training diverges.
+        """
+        self._pause.clear()
+        if self._state != "running":
+            self.start() if self._thread is not None else self.go()
+        return self
+
+    def stop(self, wait: bool = True) -> None:
+        """End after the current step, with a checkpoint; may be called from any thread.
+
+        Args:
+            wait: Whether to wait for the end of a training in the background.
+        """
+        self._stop.set()
+        if wait and self._thread is not None:
+            self.wait()
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def preview(self, prompt: str | None = None) -> Tensor:
+        """Let the generator as it is now make a clip.
+
+        Args:
+            prompt: What to show; `None`: a prompt of the training.
+
+        Returns:
+            Pixels `[T, H, W, 3]` uint8 on the CPU.
+
+        Raises:
+            RuntimeError: If the networks have no VAE.
+        """
+        trainer, vae = self.trainer, self.networks.vae
+        if vae is None:
+            raise RuntimeError("a preview needs a VAE; give the networks one")
+        assert trainer.prompts is not None
+        text = self.networks.encode([prompt or trainer.prompts(0)[0]]).to(trainer.device)
+        with torch.no_grad(), self._averaged():
+            pixels = vae.decode(trainer.sample(text, "preview").to(next(vae.parameters()).dtype))[0]
+        return ((pixels.float().movedim(1, -1) + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+
+    def export(self, folder: Path | str | None = None, dtype: torch.dtype = torch.float16) -> Path:
+        """Write the generator, averaged where there is an average, as a whole model that `studio.open` opens.
+
+        Args:
+            folder: Where to; `None`: `model` in the run's folder.
+            dtype: Type of the weights in the files.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RuntimeError: If the networks have no VAE or no text encoder to be written.
+        """
+        nets = self.networks
+        if nets.vae is None or nets.text is None:
+            raise RuntimeError("a whole model needs VAE and text encoder; give the networks `vae` and `text`")
+        folder = self.folder / "model" if folder is None else Path(folder)
+        config = self.trainer.exported_config
+        with self._averaged():
+            state = self.trainer.exported_state()
+            with torch.device("meta"):
+                dit = WanDiT(config.dit)
+            dit.load_state_dict({name: value.detach() for name, value in state.items()}, strict=True, assign=True)
+            save(Models(config=config, dit=dit, vae=nets.vae, text=nets.text), folder, dtype)
+        return folder
+
+    def save_generator(self) -> list[Path]:
+        """Write the generator's weights alone, averaged where there is an average, and the configuration.
 
         Returns:
             The files: `generator*.safetensors` with all weights, or with the adapters alone under LongLive's names.
         """
         dit = self.networks.generator
-        with _averaged(dit, self.trainer.average):
+        with self._averaged():
             kind, state = ("dit", dit.state_dict()) if self.config.lora is None else ("lora", lora_state(dit))
             files = write_shards(self.folder, "generator", state, metadata={"kind": kind})
         runtime.write_json(self.folder / "config.json", to_dict(self.config))
         return [*files, self.folder / "config.json"]
 
+    def _averaged(self) -> Any:
+        average = self.trainer.average
+        return nullcontext() if average is None else average.shown(self.networks.generator)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._state == "running":
+            raise RuntimeError("the training is running; call `wait()` or `stop()` first")
+        if self._torn:
+            found = newest(self.folder / "checkpoints")
+            if found is None:
+                raise RuntimeError("the training ended within a step, before its first checkpoint; begin a new run")
+            self.history = load_snapshot(self.trainer, found)
+            self._torn = False
+        self._stop.clear()
+        self._pause.clear()
+        self._error, self._state = None, "running"
+
+    def _guarded(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # It is raised where somebody waits.
+            self._error = error
+
+    def _work(self) -> None:
+        self.monitor.begin(self)
+        try:
+            with _ending_between_steps(self._stop):
+                while self.trainer.done < self.config.steps and not self._stopping():
+                    self._one()
+                self._save()
+            if self.writes and self.trainer.accelerator.is_main_process:
+                self.save_generator()
+            self._state = "finished" if self.trainer.done >= self.config.steps else "stopped"
+        except torch.OutOfMemoryError as error:
+            self._torn, said = True, str(error).splitlines()[0]
+            raise MemoryError(self._out_of_memory(said)) from None
+        except BaseException:
+            self._torn = True
+            raise
+        finally:
+            if self._state == "running":
+                self._state = "failed"
+            self.monitor.end(self)
+            if self.config.trackers:
+                self.trainer.accelerator.end_training()
+
+    def _out_of_memory(self, said: str) -> str:
+        self.trainer.release()
+        gc.collect()
+        if self.trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return f"memory ran out in step {self.trainer.done + 1} ({said}); {advice(self.config)}"
+
     def _stopping(self) -> bool:
-        """Whether any process was asked to stop; all of them end after the same step."""
+        """Whether any process was asked to stop; all of them end after the same step, and all wait for a pause."""
+        while self._pause.is_set() and not self._stop.is_set():
+            time.sleep(_GLANCE)
         accelerator = self.trainer.accelerator
         asked = self._stop.is_set()
         if accelerator.num_processes == 1:
@@ -111,12 +317,17 @@ class Run:
     def _one(self) -> None:
         began = time.perf_counter()
         metrics = self.trainer.step()
-        done = self.trainer.done
-        self.history.append({"step": done, "seconds": time.perf_counter() - began, **metrics})
-        if done % 10 == 0 or done == self.config.steps:
-            self.report(f"step {done} " + " ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-        if done % self.config.save_every == 0:
+        done, config = self.trainer.done, self.config
+        seconds = time.perf_counter() - began
+        row = {"step": done, "seconds": seconds, "gib": used_memory(self.trainer.device) / _GIB, **metrics}
+        self.history.append(row)
+        if config.trackers:
+            self.trainer.accelerator.log(metrics, step=done)
+        self.monitor.step(self, row)
+        if done % config.save_every == 0:
             self._save()
+        if config.preview_every and done % config.preview_every == 0 and self.networks.vae is not None:
+            self.monitor.preview(self, self.preview())
 
     def _save(self) -> None:
         folder = self.folder / "checkpoints"
@@ -125,12 +336,20 @@ class Run:
             save_snapshot(self.trainer, folder, self.history)
 
 
-def run(trainer: MatchingTrainer, report: Callable[[str], None] = runtime.silent) -> Run:
+def run(
+    trainer: Trainer,
+    report: Callable[[str], None] = runtime.silent,
+    *,
+    wait: bool = True,
+    show: bool | None = None,
+) -> Run:
     """Train to the end, or to the interruption, and write the generator.
 
     Args:
         trainer: The trainer.
         report: Takes a line of progress now and then.
+        wait: Whether to return at the end; else at once, with the training going on in the background.
+        show: Whether to show progress as a widget; `None`: in a notebook.
 
     Returns:
         The run.
@@ -140,10 +359,20 @@ def run(trainer: MatchingTrainer, report: Callable[[str], None] = runtime.silent
         RuntimeError: If the training diverges.
         ValueError: If a checkpoint in the folder is damaged or of another training.
     """
-    current = Run(trainer, report).go()
-    if trainer.accelerator.is_main_process:
-        current.export()
-    return current
+    monitor: Monitor | None = None
+    if show or (show is None and in_notebook() and trainer.accelerator.is_main_process):
+        from studio.train.display import NotebookMonitor
+
+        monitor = NotebookMonitor(report)
+    current = Run(trainer, report, monitor, writes=True)
+    return current.go() if wait else current.start()
+
+
+def _end(reference: weakref.ref[Run]) -> None:
+    current = reference()
+    if current is not None and current._thread is not None and current._thread.is_alive():
+        current._stop.set()
+        current._thread.join()
 
 
 @contextmanager
@@ -163,19 +392,3 @@ def _ending_between_steps(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-@torch.no_grad()
-def _averaged(dit: torch.nn.Module, average: WeightAverage | None) -> Iterator[None]:
-    """The network with its averaged weights, put back afterwards."""
-    mine = dict(dit.named_parameters())
-    kept: dict[str, Tensor] = {}
-    for name, value in (average.weights if average is not None else {}).items():
-        kept[name] = mine[name].detach().clone()
-        mine[name].copy_(value)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            mine[name].copy_(value)

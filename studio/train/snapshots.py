@@ -19,14 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from studio.train.learner import Learner, WeightAverage
-from studio.train.matching import MatchingTrainer
+from studio.train.learner import WeightAverage
+from studio.train.trainer import Trainer
 
 __all__ = ["load_snapshot", "newest", "save_snapshot"]
 
 _PREFIX, _ASIDE = "step-", ".part-"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-_FREE = {"out", "steps", "save_every", "keep", "device"}
+_FREE = {"out", "steps", "save_every", "keep", "device", "trackers", "preview_every"}
 
 
 def newest(folder: Path | str) -> Path | None:
@@ -35,7 +35,7 @@ def newest(folder: Path | str) -> Path | None:
     return found[-1] if found else None
 
 
-def save_snapshot(trainer: MatchingTrainer, folder: Path | str, history: list[dict[str, float]]) -> Path:
+def save_snapshot(trainer: Trainer, folder: Path | str, history: list[dict[str, float]]) -> Path:
     """Write a checkpoint and remove the oldest beyond those to keep; every rank calls it.
 
     Args:
@@ -79,7 +79,7 @@ def save_snapshot(trainer: MatchingTrainer, folder: Path | str, history: list[di
     return target
 
 
-def load_snapshot(trainer: MatchingTrainer, path: Path | str) -> list[dict[str, float]]:
+def load_snapshot(trainer: Trainer, path: Path | str) -> list[dict[str, float]]:
     """Put a checkpoint into a fresh trainer.
 
     Args:
@@ -109,7 +109,7 @@ def load_snapshot(trainer: MatchingTrainer, path: Path | str) -> list[dict[str, 
     return state["history"]
 
 
-def _check(trainer: MatchingTrainer, state: dict[str, Any], path: Path) -> None:
+def _check(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
     now = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
     for name in now.keys() | state["config"].keys():
         if name not in _FREE and now.get(name) != state["config"].get(name):
@@ -128,13 +128,9 @@ def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-def _learners(trainer: MatchingTrainer) -> dict[str, Learner]:
-    return {"generator": trainer.generator, "critic": trainer.critic}
-
-
-def _weights(trainer: MatchingTrainer) -> dict[str, Tensor]:
+def _weights(trainer: Trainer) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for role, learner in _learners(trainer).items():
+    for role, learner in trainer.learners.items():
         found |= {f"{role}.{name}": parameter for name, parameter in _trained(learner.network).items()}
     if trainer.average is not None:
         found |= {f"average.{name}": value for name, value in trainer.average.weights.items()}
@@ -142,8 +138,10 @@ def _weights(trainer: MatchingTrainer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _fill(trainer: MatchingTrainer, weights: Mapping[str, Tensor], path: Path) -> None:
-    if any(key.startswith("average.") for key in weights) and trainer.average is None:
+def _fill(trainer: Trainer, weights: Mapping[str, Tensor], path: Path) -> None:
+    if not any(key.startswith("average.") for key in weights):
+        trainer.average = None
+    elif trainer.average is None:
         trainer.average = WeightAverage(trainer.networks.generator, trainer.config.average or 0.0)
     mine = _weights(trainer)
     misfits = sorted(mine.keys() ^ weights.keys())
@@ -155,17 +153,17 @@ def _fill(trainer: MatchingTrainer, weights: Mapping[str, Tensor], path: Path) -
         value.copy_(weights[key])
 
 
-def _moments(trainer: MatchingTrainer) -> dict[str, Tensor]:
+def _moments(trainer: Trainer) -> dict[str, Tensor]:
     return {
-        f"{role}.{index}.{name}": value
-        for role, learner in _learners(trainer).items()
+        f"{role}.{index}.{name}": torch.as_tensor(value)
+        for role, learner in trainer.learners.items()
         for index, moments in learner.optimizer.state_dict()["state"].items()
         for name, value in moments.items()
     }
 
 
-def _fill_moments(trainer: MatchingTrainer, moments: Mapping[str, Tensor]) -> None:
-    for role, learner in _learners(trainer).items():
+def _fill_moments(trainer: Trainer, moments: Mapping[str, Tensor]) -> None:
+    for role, learner in trainer.learners.items():
         whole = learner.optimizer.state_dict()
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in moments.items():

@@ -211,8 +211,10 @@ def test_the_command_line_trains_the_model_of_a_folder(tmp_path):
     from tests.model.tiny import tiny_models
 
     save(tiny_models(), tmp_path / "model")
+    whole = tiny_models()
+    save(dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=False)), tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("a fox\na red fox\n", encoding="utf-8")
-    options = {"out": tmp_path / "run", "generator": tmp_path / "model", "teacher": tmp_path / "model",
+    options = {"out": tmp_path / "run", "generator": tmp_path / "model", "teacher": tmp_path / "teacher",
                "prompts": tmp_path / "prompts.txt", "steps": 3, "frames": 6, "new_frames": 3, "max_length": 12,
                "critic-updates": 2, "lora": 2, "device": "cpu", "guidance": 2.0}  # fmt: skip
     words = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def curve(history) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "gib")} for row in history]
 
 
 def weights(it) -> dict[str, torch.Tensor]:

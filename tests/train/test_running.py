@@ -1,0 +1,239 @@
+"""The run object: paused, stopped, gone on with, in the foreground and the background, and taken away as a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import pytest
+import torch
+
+from studio.model.weights import load
+from studio.train.distillation import Distillation, DistillConfig, distill
+from studio.train.longtune import LongTuneConfig
+from studio.train.lora import merged_state
+from studio.train.networks import Networks, open_transformer
+from studio.train.running import Run
+from studio.train.snapshots import newest
+from tests.model.tiny import tiny_models
+from tests.train import nets
+
+
+def config(tmp_path, **changes) -> DistillConfig:
+    fields = {"out": str(tmp_path / "run"), "generator": "tiny", "teacher": "tiny", "frames": 6, "critic_updates": 2,
+              "generator_rate": 1e-3, "critic_rate": 1e-3, "average_from": 2, "device": "cpu", "steps": 4}  # fmt: skip
+    return DistillConfig(**{**fields, **changes})
+
+
+def fresh(tmp_path, **changes) -> Run:
+    return Run(Distillation(config(tmp_path, **changes), nets.networks(), nets.PROMPTS))
+
+
+def curve(run: Run) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key not in ("seconds", "gib")} for row in run.history]
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_runs_in_the_background_and_gives_its_history(tmp_path):
+    there = distill(config(tmp_path), networks=nets.networks(), prompts=nets.PROMPTS, wait=False)
+    assert there.wait() is there and there.state == "finished" and not there.interrupted
+    straight = fresh(tmp_path / "other").go()
+    assert curve(there) == curve(straight)
+    import pandas
+
+    table = pandas.DataFrame(there.history)
+    assert table["step"].tolist() == [1, 2, 3, 4] and table["critic_loss"].notna().all()
+    assert table["generator_loss"].notna().tolist() == [True, False, True, False] and (table["gib"] > 0).all()
+    assert "Distillation finished, step 4 of 4" in repr(there)
+    assert (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_a_pause_holds_between_two_steps_and_changes_nothing(tmp_path):
+    straight = fresh(tmp_path / "other").go()
+    run = fresh(tmp_path)
+    step = run.trainer.step
+
+    def pausing():
+        row = step()
+        if run.trainer.done == 2:
+            run.pause()
+        return row
+
+    run.trainer.step = pausing
+    run.start()
+    until(lambda: run.state == "paused" and len(run.history) == 2)
+    with pytest.raises(RuntimeError, match="is running; call"):
+        run.go()
+    time.sleep(0.3)
+    assert run.trainer.done == 2
+    assert run.resume().wait().state == "finished"
+    assert curve(run) == curve(straight)
+
+
+def test_stopped_while_paused_it_goes_on_where_it_was(tmp_path):
+    straight = fresh(tmp_path / "other").go()
+    run = fresh(tmp_path)
+    step, first = run.trainer.step, threading.Event()
+
+    def once():
+        row = step()
+        if not first.is_set():
+            first.set()
+            run.pause()
+        return row
+
+    run.trainer.step = once
+    run.start()
+    until(lambda: run.state == "paused" and len(run.history) == 1)
+    run.stop()
+    assert run.state == "stopped" and run.interrupted
+    assert newest(tmp_path / "run" / "checkpoints").name == "step-00000001"
+    run.resume().wait()
+    assert curve(run) == curve(straight)
+
+
+def test_a_step_that_is_torn_goes_back_to_the_checkpoint(tmp_path):
+    straight = fresh(tmp_path / "other").go()
+    run = fresh(tmp_path, save_every=2)
+    update = run.trainer.critic.update
+
+    def torn(loss):
+        if run.trainer.done == 2:
+            run.trainer.critic.update = update
+            raise KeyboardInterrupt
+        return update(loss)
+
+    run.trainer.critic.update = torn
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    assert run.state == "failed"
+    assert curve(run.go()) == curve(straight), "the generator's half step is undone"
+
+
+def test_without_a_checkpoint_a_torn_run_is_not_gone_on_with(tmp_path):
+    run = fresh(tmp_path)
+    run.trainer.step = lambda: (_ for _ in ()).throw(RuntimeError("torn"))
+    with pytest.raises(RuntimeError, match="torn"):
+        run.start().wait()
+    with pytest.raises(RuntimeError, match="before its first checkpoint; begin a new run"):
+        run.go()
+
+
+def test_out_of_memory_gives_advice_and_lets_go(tmp_path):
+    run = fresh(tmp_path, recompute=False, batch=2)
+    parameter = run.trainer.generator.parameters[0]
+
+    def full():
+        parameter.grad = torch.zeros_like(parameter)
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB\nmore")
+
+    run.trainer.step = full
+    with pytest.raises(MemoryError, match=r"ran out in step 1 \(tried to allocate 2 GiB\); use recompute=True"):
+        run.go()
+    assert parameter.grad is None
+
+
+def test_progress_is_told_with_time_left_memory_and_throughput(tmp_path):
+    lines: list[str] = []
+    distill(config(tmp_path, steps=10, preview_every=5), lines.append, networks=nets.networks(), prompts=nets.PROMPTS)
+    last = next(line for line in lines if line.startswith("step 10 "))
+    assert "critic_loss" in last and "0:00 left" in last and "clips/s" in last and "GiB" in last
+    assert sum(line.startswith("preview of 11 frames") for line in lines) == 2
+    assert lines[-1] == "finished at step 10 of 10"
+
+
+def test_a_preview_is_pixels_and_changes_nothing(tmp_path):
+    straight = fresh(tmp_path / "other").go()
+    run = fresh(tmp_path)
+    clip = run.preview("a fox")
+    assert clip.shape == (11, 8, 12, 3) and clip.dtype == torch.uint8
+    assert torch.equal(clip, run.preview("a fox"))
+    run.go()
+    assert curve(run) == curve(straight) and not torch.equal(clip, run.preview("a fox"))
+
+
+def whole(**changes) -> Networks:
+    models = tiny_models()
+    return Networks.of(models, teacher=tiny_models().dit, critic=tiny_models().dit, **changes)
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_the_export_is_a_model_that_opens_and_plays_the_trained_generator(tmp_path, lora):
+    import studio
+
+    run = distill(config(tmp_path, lora=lora), networks=whole(), prompts=nets.PROMPTS)
+    folder = run.export(dtype=torch.float32)
+    stored = load(folder)
+    with run.trainer.average.shown(run.networks.generator):
+        expected = {k: v.clone() for k, v in merged_state(run.networks.generator).items()}
+        clip = run.trainer.sample(run.networks.encode(["a fox"]), "x")
+    for name, value in stored.dit.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert not torch.equal(stored.dit.state_dict()["blocks.0.ffn.0.weight"], tiny_models().dit.blocks[0].ffn[0].weight)
+    again = Run(Distillation(config(tmp_path / "b"), Networks.of(stored, teacher=stored.dit, critic=stored.dit)))
+    torch.testing.assert_close(again.trainer.sample(stored.text.encode(["a fox"]), "x"), clip, atol=1e-5, rtol=1e-4)
+    with studio.open(folder, prompt="a red fox", device="cpu") as session:
+        assert next(iter(session.frames())).shape == (5, 16, 16, 3)
+
+
+def test_what_is_no_whole_model_is_not_exported(tmp_path):
+    with pytest.raises(RuntimeError, match="needs VAE and text encoder"):
+        fresh(tmp_path).export()
+    bare = fresh(tmp_path)
+    bare.networks.vae = None
+    with pytest.raises(RuntimeError, match="a preview needs a VAE"):
+        bare.preview()
+
+
+def test_checkpoints_of_another_kind_are_refused_before_they_are_loaded(tmp_path):
+    from studio.model.weights import save
+
+    run = distill(config(tmp_path, lora=2), networks=whole(), prompts=nets.PROMPTS)
+    with pytest.raises(ValueError, match="which generates block by block; use a clip model"):
+        open_transformer(str(run.export()))
+    with pytest.raises(ValueError, match=r"LoRA"):
+        open_transformer(str(tmp_path / "run" / "generator.safetensors"))
+    models = tiny_models()
+    other = dataclasses.replace(models.config, causal=False, dit=dataclasses.replace(models.config.dit, layers=3))
+    save(models, tmp_path / "wrong")
+    (tmp_path / "wrong" / "config.json").write_text(__import__("json").dumps(dataclasses.asdict(other)))
+    with pytest.raises(ValueError, match="missing"):
+        open_transformer(str(tmp_path / "wrong"))
+
+
+@pytest.mark.parametrize("kind", [DistillConfig, LongTuneConfig])
+def test_configurations_are_kept_as_json(tmp_path, kind):
+    mine = kind(out="o", generator="g", teacher="t", trackers=("tensorboard",))
+    assert kind.load(mine.save(tmp_path / "deep" / "config.json")) == mine
+    assert "\n    critic_updates=5,\n" in str(mine)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match="must be JSON"):
+        kind.load(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text('{"stepz": 3}')
+    with pytest.raises(ValueError, match="`stepz` is not a key"):
+        kind.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "`optimizer` must be one of adamw, adamw8bit"),
+        ({"trackers": "tensorboard"}, "`trackers` must be names"),
+        ({"preview_every": 0}, "`preview_every` must be a whole number"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_eight_bit_moments_need_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="needs a GPU; use 'adamw'"):
+        fresh(tmp_path, optimizer="adamw8bit")
