@@ -271,8 +271,15 @@ class _Sight:
 
             self.flex_attention = flex_attention
 
+            # Runs of columns instead of a look-up of every pair: rows are looked up once, and comparing costs little.
+            begin, end = (bound * tokens for bound in _runs(table))
+
             def sees(batch: Tensor, head: Tensor, asking: Tensor, asked: Tensor) -> Tensor:
-                return table[asking // tokens, asked // tokens]
+                row = asking // tokens
+                seen = (asked >= begin[0, row]) & (asked < end[0, row])
+                for run in range(1, len(begin)):
+                    seen = seen | ((asked >= begin[run, row]) & (asked < end[run, row]))
+                return seen
 
             sizes = [count * tokens for count in table.shape]
             self.blocks = create_block_mask(sees, None, None, *sizes, device=table.device)
@@ -285,3 +292,14 @@ class _Sight:
             return attention(q, k, v, self.mask)
         q, k, v = (x.transpose(1, 2) for x in (q.type_as(v), k.type_as(v), v))
         return self.flex_attention(q, k, v, block_mask=self.blocks).transpose(1, 2)
+
+
+def _runs(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Begins and ends `[R, rows]` of the runs of true columns of each row of a bool table; spare runs are empty."""
+    rows = []
+    for row in table.tolist():
+        edges = [i for i, (a, b) in enumerate(zip([False, *row], [*row, False], strict=True)) if a != b]
+        rows.append(list(zip(edges[::2], edges[1::2], strict=True)))
+    most = max(len(runs) for runs in rows)
+    filled = torch.tensor([[*runs, *[(0, 0)] * (most - len(runs))] for runs in rows], device=table.device)
+    return filled[:, :, 0].T.contiguous(), filled[:, :, 1].T.contiguous()
