@@ -10,18 +10,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studio.train.distillation import DistillConfig, distill, distill_preset
+    from studio.train.initialisation import InitialiseConfig, initialise, initialise_preset
     from studio.train.longtune import LongTuneConfig, long_tune, long_tune_preset
+    from studio.train.networks import Networks, TaughtNetworks, TrainedNetworks, fresh_models
+    from studio.train.pretraining import PretrainConfig, pretrain, pretrain_preset
+    from studio.train.running import Run
 
-__all__ = ["DistillConfig", "LongTuneConfig", "distill", "distill_preset", "long_tune", "long_tune_preset"]
+__all__ = [
+    "DistillConfig",
+    "InitialiseConfig",
+    "LongTuneConfig",
+    "Networks",
+    "PretrainConfig",
+    "Run",
+    "TaughtNetworks",
+    "TrainedNetworks",
+    "distill",
+    "distill_preset",
+    "fresh_models",
+    "initialise",
+    "initialise_preset",
+    "long_tune",
+    "long_tune_preset",
+    "pretrain",
+    "pretrain_preset",
+]
 
-_HOMES = {
-    "DistillConfig": "studio.train.distillation",
-    "LongTuneConfig": "studio.train.longtune",
-    "distill": "studio.train.distillation",
-    "distill_preset": "studio.train.distillation",
-    "long_tune": "studio.train.longtune",
-    "long_tune_preset": "studio.train.longtune",
+_ROOMS = {
+    "distillation": ("DistillConfig", "distill", "distill_preset"),
+    "initialisation": ("InitialiseConfig", "initialise", "initialise_preset"),
+    "longtune": ("LongTuneConfig", "long_tune", "long_tune_preset"),
+    "networks": ("Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models"),
+    "pretraining": ("PretrainConfig", "pretrain", "pretrain_preset"),
+    "running": ("Run",),
 }
+_HOMES = {name: f"studio.train.{room}" for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,16 +1,23 @@
-"""`python -m studio.train RECIPE --option value ...` runs one training; options are its configuration's fields."""
+"""`python -m studio.train RECIPE --option value ...` runs one training; options are its configuration's fields.
+
+`--preset NAME` begins with a preset's fields and `--config FILE` with those of a saved configuration; options come over
+them. Lists are written with commas, and `none` stands for no value.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import importlib
+import json
 import sys
 import types
 import typing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-# Recipe: module, configuration, function (configuration, report) -> metrics.
+# Recipe: module, configuration, function (configuration, report) -> metrics, and its presets where it has some.
 RECIPES = {
     "vae": ("studio.train.vae", "VAETrainConfig", "train_vae"),
     "narrow": ("studio.train.narrow", "NarrowConfig", "narrow"),
@@ -18,34 +25,87 @@ RECIPES = {
     "judge": ("studio.train.judge", "JudgeConfig", "judge"),
     "teacher": ("studio.train.teacher", "TeacherTrainConfig", "train_teacher"),
     "student": ("studio.train.student", "StudentTrainConfig", "train_student"),
-    "distill": ("studio.train.distillation", "DistillConfig", "distill"),
-    "long_tune": ("studio.train.longtune", "LongTuneConfig", "long_tune"),
+    "pretrain": ("studio.train.pretraining", "PretrainConfig", "pretrain", "PRETRAIN_PRESETS"),
+    "initialise": ("studio.train.initialisation", "InitialiseConfig", "initialise", "INITIALISE_PRESETS"),
+    "distill": ("studio.train.distillation", "DistillConfig", "distill", "DISTILL_PRESETS"),
+    "long_tune": ("studio.train.longtune", "LongTuneConfig", "long_tune", "LONG_TUNE_PRESETS"),
 }
 
 
-def parser_for(config: type, recipe: str) -> argparse.ArgumentParser:
+def parser_for(config: type, recipe: str, presets: dict[str, Any] | None = None) -> argparse.ArgumentParser:
     """An argument parser with one option a plain field of a configuration.
 
     Args:
-        config: a dataclass with string, number and boolean fields; other fields keep their defaults.
+        config: a dataclass with fields that are strings, numbers, booleans or lists; others keep their defaults.
         recipe: name for the help text.
+        presets: presets by name; with them there are `--preset`, `--config` and `--print`.
 
     Returns:
         The parser.
     """
     parser = argparse.ArgumentParser(prog=f"python -m studio.train {recipe}", description=config.__doc__)
+    if presets is not None:
+        parser.add_argument("--preset", choices=list(presets), help="begin with a preset's fields")
+        parser.add_argument("--config", help="begin with the fields of a saved configuration")
+        parser.add_argument("--print", action="store_true", help="say the configuration and do nothing")
     kinds = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind = kinds[field.name]
-        if isinstance(kind, types.UnionType):
+        optional = isinstance(kind, types.UnionType)
+        if optional:
             kind = next(option for option in typing.get_args(kind) if option is not type(None))
         option = "--" + field.name.replace("_", "-")
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if kind is bool:
             parser.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
-        elif kind in (str, int, float):
-            parser.add_argument(option, type=kind, default=argparse.SUPPRESS, required=required)
+        elif kind in (str, int, float) or typing.get_origin(kind) is tuple:
+            # With presets, what is missing is told by the configuration itself.
+            parser.add_argument(
+                option, type=_reader(kind, optional), default=argparse.SUPPRESS, required=required and presets is None
+            )
     return parser
+
+
+def _reader(kind: Any, optional: bool) -> Callable[[str], Any]:
+    """Reads one option's word as a value of a kind."""
+
+    def read(word: str) -> Any:
+        if optional and word.lower() == "none":
+            return None
+        if typing.get_origin(kind) is tuple:
+            return tuple(typing.get_args(kind)[0](part) for part in word.split(",") if part)
+        return kind(word)
+
+    read.__name__ = getattr(kind, "__name__", "list")
+    return read
+
+
+def configured(config: type, recipe: str, presets: dict[str, Any] | None, words: list[str]) -> tuple[Any, bool]:
+    """The configuration that a command line asks for.
+
+    Args:
+        config: its class.
+        recipe: name for the help text.
+        presets: presets by name, or `None`.
+        words: the options.
+
+    Returns:
+        The configuration, and whether it is to be printed only.
+    """
+    from studio.config import from_dict
+
+    parser = parser_for(config, recipe, presets)
+    options = vars(parser.parse_args(words))
+    if presets is None:
+        return config(**options), False
+    preset, saved, shown = (options.pop(name) for name in ("preset", "config", "print"))
+    if preset and saved:
+        parser.error("use one of --preset and --config")
+    fields = presets[preset] if preset else json.loads(Path(saved).read_text(encoding="utf-8")) if saved else {}
+    try:
+        return from_dict(config, {**fields, **options}), shown
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def main(arguments: list[str]) -> Any:
@@ -55,16 +115,19 @@ def main(arguments: list[str]) -> Any:
         arguments: recipe name and options.
 
     Returns:
-        What the recipe returns, its metrics.
+        What the recipe returns, its metrics or its run.
     """
     choice = argparse.ArgumentParser(prog="python -m studio.train", description=__doc__)
     choice.add_argument("recipe", choices=list(RECIPES))
     recipe = choice.parse_args(arguments[:1]).recipe
-    module_name, config_name, function_name = RECIPES[recipe]
+    module_name, config_name, function_name, *rest = RECIPES[recipe]
     module = importlib.import_module(module_name)
-    config = getattr(module, config_name)
-    options = vars(parser_for(config, recipe).parse_args(arguments[1:]))
-    return getattr(module, function_name)(config(**options), report)
+    presets = getattr(module, rest[0]) if rest else None
+    config, shown = configured(getattr(module, config_name), recipe, presets, arguments[1:])
+    if shown:
+        report(str(config))
+        return config
+    return getattr(module, function_name)(config, report)
 
 
 def report(line: str) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from studio.config import ModelConfig
+from studio.config import ModelConfig, VAEConfig, from_dict
 from studio.model.dit import WanDiT
 from studio.model.filling import fill
-from studio.model.text import TextEncoder
+from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.vae import VideoVAE
-from studio.model.weights import Models, layout_of, load
+from studio.model.weights import Models, layout_of, load, load_checked, read
 from studio.train.recipe import MatchingConfig
+from studio.world import vocabulary
 
-__all__ = ["Networks", "TaughtNetworks", "TrainedNetworks", "open_networks", "open_transformer"]
+__all__ = ["Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models", "open_networks", "open_transformer"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -119,6 +122,38 @@ class Networks(TaughtNetworks):
     def learning(self) -> tuple[WanDiT, ...]:
         """The networks that are trained."""
         return (self.generator, self.critic)
+
+
+def fresh_models(config: ModelConfig, *, vae: Path | str | None = None, seed: int = 0) -> Models:
+    """Networks with fresh weights for the miniature's world, to begin a training with.
+
+    Args:
+        config: Sizes; those of the VAE and of the vocabulary follow what is given and the world's words.
+        vae: File of a trained VAE, such as the miniature's; `None` for a fresh one.
+        seed: Seed of the weights.
+
+    Returns:
+        The networks on the CPU.
+
+    Raises:
+        FileNotFoundError: If the VAE is not there.
+        ValueError: If the sizes do not fit each other.
+    """
+    tokenizer = WordTokenizer(vocabulary())
+    sizes, state = read(Path(vae), kind="vae") if vae is not None else ({}, None)
+    sized = from_dict(VAEConfig, sizes) if state is not None else config.vae
+    dit = dataclasses.replace(config.dit, in_channels=sized.z_dim, out_channels=sized.z_dim)
+    text = dataclasses.replace(config.text, vocab=tokenizer.size)
+    config = dataclasses.replace(config, vae=sized, dit=dit, text=text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network, coder, encoder = WanDiT(dit), VideoVAE(sized), TextEncoder(text, tokenizer)
+        network.init_weights()
+    if state is not None:
+        load_checked(coder, {name: value.float() for name, value in state.items()}, str(vae))
+    for part in (network, coder, encoder):
+        part.eval().requires_grad_(False)
+    return Models(config=config, dit=network, vae=coder, text=encoder)
 
 
 def open_transformer(name: str, *, role: str = "teacher") -> WanDiT:

@@ -1,0 +1,289 @@
+"""Causal initialisation: a block-causal few-step student learns where its bidirectional teacher's trajectories end.
+
+The teacher walks the guided probability-flow ODE of whole clips. The student sees a clip's clean frames as its cache
+would show them and, for each block, the trajectory's state at one of its own few noise levels; it learns to jump from
+there to the trajectory's end.
+
+Source: ODE initialisation of CausVid (Yin et al., 2024, arXiv:2412.07772) and Self-Forcing (arXiv:2506.08009).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.config import CacheConfig, ModelConfig
+from studio.model.attention import TeacherForcedContext
+from studio.model.weights import load
+from studio.schedule import FlowSchedule
+from studio.solvers import SOLVERS, Flow, FlowSolver
+from studio.train import draws, runtime
+from studio.train.dmd import guided
+from studio.train.networks import TaughtNetworks, open_transformer
+from studio.train.prompts import Prompts
+from studio.train.recipe import TrainConfig, check_number, check_whole, from_preset
+from studio.train.recompute import recomputed
+from studio.train.running import Run, run
+from studio.train.trainer import Trainer
+
+__all__ = ["INITIALISE_PRESETS", "Initialisation", "InitialiseConfig", "initialise", "initialise_preset", "trajectory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialiseConfig(TrainConfig):
+    """Causal initialisation; see `TrainConfig` for all other fields.
+
+    Args:
+        teacher: Name or folder of the frozen bidirectional model.
+        guidance: Scale of the teacher's guidance, prompted + scale * (prompted - negative).
+        solver: How the teacher walks: "unipc" or "euler".
+        solver_steps: Network calls of a trajectory.
+        solver_shift: Flow shift of the trajectory's noise levels; `None`: the student's.
+        reuse: Updates that each batch of trajectories serves, with other noise levels drawn for each.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    teacher: str
+    steps: int = 6000
+    beta1: float = 0.0
+    average: float | None = None
+    guidance: float = 5.0
+    solver: str = "unipc"
+    solver_steps: int = 50
+    solver_shift: float | None = None
+    reuse: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "solver_steps", 1)
+        check_whole(self, "reuse", 1)
+        check_number(self, "guidance", above=False)
+        if self.solver_shift is not None:
+            check_number(self, "solver_shift", above=True)
+        if self.solver not in SOLVERS:
+            raise ValueError(f"`solver` must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+
+    @property
+    def frames_in_pass(self) -> int:
+        """Latent frames of one pass: the clean ones and the noisy ones."""
+        return 2 * self.frames
+
+
+# What differs from the defaults; the miniature is small enough to learn fast.
+INITIALISE_PRESETS: dict[str, dict[str, Any]] = {
+    "miniature": {
+        "generator": "miniature",
+        "steps": 2000,
+        "batch": 32,
+        "generator_rate": 3e-4,
+        "beta1": 0.9,
+        "average": 0.998,
+        "average_from": 100,
+        "guidance": 1.5,
+        "solver": "euler",
+        "solver_steps": 20,
+        "recompute": False,
+    },
+    "wan2.1-t2v-1.3b": {
+        "generator": "longlive-1.3b",
+        "teacher": "wan2.1-t2v-1.3b",
+        "precision": "bf16",
+    },
+}
+
+
+@torch.no_grad()
+def trajectory(solver: FlowSolver, flow: Flow, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+    """Walk a trajectory and look at it on the way.
+
+    Args:
+        solver: The solver; it is reset first.
+        flow: Takes latents `[B, ...]` and timesteps `[B]`, gives the flow `[B, ...]`.
+        noise: Standard normal latents `[B, ...]`, where the trajectory begins.
+        sigmas: `[S]` noise levels above 0 that are looked at; between two of the solver's the trajectory is taken as
+            straight, above the first one the noise is the state.
+
+    Returns:
+        The states `[S, B, ...]` and the end `[B, ...]`.
+    """
+    solver.reset()
+    x, levels, states = noise, sigmas.tolist(), {}
+    for index, timestep in enumerate(solver.timesteps.to(noise.device)):
+        following = solver.step(flow(x, timestep.expand(len(x))), x)
+        high, low = solver.sigmas[index].item(), solver.sigmas[index + 1].item()
+        for place, sigma in enumerate(levels):
+            if place not in states and sigma > low:
+                states[place] = torch.lerp(x, following, max(0.0, (high - sigma) / (high - low)))
+        x = following
+    return torch.stack([states[place] for place in range(len(levels))]), x
+
+
+class Initialisation(Trainer):
+    """The trainer of the causal initialisation.
+
+    Args:
+        config: The training.
+        networks: Its networks; moved to the device and changed in place.
+        prompts: Its prompts; `None` reads what the configuration names.
+
+    Raises:
+        ImportError: If an extra is missing.
+        ValueError: If configuration and networks do not fit.
+    """
+
+    config: InitialiseConfig
+    networks: TaughtNetworks
+
+    def __init__(self, config: InitialiseConfig, networks: TaughtNetworks, prompts: Prompts | None = None) -> None:
+        super().__init__(config, networks, prompts)
+        model = networks.config
+        self.schedule = FlowSchedule(shift=model.sampler.shift).to(self.device)
+        self.timesteps = self.schedule.warp(model.sampler.steps).to(self.device)
+        self.solver = SOLVERS[config.solver](config.solver_steps, shift=config.solver_shift or model.sampler.shift)
+        self.context = TeacherForcedContext(
+            _windowed(model, config.frames),
+            frames=config.frames,
+            block=model.sampler.block,
+            grid=self.shape.grid,
+            head_dim=model.dit.head_dim,
+            device=self.device,
+        )
+        self._walked: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def step(self) -> dict[str, float]:
+        """One update on the trajectories of a batch of prompts.
+
+        Returns:
+            Loss and gradient norm.
+
+        Raises:
+            RuntimeError: If the gradient is not finite.
+        """
+        loss, norm = self.learners["generator"].update(self.loss)
+        self.finish_step()
+        return {"generator_loss": loss, "generator_norm": norm}
+
+    def loss(self, micro: int) -> Tensor:
+        """Squared distance of the student's jumps from the ends of the trajectories.
+
+        Args:
+            micro: Micro-batch of the update.
+
+        Returns:
+            A scalar.
+        """
+        states, end, text = self.walked(self.done // self.config.reuse * self.config.accumulate + micro)
+        frames, sampler = end.shape[1], self.networks.config.sampler
+        parts = (self.config.seed, "levels", self.done, micro)
+        blocks = frames // sampler.block
+        drawn = [torch.randint(len(states), (1, blocks), generator=draws.generator(*parts, row)) for row in self.rows]
+        level = torch.cat(drawn).to(self.device).repeat_interleave(sampler.block, 1)
+        x = torch.gather(states, 0, level[None, :, :, None, None, None].expand(1, *end.shape))[0]
+        timestep = self.timesteps[level]
+        both = torch.cat([end, x], dim=1)
+        times = torch.cat([torch.full_like(timestep, sampler.context_timestep), timestep], dim=1)
+        with self.autocast(), recomputed(self.networks.generator, self.config.recompute):
+            flow = self.networks.generator(both, times, text, context=self.context)[:, frames:]
+        return (self.schedule.x0_from_flow(flow.float(), x, timestep) - end).square().mean()
+
+    def walked(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The trajectories of a batch, kept while they are in use; a resumed run walks them again.
+
+        Args:
+            index: Which batch of prompts.
+
+        Returns:
+            States `[S, B, F, C, H, W]` at the student's noise levels, ends `[B, F, C, H, W]`, and text embeddings.
+        """
+        if index not in self._walked:
+            first = index - index % self.config.accumulate
+            self._walked = {kept: found for kept, found in self._walked.items() if kept >= first}
+            text, _ = self.encoded(index)
+            noise = self.drawn(self.config.frames, "trajectory", index)
+            states, end = trajectory(self.solver, self._flow(text), noise, self.timesteps / 1000)
+            self._walked[index] = states, end, text
+        return self._walked[index]
+
+    def release(self) -> None:
+        """See `Trainer.release`."""
+        super().release()
+        self._walked = {}
+
+    def _flow(self, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        scale, blank = self.config.guidance, self.negative.expand_as(text)
+
+        def flow(x: Tensor, timestep: Tensor) -> Tensor:
+            times = timestep.float()[:, None].expand(x.shape[:2])
+            with self.autocast():
+                if scale == 0:
+                    return self.networks.teacher(x, times, text).float()
+                pair = self.networks.teacher(x.repeat(2, 1, 1, 1, 1), times.repeat(2, 1), torch.cat([text, blank]))
+            prompted, unprompted = pair.float().chunk(2)
+            return guided(prompted, unprompted, scale)
+
+        return flow
+
+
+def _windowed(model: ModelConfig, frames: int) -> CacheConfig:
+    """The cache's rules with a window, which for one clip say the same."""
+    cache = model.cache
+    if cache.window is not None:
+        return cache
+    return dataclasses.replace(cache, window=min(frames, cache.attend or frames), attend=None)
+
+
+def initialise(
+    config: InitialiseConfig,
+    report: Callable[[str], None] = runtime.silent,
+    *,
+    networks: TaughtNetworks | None = None,
+    prompts: Prompts | None = None,
+    wait: bool = True,
+    show: bool | None = None,
+) -> Run:
+    """Make a causal few-step student of a teacher; goes on from the newest checkpoint in the folder, if there is one.
+
+    Args:
+        config: The training.
+        report: Takes a line of progress now and then.
+        networks: Networks to train; `None` loads what the configuration names.
+        prompts: Prompts to train on; `None` reads what the configuration names.
+        wait: Whether to return at the end; else at once, with the training going on in the background.
+        show: Whether to show progress as a widget; `None`: in a notebook.
+
+    Returns:
+        The run, with its history and its networks.
+
+    Raises:
+        FileNotFoundError: If a model or file is not there.
+        ImportError: If an extra is missing.
+        MemoryError: If it will not fit, with settings that would.
+        RuntimeError: If the training diverges.
+        ValueError: If something does not fit, or the checkpoint is of another training.
+    """
+    if networks is None:
+        networks = TaughtNetworks.of(load(config.generator), teacher=open_transformer(config.teacher))
+    return run(Initialisation(config, networks, prompts), report, wait=wait, show=show)
+
+
+def initialise_preset(name: str, **changes: Any) -> InitialiseConfig:
+    """A preset's configuration.
+
+    Args:
+        name: A key of `INITIALISE_PRESETS`.
+        changes: Fields to set: at least `out`, and `teacher` for the miniature.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
+    """
+    return from_preset(InitialiseConfig, INITIALISE_PRESETS, name, changes)

@@ -1,0 +1,241 @@
+"""Pretraining of a bidirectional teacher by flow matching, on clips of the miniature's world or any others.
+
+It begins with the weights of any model of the same sizes, a causal one too: both are the same classes.
+
+Source: flow matching (Lipman et al., 2023, arXiv:2210.02747); guidance by left-out prompts (Ho and Salimans, 2022,
+arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.config import ModelConfig
+from studio.model.weights import load
+from studio.schedule import shift_sigma
+from studio.solvers import EulerSolver, solve
+from studio.train import draws, runtime
+from studio.train.clips import Clips, WorldClips
+from studio.train.dmd import guided
+from studio.train.networks import TrainedNetworks
+from studio.train.recipe import TrainConfig, check_number, check_whole, from_preset
+from studio.train.recompute import recomputed
+from studio.train.running import Run, run
+from studio.train.trainer import Trainer
+
+__all__ = ["PRETRAIN_PRESETS", "PretrainConfig", "Pretraining", "pretrain", "pretrain_preset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Pretraining of a bidirectional network; see `TrainConfig` for all other fields.
+
+    Args:
+        shift: Flow shift of the drawn noise levels.
+        drop: Share of prompts left out, for guidance.
+        pool: Clips that are gone through again and again, kept as latents; `None` for ever new ones.
+        guidance: Scale of the guidance in previews.
+        solver_steps: Network calls of a preview.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    steps: int = 10000
+    generator_rate: float = 1e-4
+    beta1: float = 0.9
+    clip_norm: float = 1.0
+    average: float | None = 0.999
+    recompute: bool = False
+    shift: float = 3.0
+    drop: float = 0.1
+    pool: int | None = None
+    guidance: float = 1.5
+    solver_steps: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "shift", above=True)
+        check_number(self, "guidance", above=False)
+        check_whole(self, "solver_steps", 1)
+        if self.pool is not None:
+            check_whole(self, "pool", 1)
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"`drop` must lie in [0, 1), got {self.drop}; use 0.1")
+
+
+PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    "miniature": {"generator": "miniature", "batch": 48, "generator_rate": 3e-4, "precision": "bf16"},
+}
+
+
+class Pretraining(Trainer):
+    """The trainer of a bidirectional network.
+
+    Args:
+        config: The training.
+        networks: Its networks, with a VAE; moved to the device and changed in place.
+        clips: What it learns from; `None`: the miniature's world.
+
+    Raises:
+        ImportError: If an extra is missing.
+        ValueError: If configuration and networks do not fit.
+    """
+
+    config: PretrainConfig
+
+    def __init__(self, config: PretrainConfig, networks: TrainedNetworks, clips: Clips | None = None) -> None:
+        if networks.vae is None:
+            raise ValueError("`networks` must have a VAE, which makes the clips' latents, got None")
+        super().__init__(config, networks)
+        if clips is None:
+            shape = self.shape
+            if shape.height != shape.width:
+                raise ValueError(f"the miniature's world is square, got {shape.height}x{shape.width}; give `clips`")
+            frames = shape.frames_of(config.frames)
+            clips = WorldClips(frames, shape.height, seed=config.seed, device=self.device)
+        self.clips = clips
+        self._pooled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def step(self) -> dict[str, float]:
+        """One update.
+
+        Returns:
+            Loss and gradient norm.
+
+        Raises:
+            RuntimeError: If the gradient is not finite.
+        """
+        loss, norm = self.learners["generator"].update(self.loss)
+        self.finish_step()
+        return {"generator_loss": loss, "generator_norm": norm}
+
+    def loss(self, micro: int) -> Tensor:
+        """Mean squared error of the flow.
+
+        Args:
+            micro: Micro-batch of the update.
+
+        Returns:
+            A scalar.
+        """
+        config = self.config
+        index = self.done * config.accumulate + micro
+        x0, text = self.batch(index)
+        drawn = [torch.rand(2, generator=draws.generator(config.seed, "level", index, row)) for row in self.rows]
+        uniform, dropped = torch.stack(drawn).to(self.device).unbind(1)
+        sigma = shift_sigma(uniform, config.shift)[:, None].expand(x0.shape[:2])
+        text = torch.where((dropped < config.drop)[:, None, None], self.negative.expand_as(text), text)
+        noise, level = self.drawn(x0.shape[1], "flow", index), sigma[..., None, None, None]
+        with self.autocast(), recomputed(self.networks.generator, config.recompute):
+            flow = self.networks.generator((1 - level) * x0 + level * noise, 1000 * sigma, text)
+        return (flow.float() - (noise - x0)).square().mean()
+
+    @torch.no_grad()
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """Latents `[B, F, C, H, W]` and text embeddings of this rank's clips of a batch.
+
+        Args:
+            index: Which batch.
+        """
+        first = index * self.accelerator.num_processes * self.config.batch
+        wanted = [first + row for row in self.rows]
+        if self.config.pool is None:
+            return self._encoded_clips(wanted)
+        wanted = [place % self.config.pool for place in wanted]
+        for place in wanted:
+            if place not in self._pooled:
+                latents, text = self._encoded_clips([place])
+                self._pooled[place] = latents[0], text[0]
+        latents, text = zip(*(self._pooled[place] for place in wanted), strict=True)
+        return torch.stack(latents), torch.stack(text)
+
+    def _encoded_clips(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        assert self.networks.vae is not None
+        pixels, prompts = self.clips(indices)
+        latents = self.networks.vae.encode(pixels.to(self.device)).float()
+        if latents.shape[1] != self.config.frames:
+            raise ValueError(f"clips must have {self.config.frames} latent frames (`frames`), got {latents.shape[1]}")
+        return latents, self.networks.encode(prompts).to(self.device)
+
+    def release(self) -> None:
+        """See `Trainer.release`."""
+        super().release()
+        self._pooled = {}
+
+    @property
+    def exported_config(self) -> ModelConfig:
+        """The same model, as one that makes whole clips."""
+        return dataclasses.replace(self.networks.config, causal=False)
+
+    @torch.no_grad()
+    def sample(self, text: Tensor, *parts: int | str) -> Tensor:
+        """See `Trainer.sample`; a whole clip at once, by Euler steps."""
+        config = self.config
+        source = draws.generator(config.seed, "sample", *parts)
+        noise = torch.randn(self.shape.latents(len(text), config.frames), generator=source).to(self.device)
+        blank = self.negative.expand_as(text)
+
+        def flow(x: Tensor, timestep: Tensor) -> Tensor:
+            times = timestep[:, None].expand(x.shape[:2]).repeat(2, 1)
+            with self.autocast():
+                pair = self.networks.generator(x.repeat(2, 1, 1, 1, 1), times, torch.cat([text, blank])).float()
+            prompted, unprompted = pair.chunk(2)
+            return guided(prompted, unprompted, config.guidance)
+
+        return solve(EulerSolver(config.solver_steps, shift=config.shift), flow, noise)
+
+
+def pretrain(
+    config: PretrainConfig,
+    report: Callable[[str], None] = runtime.silent,
+    *,
+    networks: TrainedNetworks | None = None,
+    clips: Clips | None = None,
+    wait: bool = True,
+    show: bool | None = None,
+) -> Run:
+    """Teach a bidirectional network; goes on from the newest checkpoint in the folder, if there is one.
+
+    Args:
+        config: The training.
+        report: Takes a line of progress now and then.
+        networks: The network to train; `None` loads what the configuration names.
+        clips: What it learns from; `None`: the miniature's world.
+        wait: Whether to return at the end; else at once, with the training going on in the background.
+        show: Whether to show progress as a widget; `None`: in a notebook.
+
+    Returns:
+        The run, with its history and its networks; its export is a teacher for `initialise` and `distill`.
+
+    Raises:
+        FileNotFoundError: If a model or file is not there.
+        ImportError: If an extra is missing.
+        MemoryError: If it will not fit, with settings that would.
+        RuntimeError: If the training diverges.
+        ValueError: If something does not fit, or the checkpoint is of another training.
+    """
+    networks = networks or TrainedNetworks.of(load(config.generator))
+    return run(Pretraining(config, networks, clips), report, wait=wait, show=show)
+
+
+def pretrain_preset(name: str, **changes: Any) -> PretrainConfig:
+    """A preset's configuration.
+
+    Args:
+        name: A key of `PRETRAIN_PRESETS`.
+        changes: Fields to set: at least `out`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
+    """
+    return from_preset(PretrainConfig, PRETRAIN_PRESETS, name, changes)
