@@ -172,7 +172,9 @@ def generate(models: Models, trials: Sequence[Trial], *, seed: int, policies: Se
 
     def go_on(cache: KVCache, stream: VAEStream, text: Tensor, count: int, policy: Policy | None = None) -> Tensor:
         blocks = rollout(models.dit, cache, _plan(text, count, policy), noise, config.sampler)
-        return torch.cat([models.vae.decode(block.latents, stream) for block in blocks], dim=1)
+        return torch.cat(
+            [models.vae.decode(block.latents, stream, cut=block.policy == "clear") for block in blocks], dim=1
+        )
 
     start = go_on(cache, stream, text, before)
     clips = {}

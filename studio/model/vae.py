@@ -379,13 +379,17 @@ class VideoVAE(nn.Module):
             stream.encoded += mu.shape[1]
         return mu, log_var
 
-    def decode(self, latents: Tensor, stream: VAEStream | None = None, *, clamp: bool = True) -> Tensor:
+    def decode(
+        self, latents: Tensor, stream: VAEStream | None = None, *, clamp: bool = True, cut: bool = False
+    ) -> Tensor:
         """Scaled latents to pixels.
 
         Args:
             latents: [B, F, C, h, w], any number of latent frames.
             stream: the video's state so far, updated; None for a whole clip. Chunks through a stream equal the whole.
             clamp: limit the result to [-1, 1].
+            cut: another video begins here, as after a cleared cache, and the stream forgets the one before. A video's
+                first latent frame holds one picture: it stands as long as the four of any other, so that time goes on.
 
         Returns:
             Pixels [B, T, 3, H, W]; T is 4F - 3 at the start of a video, 4F when a stream goes on.
@@ -397,6 +401,12 @@ class VideoVAE(nn.Module):
             expected = f"[B, F >= 1, {self.config.z_dim}, h, w]"
             got = list(latents.shape)
             raise ValueError(f"`latents` must be {expected}, got {got}; put the frames before the channels")
+        if cut and stream is not None and stream.decoded:
+            own = {module.slot for module in self.decoder.modules() if isinstance(module, CausalConv3d)}
+            stream.history = [None if slot in own else part for slot, part in enumerate(stream.history)]
+            stream.decoded = 0
+            pixels = self.decode(latents, stream, clamp=clamp)
+            return torch.cat([pixels[:, :1]] * (self.config.temporal_factor - 1) + [pixels], dim=1)
         if stream is not None and self.frames_at_once and latents.shape[1] > self.frames_at_once:
             parts = latents.split(self.frames_at_once, dim=1)
             return torch.cat([self.decode(part, stream, clamp=clamp) for part in parts], dim=1)

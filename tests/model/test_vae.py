@@ -174,3 +174,31 @@ def test_the_miniature_fits_its_budget():
         count = sum(p.numel() for p in VideoVAE(config).parameters())
     assert count < 7_000_000
     assert (config.spatial_factor, config.temporal_factor) == (8, 4)
+
+
+@torch.no_grad()
+def test_a_cut_begins_another_video_and_keeps_time():
+    vae = build()
+    before, after = (torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    stream, alone = vae.stream(), vae.stream()
+    pixels = torch.rand(1, 5, 3, 16, 16)
+    for either in (stream, alone):
+        vae.encode(pixels, either)
+    vae.decode(before, stream)
+    cut = vae.decode(after, stream, cut=True)
+    fresh = vae.decode(after, alone)
+    held = vae.config.temporal_factor
+    assert cut.shape[1] == 3 * held
+    torch.testing.assert_close(cut[:, held - 1 :], fresh)
+    assert all(torch.equal(cut[:, 0], cut[:, index]) for index in range(held))
+    # The stream goes on like the other video's own, the encoder's side untouched.
+    torch.testing.assert_close(vae.decode(before, stream), vae.decode(before, alone))
+    more = torch.rand(1, held, 3, 16, 16)
+    torch.testing.assert_close(vae.encode(more, stream), vae.encode(more, alone))
+
+
+@torch.no_grad()
+def test_a_cut_before_anything_is_no_cut():
+    vae = build()
+    latents = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(vae.decode(latents, vae.stream(), cut=True), vae.decode(latents, vae.stream()))
