@@ -14,17 +14,32 @@ if TYPE_CHECKING:
     from studio.live import Session, open
     from studio.model.weights import load
     from studio.timeline import Segment, Timeline
-    from studio.widgets import Studio
+    from studio.widgets import CacheStrip, HeadGrid, Studio, WordsOverTime
 
 __version__ = "0.1.0"
-__all__ = ["Segment", "Session", "Studio", "Switch", "Timeline", "load", "open", "preset"]
+__all__ = [
+    "CacheStrip",
+    "HeadGrid",
+    "Segment",
+    "Session",
+    "Studio",
+    "Switch",
+    "Timeline",
+    "WordsOverTime",
+    "load",
+    "open",
+    "preset",
+]
 
 _HOMES = {
+    "CacheStrip": "studio.widgets",
+    "HeadGrid": "studio.widgets",
     "Segment": "studio.timeline",
     "Session": "studio.live",
     "Studio": "studio.widgets",
     "Switch": "studio.events",
     "Timeline": "studio.timeline",
+    "WordsOverTime": "studio.widgets",
     "load": "studio.model.weights",
     "open": "studio.live",
     "preset": "studio.config",

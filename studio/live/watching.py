@@ -483,7 +483,9 @@ def _mass(slots: tuple[Slot, ...], attention: AttentionReading | None) -> np.nda
 
 
 def _pictures(frames: np.ndarray, own: tuple[int, ...], shape: VideoShape) -> np.ndarray:
-    """A small picture of each latent frame: the last pixel frame it decodes to, averaged down."""
+    """A small picture of each latent frame: the last pixel frame it decodes to, averaged down; none without pixels."""
+    if len(frames) == 0:
+        return np.zeros((0, 1, 1, 3), dtype=np.uint8)
     start = shape.first_frame(own[0] // shape.block)
     picked = frames[[shape.frames_of(frame + 1) - 1 - start for frame in own]]
     factor = max(1, -(-picked.shape[1] // PICTURE_ROWS))

@@ -1,4 +1,4 @@
-"""Widgets: show a video being generated and let it be steered, in a notebook.
+"""Widgets: show a video being generated and let it be steered, in a notebook, and show the cache that makes it.
 
 They work against the small protocol of `studio.widgets.source` and import no torch, so that a live session, a recording
 and a test double all fit.
@@ -6,7 +6,8 @@ and a test double all fit.
 
 from __future__ import annotations
 
-from studio.widgets.source import FrameSource
+from studio.widgets.source import CacheSource, FrameSource
 from studio.widgets.studio import Studio
+from studio.widgets.views import CacheStrip, HeadGrid, WordsOverTime
 
-__all__ = ["FrameSource", "Studio"]
+__all__ = ["CacheSource", "CacheStrip", "FrameSource", "HeadGrid", "Studio", "WordsOverTime"]

@@ -71,7 +71,7 @@ class Outbox:
         self._beat_s, self._stats_s = beat_s, stats_s
         self._wake = threading.Condition()
         self._clients: dict[str, _Client] = {}
-        self._messages: deque[Message] = deque()
+        self._messages: deque[tuple[Message, list[bytes] | None]] = deque()
         self._blocks: deque[tuple[DecodedBlock, int, int]] = deque()
         self._serial = 0
         self._next_beat = self._next_stats = 0.0
@@ -142,14 +142,14 @@ class Outbox:
 
     # What the source says
 
-    def post(self, message: Message) -> None:
-        """Send a small message soon; never blocks."""
+    def post(self, message: Message, buffers: list[bytes] | None = None) -> None:
+        """Send a small message soon, with its buffers; never blocks."""
         with self._wake:
             if self._closed or not self._clients:
                 return
             if message["type"] in _LATEST:
-                self._messages = deque(old for old in self._messages if old["type"] != message["type"])
-            self._messages.append(message)
+                self._messages = deque(old for old in self._messages if old[0]["type"] != message["type"])
+            self._messages.append((message, buffers))
             self._wake.notify_all()
 
     def post_block(self, block: DecodedBlock, *, parts: int = 1) -> None:
@@ -188,7 +188,7 @@ class Outbox:
 
     def _run(self) -> None:
         while True:
-            item: Message | tuple[DecodedBlock, int, int] | None = None
+            item: tuple[Message, list[bytes] | None] | tuple[DecodedBlock, int, int] | None = None
             with self._wake:
                 silenced = self._give_up(time.monotonic())
                 if not self._clients and not silenced:
@@ -201,24 +201,26 @@ class Outbox:
             # Nothing foreign is called under the lock.
             if silenced:
                 self._silent()
-            elif isinstance(item, dict):
-                self._send(item, None)
+            elif item is not None and len(item) == 2:
+                self._send(*item)
             elif item is not None:
                 self._send_block(*item)
 
-    def _next(self, now: float) -> tuple[Message | tuple[DecodedBlock, int, int] | None, float]:
+    def _next(
+        self, now: float
+    ) -> tuple[tuple[Message, list[bytes] | None] | tuple[DecodedBlock, int, int] | None, float]:
         """What to send now, or nothing and how long to wait."""
         wait = min(self._next_beat - now, min(self._timeout_s, self._silent_s) / 4)
-        for position, message in enumerate(self._messages):
+        for position, (message, buffers) in enumerate(self._messages):
             if message["type"] != "stats" or now >= self._next_stats:
                 del self._messages[position]
                 if message["type"] == "stats":
                     self._next_stats = now + self._stats_s
-                return message, 0.0
+                return (message, buffers), 0.0
             wait = min(wait, self._next_stats - now)
         if now >= self._next_beat:
             self._next_beat = now + self._beat_s
-            return {"type": "beat"}, 0.0
+            return ({"type": "beat"}, None), 0.0
         if self._blocks and self._in_flight() < self._window and any(c.fresh for c in self._clients.values()):
             return self._blocks.popleft(), 0.0
         return None, max(0.01, min(wait, self._beat_s))

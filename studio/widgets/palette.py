@@ -6,10 +6,11 @@ from collections import Counter
 
 from studio.timeline import Timeline
 
-__all__ = ["COLOURS", "Palette"]
+__all__ = ["COLOURS", "HEXES", "Palette", "css"]
 
 # How many colours the style sheet defines: those of Okabe and Ito, which colour-blind eyes tell apart.
 COLOURS = 7
+HEXES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 
 
 class Palette:
@@ -42,3 +43,15 @@ class Palette:
                 self._places[segment.prompt] = min(range(COLOURS), key=lambda place: (used[place], place))
         self._before = {segment.start: segment.prompt for segment in timeline.segments}
         return [segment.colour or self._places[segment.prompt] for segment in timeline.segments]
+
+
+def css(colour: int | str) -> str:
+    """A place in the palette, or a colour of its own, as a hexadecimal colour.
+
+    Args:
+        colour: As `Palette.colours` gives it.
+
+    Returns:
+        As "#e69f00".
+    """
+    return HEXES[colour % COLOURS] if isinstance(colour, int) else colour

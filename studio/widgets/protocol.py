@@ -1,7 +1,8 @@
 """The messages between the kernel and the browser: their shapes, and the checks on what comes in.
 
 Down (kernel to browser), dictionaries with a `type`: hello, block, state, timeline, switch, stats, restart, error,
-words, reply, pong, beat. A block carries one binary buffer, its JPEG files back to back, and their `sizes`.
+words, cache, reply, pong, beat. A block carries one binary buffer, its JPEG files back to back, and their `sizes`;
+`studio.widgets.seeing` describes what a cache message carries.
 Up (browser to kernel): ready, bye, ack, played, ping, words, failure, and the commands of `COMMANDS`. Every message up
 names its `client`, a page that shows the widget.
 """
@@ -123,6 +124,7 @@ COMMANDS: dict[str, _Fields] = {
     "append": {"prompt": _text, "start": _integer},
     "edit": {"index": _integer, "start": _integer, "prompt": _text},
     "remove": {"index": _integer, "start": _integer},
+    "watch": {"on": _flag},
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch
@@ -13,13 +13,16 @@ from studio.widgets import protocol
 from studio.widgets.codec import encode_frames
 from studio.widgets.outbox import Outbox
 from studio.widgets.palette import Palette
-from studio.widgets.source import FrameSource
+from studio.widgets.seeing import cache_message
+from studio.widgets.source import CacheSource, CacheWatch, FrameSource, Reading
 
 __all__ = ["Relay", "Steering"]
 
 # A page that is shown or reloaded gets what was played last, so that it has a picture at once.
 RECENT_BLOCKS = 4
 KEPT_SWITCHES = 200
+# Readings of the cache that a page gets when it opens, for looking back.
+RECENT_READINGS = 160
 
 
 class Steering(Protocol):
@@ -33,6 +36,7 @@ class Steering(Protocol):
     def append(self, prompt: str, start: int | None = None) -> None: ...
     def edit(self, index: int, prompt: str) -> None: ...
     def remove(self, index: int) -> None: ...
+    def watch(self, on: bool = True) -> None: ...
 
 
 class Relay:
@@ -44,6 +48,8 @@ class Relay:
         send: Sends a message with its buffers; may raise when the connection goes down.
         note: Keeps a text about something that went wrong.
         autoplay: Whether a source that was never played starts as soon as somebody looks.
+        frames: Whether the pages show the frames; those that do not never hold generation back.
+        watch: Whether the cache is watched as soon as somebody looks, where the source lets it be.
     """
 
     def __init__(
@@ -54,9 +60,14 @@ class Relay:
         note: Callable[[str], None],
         *,
         autoplay: bool = True,
+        frames: bool = True,
+        watch: bool = False,
     ):
         self.source, self._steering, self._send, self.note = source, steering, send, note
-        self._autoplay = autoplay
+        self._autoplay, self._frames = autoplay and frames, frames
+        self._wants_watch = watch and self.watchable
+        self._watch: CacheWatch | None = None
+        self._unread: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
         self._consumer: Consumer | None = None
         self._playheads: dict[str, tuple[int, bool]] = {}
@@ -72,8 +83,60 @@ class Relay:
     def close(self) -> None:
         """Let go of the source, the thread and the pages."""
         self._unsubscribe()
+        self.watch(False)
         self.outbox.close()
         self._detach()
+
+    # The cache
+
+    @property
+    def watchable(self) -> bool:
+        """Whether the source lets its cache be watched."""
+        return isinstance(self.source, CacheSource)
+
+    def watch(self, on: bool) -> None:
+        """Begin or end watching the cache.
+
+        Raises:
+            RuntimeError: If the source is closed.
+            ValueError: If the source does not let its cache be watched.
+        """
+        with self._lock:
+            self._wants_watch = on
+        if not on:
+            self._unwatch()
+        elif not isinstance(self.source, CacheSource):
+            raise ValueError(f"the cache of `{self.source.name}` cannot be watched; open a live session")
+        elif self._watch is None:
+            watch = self.source.watch()
+            with self._lock:
+                mine = self._watch is None
+                if mine:
+                    self._watch, self._unread = watch, watch.subscribe(self._read)
+            if not mine:
+                watch.close()
+            for reading in watch.readings[-RECENT_READINGS:]:
+                self._read(reading)
+        self.outbox.post({"type": "watch", "on": on})
+
+    def _unwatch(self) -> None:
+        with self._lock:
+            watch, self._watch = self._watch, None
+            unread, self._unread = self._unread, lambda: None
+        unread()
+        if watch is not None:
+            watch.close()
+
+    @property
+    def readings(self) -> Sequence[Reading]:
+        """The readings of the cache that are still held, old to new."""
+        watch = self._watch
+        return () if watch is None else watch.readings
+
+    def _read(self, reading: Reading) -> None:
+        # Compressing three small pictures takes less than a millisecond; nothing here waits.
+        if self.outbox.clients:
+            self.outbox.post(*cache_message(reading))
 
     # Events of the source; called from its thread, so nothing here waits
 
@@ -100,6 +163,8 @@ class Relay:
     def _announce_block(self, block: DecodedBlock) -> None:
         with self._lock:
             self._take, self._last_block = block.take, block.index
+        if not self._frames:
+            return
         # The first picture of a take and of a switch is waited for: half a block is there sooner.
         self.outbox.post_block(block, parts=2 if block.index == 0 or block.switch is not None else 1)
 
@@ -176,6 +241,8 @@ class Relay:
         elif kind == "edit":
             self._expect(message["index"], message["start"])
             self._steering.edit(message["index"], message["prompt"])
+        elif kind == "watch":
+            self._steering.watch(message["on"])
         elif kind == "remove":
             self._expect(message["index"], message["start"])
             self._steering.remove(message["index"])
@@ -195,13 +262,23 @@ class Relay:
         self.outbox.join(client, hidden)
         with self._lock:
             self._playheads[client] = (self.playhead, hidden)
-        self._attach()
+        if self._frames:
+            self._attach()
         self.outbox.post(self._hello())
-        for block in self.recent():
-            self.outbox.post_block(block)
+        if self._frames:
+            for block in self.recent():
+                self.outbox.post_block(block)
+        self._welcome_readings()
         if self._autoplay and self.source.state == "idle":
             self._autoplay = False
             self.source.play()
+
+    def _welcome_readings(self) -> None:
+        if self._watch is not None:
+            for reading in self._watch.readings[-RECENT_READINGS:]:
+                self._read(reading)
+        elif self._wants_watch and self.source.state != "closed":
+            self.watch(True)
 
     def _attach(self) -> None:
         # The source is never called under the lock: it may be announcing something from another thread.
@@ -229,6 +306,9 @@ class Relay:
             "grid": protocol.grid_of(timeline),
             "take": self._take,
             "playhead": self.playhead,
+            "frames": self._frames,
+            "watchable": self.watchable,
+            "watching": self._wants_watch,
             "state": source.state,
             "timeline": self._timeline_message(timeline),
             "switches": [protocol.switch_fields(switch) for switch in list(self._switches.values())[-KEPT_SWITCHES:]],
@@ -297,6 +377,11 @@ class Relay:
         except Exception:
             # The connection is going down or is closed; the pages ask again when there is a new one.
             self.note(traceback.format_exc())
+
+    def colours(self) -> list[int | str]:
+        """For each segment of the timeline its colour, as the pages show it."""
+        with self._lock:
+            return self._palette.colours(self.source.timeline)
 
     def _timeline_message(self, timeline: Timeline) -> dict[str, Any]:
         with self._lock:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from studio.events import Consumer, DecodedBlock, Listener, Stats, Switch, UnknownWord
 from studio.timeline import Timeline
 
-__all__ = ["FrameSource"]
+__all__ = ["CacheSource", "CacheWatch", "FrameSource", "Reading", "SlotLike"]
 
 
 @runtime_checkable
@@ -84,4 +86,76 @@ class FrameSource(Protocol):
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Announce events to `listener` until the returned function is called."""
+        ...
+
+
+class SlotLike(Protocol):
+    """Where one slot of the cache comes from; frame, prompt, way and block of writing are `None` when it is empty."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def frame(self) -> int | None: ...
+    @property
+    def prompt(self) -> int | None: ...
+    @property
+    def written(self) -> str | None: ...
+    @property
+    def block(self) -> int | None: ...
+
+
+class Reading(Protocol):
+    """What one block saw of the cache; `studio.live.watching.BlockReading` says what each value is."""
+
+    @property
+    def take(self) -> int: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def policy(self) -> str | None: ...
+    @property
+    def prompts(self) -> Mapping[int, str]: ...
+    @property
+    def slots(self) -> Sequence[SlotLike]: ...
+    @property
+    def before(self) -> Sequence[SlotLike] | None: ...
+    @property
+    def layers(self) -> Sequence[int]: ...
+    @property
+    def mass(self) -> np.ndarray: ...
+    @property
+    def words(self) -> Any: ...
+    @property
+    def own(self) -> Sequence[int]: ...
+    @property
+    def pictures(self) -> np.ndarray: ...
+    @property
+    def warnings(self) -> Sequence[Any]: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class CacheWatch(Protocol):
+    """A hold on a watched source: its readings so far and to come."""
+
+    @property
+    def readings(self) -> Sequence[Reading]: ...
+
+    def subscribe(self, reader: Callable[[Any], None]) -> Callable[[], None]:
+        """Hand each new reading to `reader` until the returned function is called; it must return at once."""
+        ...
+
+    def close(self) -> None:
+        """Let go; harmless when repeated."""
+        ...
+
+
+@runtime_checkable
+class CacheSource(Protocol):
+    """A source whose cache can be watched."""
+
+    def watch(self) -> CacheWatch:
+        """Watch the cache from the next block on."""
         ...

@@ -18,7 +18,7 @@ from studio.widgets.cells import Replacing
 from studio.widgets.codec import film_strip, require_simplejpeg
 from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
-from studio.widgets.source import FrameSource
+from studio.widgets.source import FrameSource, Reading
 
 __all__ = ["Studio"]
 
@@ -39,6 +39,7 @@ class Studio(anywidget.AnyWidget):
         source: What makes the frames, as `studio.open("miniature")`.
         width: Width of the widget: CSS text as "800px" or "100%", or a number of pixels.
         autoplay: Whether a source that was never played starts as soon as somebody looks.
+        inspect: Whether the inspector, which shows the cache, is open from the start; closed it costs nothing.
 
     Raises:
         ImportError: If the library that compresses frames is missing.
@@ -51,9 +52,13 @@ class Studio(anywidget.AnyWidget):
 
     width = t.Union([t.Unicode(), t.Int()], default_value="100%", help="Width of the widget.").tag(sync=True)
     key = t.Unicode(help="Name of this widget in the front end.").tag(sync=True)
+    view = t.Unicode("studio", help="What the front end shows.").tag(sync=True)
     errors = t.List(t.Unicode(), help="What went wrong in the front end or in a message, newest last.")
 
-    def __init__(self, source: FrameSource, *, width: str | int = "100%", autoplay: bool = True):
+    # Whether the pages get the frames, or only what is said about them.
+    _frames = True
+
+    def __init__(self, source: FrameSource, *, width: str | int = "100%", autoplay: bool = True, inspect: bool = True):
         missing = [name for name in _NEEDED if not hasattr(source, name)]
         if missing:
             raise TypeError(
@@ -67,7 +72,13 @@ class Studio(anywidget.AnyWidget):
         keep_subshell(self.comm)
         # `send` is looked up at each message: it goes by the comm of that moment.
         self._relay: Relay | None = Relay(
-            source, self, lambda content, buffers: self.send(content, buffers), self._note, autoplay=autoplay
+            source,
+            self,
+            lambda content, buffers: self.send(content, buffers),
+            self._note,
+            autoplay=autoplay,
+            frames=self._frames,
+            watch=inspect,
         )
         self.on_msg(self._receive)
         _replacing.add(self)
@@ -188,6 +199,25 @@ class Studio(anywidget.AnyWidget):
             ValueError: If there is no such segment, or it is the only one.
         """
         self.source.timeline = self.source.timeline.remove(index)
+
+    def watch(self, on: bool = True) -> None:
+        """Open or close the inspector, and with it begin or end watching the cache.
+
+        Args:
+            on: Whether to watch.
+
+        Raises:
+            RuntimeError: If the widget or its source is closed.
+            ValueError: If the source does not let its cache be watched.
+        """
+        if self._relay is None:
+            raise RuntimeError("this widget is closed; make another with studio.Studio(session)")
+        self._relay.watch(on)
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """What each recent block saw of the cache, old to new; empty while nothing is watched."""
+        return () if self._relay is None else tuple(self._relay.readings)
 
     def close(self) -> None:
         """Take the widget away and let go of its thread, its frames and its source; the source stays open."""

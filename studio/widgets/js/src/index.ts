@@ -1,10 +1,11 @@
-import { h, setText } from "./dom";
+import { h, setText, show } from "./dom";
 import { listen } from "./keys";
 import { Store } from "./store";
 import { followTheme } from "./theme";
 import type { Model } from "./types";
 import { ComposerView } from "./views/composer";
 import { HelpView } from "./views/help";
+import { InspectorView } from "./views/inspector";
 import { NoticeView } from "./views/notice";
 import { PlayerView, situation } from "./views/player";
 import { StatusView } from "./views/status";
@@ -15,6 +16,31 @@ interface Opened {
   el: HTMLElement;
 }
 
+/** Build a view of the cache that stands alone. */
+function mountCache(store: Store, { model, el }: Opened): () => void {
+  const kind = String(model.get("view"));
+  const inspector = new InspectorView(store, kind);
+  const root = h("div", { class: "ls-studio", tabindex: -1, role: "region", "aria-label": "What the model sees" }, inspector.element);
+  const setWidth = () => (root.style.width = String(model.get("width") ?? "100%"));
+  setWidth();
+  el.replaceChildren(root);
+  const view = { update: () => inspector.update(), draw: () => {} };
+  const leave = followTheme(root);
+  // Keys that move within a view must not move the notebook's cells.
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+  });
+  model.on("change:width", setWidth);
+  store.attach(view);
+  view.update();
+  return () => {
+    model.off("change:width", setWidth);
+    leave();
+    store.detach(view);
+  };
+}
+
 /** Build one view of the studio; returns what takes it down again. */
 function mount(store: Store, { model, el }: Opened): () => void {
   const help = new HelpView();
@@ -22,10 +48,11 @@ function mount(store: Store, { model, el }: Opened): () => void {
   const composer = new ComposerView(store);
   const timeline = new TimelineView(store, (prompt) => composer.offerPrompt(prompt));
   const status = new StatusView(store);
+  const inspector = new InspectorView(store, "studio");
   const notice = new NoticeView(store);
   const spoken = h("div", { class: "ls-spoken", "aria-live": "polite" });
   player.cover(notice.element);
-  const grid = h("div", { class: "ls-grid" }, player.element, timeline.element, composer.element, status.element);
+  const grid = h("div", { class: "ls-grid" }, player.element, inspector.element, timeline.element, composer.element, status.element);
   const root = h("div", { class: "ls-studio", tabindex: 0, role: "region", "aria-label": "Live studio" }, grid, help.element, spoken);
   const setWidth = () => (root.style.width = String(model.get("width") ?? "100%"));
   setWidth();
@@ -33,7 +60,11 @@ function mount(store: Store, { model, el }: Opened): () => void {
 
   const view = {
     update() {
+      const inspecting = store.hello?.watchable === true && store.watching;
+      show(inspector.element, inspecting);
+      grid.toggleAttribute("data-inspect", inspecting);
       for (const part of [player, composer, timeline, status, notice]) part.update();
+      if (inspecting) inspector.update();
       // Short waits come and go; read aloud they would only disturb.
       const { label, kind } = situation(store);
       if (kind !== "wait") setText(spoken, `${label}. ${store.promptInForce}`);
@@ -72,7 +103,8 @@ export default () => {
     },
     render(opened: Opened) {
       store ??= new Store(opened.model);
-      return mount(store, opened);
+      const alone = (opened.model.get("view") ?? "studio") !== "studio";
+      return alone ? mountCache(store, opened) : mount(store, opened);
     },
   };
 };

@@ -3,8 +3,9 @@ import { Film } from "./film";
 import { Grid } from "./grid";
 import { Link } from "./link";
 import { Playback } from "./playback";
+import { ALL, Readings, type Pin, type Reading } from "./readings";
 import type {
-  BlockMessage, Failure, Hello, Message, Model, Reply, Segment, SourceState, Stats, Switch, Timeline, UnknownWord,
+  BlockMessage, CacheMessage, Failure, Hello, Message, Model, Reply, Segment, SourceState, Stats, Switch, Timeline, UnknownWord,
 } from "./types";
 
 const REPORT_MS = 500;
@@ -41,6 +42,15 @@ export class Store {
   switches: Switch[] = [];
   error: Failure | null = null;
   flash: Flash | null = null;
+  /** What the blocks saw of the cache. */
+  readonly readings = new Readings();
+  watching = false;
+  /** The layer and head that all views of the cache show. */
+  pin: Pin = ALL;
+  /** The block that the views of the cache show where no film says it; null for the newest. */
+  chosen: number | null = null;
+  /** The latent frame whose slot is pointed at, in all views. */
+  pointed: number | null = null;
   /** Why the kernel would not do what was asked for last. */
   refusal: string | null = null;
   private views = new Set<View>();
@@ -149,6 +159,30 @@ export class Store {
   /** The prompt that the next block to be generated is under. */
   get lastPrompt(): string {
     return this.segmentAt(this.nextBlock)?.prompt ?? "";
+  }
+
+  /** What the block that is shown saw of the cache. */
+  get reading(): Reading | undefined {
+    if (this.hello?.frames === false) return this.chosen === null ? this.readings.latest : this.readings.at(this.chosen);
+    return this.playback.frame < 0 ? this.readings.latest : this.readings.upTo(this.grid.blockAt(this.playhead));
+  }
+
+  pinTo(pin: Pin): void {
+    this.pin = pin;
+    this.changed();
+  }
+
+  /** Show a block in the views of the cache; null for the newest. */
+  choose(block: number | null): void {
+    this.chosen = block;
+    if (this.hello?.frames !== false && block !== null) this.seek(this.grid.start(block));
+    this.changed();
+  }
+
+  point(frame: number | null): void {
+    if (this.pointed === frame) return;
+    this.pointed = frame;
+    this.changed();
   }
 
   /** Draw the picture once more: its place has another size. */
@@ -260,6 +294,12 @@ export class Store {
       case "block":
         this.store(message, buffers);
         return;
+      case "cache":
+        this.read(message, buffers);
+        break;
+      case "watch":
+        this.watching = message.on;
+        break;
       case "timeline":
         this.timeline = { segments: message.segments, length: message.length };
         break;
@@ -288,6 +328,7 @@ export class Store {
   private welcome(hello: Hello): void {
     const first = this.hello === null;
     this.hello = hello;
+    this.watching = hello.watching;
     this.grid = new Grid(hello.grid, hello.fps);
     this.playback.setFps(hello.fps);
     this.timeline = hello.timeline;
@@ -305,6 +346,8 @@ export class Store {
 
   private begin(take: number): void {
     this.film.clear(take);
+    if (take > this.readings.take) this.readings.clear(take);
+    this.chosen = null;
     this.playback.reset();
     this.decoder.clear();
     this.drawn = -1;
@@ -330,6 +373,12 @@ export class Store {
     if (this.playback.frame < 0 && !this.playback.running) this.poster();
     this.loop();
     this.changed();
+  }
+
+  private read(message: CacheMessage, buffers: DataView[]): void {
+    const [numbers, pictures] = buffers;
+    if (numbers === undefined || pictures === undefined) throw new Error(`the reading of block ${message.block} came without its numbers`);
+    this.readings.put(message, numbers, pictures);
   }
 
   /** Show the first picture although nothing plays. */

@@ -71,6 +71,11 @@ export interface Hello {
   grid: GridSize;
   take: number;
   playhead: number;
+  /** Whether frames come as well; else the newest block is shown. */
+  frames: boolean;
+  /** Whether the cache can be watched, and whether it is. */
+  watchable: boolean;
+  watching: boolean;
   state: SourceState;
   timeline: Timeline;
   /** The switches of this take so far. */
@@ -93,6 +98,39 @@ export interface BlockMessage {
   switch: Switch | null;
 }
 
+/** Frame, role, prompt, way of writing, block of writing. */
+export type SlotFields = [
+  number | null, "sink" | "window" | "empty", number | null, "commit" | "recache" | null, number | null,
+];
+
+/** Something wrong with the cache. */
+export interface Fault {
+  kind: string;
+  block: number;
+  layer: number | null;
+  slot: number | null;
+  message: string;
+}
+
+export interface CacheMessage {
+  type: "cache";
+  take: number;
+  block: number;
+  prompt: string;
+  policy: string | null;
+  prompts: Record<string, string>;
+  slots: SlotFields[];
+  before: SlotFields[] | null;
+  own: number[];
+  layers: number[];
+  heads: number;
+  words: string[] | null;
+  grid: [number, number];
+  counts: number[];
+  sizes: number[];
+  warnings: Fault[];
+}
+
 export interface Reply {
   type: "reply";
   client: string;
@@ -104,7 +142,9 @@ export interface Reply {
 export type Message =
   | Hello
   | BlockMessage
+  | CacheMessage
   | Reply
+  | { type: "watch"; on: boolean }
   | ({ type: "timeline" } & Timeline)
   | ({ type: "stats" } & Stats)
   | ({ type: "error" } & Failure)

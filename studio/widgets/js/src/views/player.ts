@@ -19,6 +19,7 @@ export class PlayerView {
     class: "ls-seed", type: "text", inputmode: "numeric", "aria-label": "Seed; Enter starts again with it", size: 6,
     title: "Seed of the noise: the same seed and prompts give the same video. Enter starts again with it.",
   });
+  private readonly look = h("button", { type: "button", title: "See the cache that the model works with" }, "Cache");
   private readonly stage: HTMLElement;
   private sized = "";
   private glow = 0;
@@ -28,6 +29,7 @@ export class PlayerView {
     const button = (name: "restart" | "back" | "forward", label: string, action: () => void) =>
       h("button", { type: "button", "aria-label": label, title: label, click: action }, icon(name));
     this.toggle.addEventListener("click", () => store.toggle());
+    this.look.addEventListener("click", () => void store.command("watch", { on: true }));
     this.seed.addEventListener("keydown", (event) => this.onSeedKey(event));
     this.seed.addEventListener("blur", () => this.showSeed());
     const bar = h(
@@ -38,6 +40,7 @@ export class PlayerView {
       button("forward", "One block on (right arrow)", () => store.stepForward()),
       h("span", { class: "ls-position ls-num" }, this.time, this.place),
       h("span", { class: "ls-grow" }),
+      this.look,
       h("label", { class: "ls-field" }, h("span", { class: "ls-muted" }, "seed"), this.seed),
       h("button", { type: "button", "aria-label": "Keys (?)", title: "Keys (?)", click: openKeys }, "?"),
     );
@@ -51,6 +54,7 @@ export class PlayerView {
     setText(this.state, label);
     this.badge.dataset.kind = kind;
     this.updateToggle(store.playback.running);
+    show(this.look, store.hello?.watchable === true && !store.watching);
     this.updatePosition();
     this.updateFlash();
     this.updateCaption();

@@ -1,0 +1,195 @@
+"""The views of the cache on paper: matplotlib figures in vectors, at print size, in colours all eyes tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from studio.widgets.palette import css
+from studio.widgets.source import Reading, SlotLike
+from studio.widgets.tables import parts, reading_at, until
+
+__all__ = ["PAGE", "cache_figure", "heads_figure", "words_figure"]
+
+# Inches: the width of the text of a page.
+PAGE = 6.75
+INK, SOFT, BAR = "#1d2129", "#5a6270", "#3b6fb6"
+HATCH = "////"
+_GAP = 0.35
+
+Colours = Sequence[int | str]
+
+
+def cache_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
+    """Every slot that a block could see, and below it its share of the attention.
+
+    Args:
+        readings: Old to new; the pictures of the slots come from all of them.
+        colours: The colour of each prompt by its number.
+        block: The block; `None` for the latest.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If that block was not read.
+    """
+    reading = reading_at(readings, block)
+    pictures = {frame: picture for r in readings for frame, picture in zip(r.own, r.pictures, strict=False)}
+    figure = Figure(figsize=(PAGE, 2.7), layout="constrained")
+    cells, bars = figure.subplots(2, 1, sharex=True, height_ratios=(1.05, 1))
+    places = _places(reading.slots)
+    ratio = reading.pictures.shape[2] / reading.pictures.shape[1]
+    for place, slot in zip(places, reading.slots, strict=True):
+        _draw_slot(cells, place, slot, slot.frame in reading.own, colours, pictures.get(slot.frame or 0), ratio)
+    cells.set_xlim(-0.55, places[-1] + 0.55)
+    cells.set_ylim(-0.42, 1.02)
+    cells.axis("off")
+    shares = 100 * reading.mass.mean(axis=(0, 1))
+    drawn = bars.bar(places, np.nan_to_num(shares), width=0.86, color=BAR)
+    for patch, slot, share in zip(drawn, reading.slots, shares, strict=True):
+        if slot.frame in reading.own:
+            patch.set(hatch="....", edgecolor="white", linewidth=0)
+        if slot.frame is not None and np.isfinite(share):
+            bars.annotate(
+                f"{share:.1f}" if share < 9.95 else f"{share:.0f}",
+                (patch.get_x() + patch.get_width() / 2, share),
+                xytext=(0, 1.5), textcoords="offset points", ha="center", va="bottom", fontsize=6, color=SOFT,
+            )  # fmt: skip
+    _plain(bars)
+    bars.set_ylabel("attention (%)", fontsize=7)
+    bars.set_xticks(places, [_role(slot) for slot in reading.slots])
+    bars.tick_params(axis="x", length=0, labelsize=6)
+    cells.set_title(f"What block {reading.block} could see", loc="left", fontsize=8, color=INK)
+    prompts = sorted({slot.prompt for slot in reading.slots if slot.prompt is not None})
+    keys = [Patch(facecolor=_tint(colours, number), label=_short(reading.prompts[number])) for number in prompts]
+    keys.append(Patch(facecolor="white", edgecolor=SOFT, linestyle="--", label="made by this block"))
+    keys.append(Patch(facecolor="white", edgecolor=SOFT, hatch=HATCH, label="written by recache"))
+    figure.legend(handles=keys, loc="outside lower left", ncols=min(4, len(keys)), fontsize=6, frameon=False)
+    return figure
+
+
+def words_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
+    """A row for each word of the prompts, blocks along the axis, intensity the share of cross-attention.
+
+    Args:
+        readings: Old to new.
+        colours: The colour of each prompt by its number.
+        block: The last block shown; `None` for the latest.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If that block was not read, or the words are not known.
+    """
+    told = [reading for reading in until(readings, block) if reading.words is not None]
+    if not told:
+        raise ValueError("the words of the prompts are not known; the text encoder must tell its tokens")
+    runs: list[list[Reading]] = []
+    for reading in told:
+        if runs and runs[-1][-1].prompt == reading.prompt:
+            runs[-1].append(reading)
+        else:
+            runs.append([reading])
+    tables = [np.stack([r.words.mass.mean(axis=(0, 1, 2)) for r in run], axis=1) for run in runs]
+    most = 100 * max(float(table.max()) for table in tables)
+    rows = sum(len(table) for table in tables)
+    figure = Figure(figsize=(PAGE, 0.7 + 0.17 * rows), layout="constrained")
+    axes = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=[len(table) for table in tables])
+    for axis, run, table in zip(axes[:, 0], runs, tables, strict=True):
+        number = max((n for n, text in run[-1].prompts.items() if text == run[-1].prompt), default=0)
+        shades = LinearSegmentedColormap.from_list("prompt", ["white", _tint(colours, number)])
+        edges = np.array([reading.block for reading in run] + [run[-1].block + 1]) - 0.5
+        lines = np.arange(len(table) + 1) - 0.5
+        mesh = axis.pcolormesh(edges, lines, 100 * table, cmap=shades, vmin=0, vmax=most, edgecolors="white", lw=0.4)
+        axis.set_yticks(range(len(table)), [word.text for word in run[0].words.words], fontsize=6)
+        axis.set_ylim(len(table) - 0.5, -0.5)
+        _plain(axis)
+        axis.set_title(_short(run[0].prompt, 70), loc="left", fontsize=7, color=INK, pad=2)
+        figure.colorbar(mesh, ax=axis, pad=0.01, aspect=12).ax.tick_params(labelsize=5)
+    axes[-1, 0].set_xlim(told[0].block - 0.5, told[-1].block + 0.5)
+    axes[-1, 0].set_xlabel("block; colour: share of the cross-attention (%)", fontsize=7)
+    return figure
+
+
+def heads_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
+    """Every head of every layer: its attention on the sink, between, and on the block itself.
+
+    Args:
+        readings: Old to new.
+        colours: Not needed; every view is drawn from the same three.
+        block: The block; `None` for the latest.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If that block was not read.
+    """
+    reading = reading_at(readings, block)
+    found = 100 * parts(reading)
+    height = 0.9 + 0.55 * PAGE / 3 * max(0.3, min(2.0, found.shape[0] / found.shape[1]))
+    figure = Figure(figsize=(PAGE, height), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    titles = ("on the sink", "on the window between", "on its own block")
+    for index, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+        lines = [np.arange(size + 1) - 0.5 for size in found.shape[1::-1]]
+        mesh = axis.pcolormesh(*lines, found[..., index], cmap="cividis", vmin=0, vmax=100, edgecolors="white", lw=0.4)
+        axis.set_title(title, fontsize=7, color=INK)
+        axis.set_xlabel("head", fontsize=7)
+        axis.set_yticks(range(len(reading.layers)), [str(layer) for layer in reading.layers])
+        axis.set_ylim(len(reading.layers) - 0.5, -0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _plain(axis)
+    axes[0].set_ylabel("layer", fontsize=7)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=16)
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label(f"attention (%), block {reading.block}", fontsize=7)
+    return figure
+
+
+def _places(slots: Sequence[SlotLike]) -> list[float]:
+    """Where each slot stands: the sink apart from the rest."""
+    sink = sum(slot.role == "sink" for slot in slots)
+    return [index + (_GAP if 0 < sink <= index else 0.0) for index in range(len(slots))]
+
+
+def _role(slot: SlotLike) -> str:
+    return slot.role if slot.frame is not None else "empty"
+
+
+def _draw_slot(
+    axes: Any, place: float, slot: SlotLike, own: bool, colours: Colours, picture: np.ndarray | None, ratio: float
+) -> None:
+    empty = slot.frame is None
+    tint = "white" if slot.prompt is None else _tint(colours, slot.prompt)
+    left, width = place - 0.43, 0.86
+    line = {"edgecolor": SOFT if empty else tint, "linewidth": 1.2, "linestyle": "--" if own or empty else "-"}
+    axes.add_patch(Rectangle((left, 0), width, 1, facecolor="white" if own or empty else tint, **line))
+    if slot.written == "recache":
+        axes.add_patch(Rectangle((left, 0), width, 0.24, facecolor=tint, edgecolor="white", hatch=HATCH, linewidth=0))
+    if picture is not None and not empty:
+        axes.imshow(picture, extent=(left + 0.06, left + width - 0.06, 0.26, 0.96), aspect="auto", zorder=3)
+    if not empty:
+        axes.text(place, -0.08, str(slot.frame), ha="center", va="top", fontsize=6, color=INK)
+
+
+def _tint(colours: Colours, number: int) -> str:
+    return css(colours[number] if number < len(colours) else number)
+
+
+def _short(text: str, most: int = 34) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=6, width=0.5)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.5)

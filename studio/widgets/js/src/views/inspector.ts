@@ -1,0 +1,115 @@
+import { h, icon, setText, show } from "../dom";
+import type { Store } from "../store";
+import { CacheView } from "./cache";
+import { HeadsView } from "./heads";
+import { WordsView } from "./words";
+
+interface Pane {
+  readonly element: HTMLElement;
+  readonly title: string;
+  update(): void;
+}
+
+const KINDS: Record<string, (store: Store) => Pane> = {
+  cache: (store) => new CacheView(store),
+  words: (store) => new WordsView(store),
+  heads: (store) => new HeadsView(store),
+};
+
+/** What the model sees: one pane of its own, or all of them as tabs of the studio. */
+export class InspectorView {
+  readonly element: HTMLElement;
+  private readonly panes: Pane[];
+  private readonly tabs: HTMLButtonElement[];
+  private readonly badge = h("button", { type: "button", class: "ls-health", "aria-expanded": "false" });
+  private readonly faults = h("div", { class: "ls-faults", hidden: true, role: "status" });
+  private readonly close = h("button", { type: "button", class: "ls-quiet", "aria-label": "Stop looking at the cache", title: "Stop looking at the cache; it then costs nothing" }, icon("less"));
+  private readonly scrub = h("input", { type: "range", class: "ls-scrub", min: 0, step: 1, "aria-label": "Block" });
+  private readonly newest = h("button", { type: "button", class: "ls-quiet" }, "newest");
+  private readonly scrubbed = h("span", { class: "ls-num ls-muted" });
+  private readonly scrubber: HTMLElement;
+  private selected = 0;
+
+  constructor(private readonly store: Store, kind: string) {
+    const single = KINDS[kind];
+    this.panes = single === undefined ? Object.values(KINDS).map((make) => make(store)) : [single(store)];
+    this.tabs = this.panes.map((pane, i) => {
+      const tab = h("button", { type: "button", role: "tab", class: "ls-tab" }, pane.title);
+      tab.addEventListener("click", () => this.select(i));
+      tab.addEventListener("keydown", (event) => this.onTabKey(event));
+      return tab;
+    });
+    this.badge.addEventListener("click", () => this.toggleFaults());
+    this.close.addEventListener("click", () => void store.command("watch", { on: false }));
+    this.newest.addEventListener("click", () => store.choose(null));
+    this.scrub.addEventListener("input", () => {
+      const block = store.readings.blocks[Number(this.scrub.value)];
+      if (block !== undefined) store.choose(block);
+    });
+    const bar = single === undefined
+      ? h("div", { class: "ls-tabs" }, h("div", { role: "tablist", "aria-label": "What the model sees", class: "ls-tablist" }, ...this.tabs), h("span", { class: "ls-grow" }), this.badge, this.close)
+      : h("div", { class: "ls-alone" }, h("span", { class: "ls-grow" }), this.badge);
+    this.scrubber = h("div", { class: "ls-scrubber" }, this.scrubbed, this.scrub, this.newest);
+    this.element = h(
+      "section", { class: `ls-card ls-inspect ${single === undefined ? "" : "ls-single"}`, "aria-label": "What the model sees" },
+      bar, this.faults, ...this.panes.map((pane) => pane.element), ...(single === undefined ? [] : [this.scrubber]),
+    );
+    this.panes.forEach((pane) => single === undefined && pane.element.setAttribute("role", "tabpanel"));
+    this.select(0);
+  }
+
+  update(): void {
+    this.panes[this.selected]?.update();
+    this.updateHealth();
+    this.updateScrubber();
+  }
+
+  private select(index: number): void {
+    this.selected = index;
+    this.panes.forEach((pane, i) => show(pane.element, i === index));
+    this.tabs.forEach((tab, i) => {
+      tab.setAttribute("aria-selected", String(i === index));
+      tab.tabIndex = i === index ? 0 : -1;
+    });
+    this.update();
+  }
+
+  private onTabKey(event: KeyboardEvent): void {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    this.select((this.selected + step + this.tabs.length) % this.tabs.length);
+    this.tabs[this.selected]?.focus();
+  }
+
+  private updateHealth(): void {
+    const { faults } = this.store.readings;
+    const seen = this.store.readings.latest !== undefined;
+    this.badge.style.visibility = seen ? "visible" : "hidden";
+    this.badge.dataset.kind = faults.length > 0 ? "fault" : "good";
+    setText(this.badge, faults.length > 0 ? `${faults.length} warning${faults.length > 1 ? "s" : ""}` : "healthy");
+    const told = faults.length > 0 ? "What is wrong with the cache" : "Checked at every block: nothing zero, stale, not finite or exploding, and the right text";
+    if (this.badge.title !== told) this.badge.title = told;
+    if (this.faults.children.length !== faults.length) {
+      this.faults.replaceChildren(...faults.map((fault) => h("p", {}, fault.message)));
+    }
+    if (faults.length === 0) this.toggleFaults(false);
+  }
+
+  private toggleFaults(open = this.faults.hidden && this.store.readings.faults.length > 0): void {
+    show(this.faults, open);
+    this.badge.setAttribute("aria-expanded", String(open));
+  }
+
+  private updateScrubber(): void {
+    const { readings, reading, chosen } = this.store;
+    const { blocks } = readings;
+    this.scrub.max = String(Math.max(0, blocks.length - 1));
+    this.scrub.disabled = blocks.length < 2;
+    const at = reading === undefined ? -1 : blocks.indexOf(reading.block);
+    if (at >= 0 && document.activeElement !== this.scrub) this.scrub.value = String(at);
+    else if (at >= 0 && chosen === null) this.scrub.value = String(at);
+    setText(this.scrubbed, reading === undefined ? "block –" : `block ${reading.block}`);
+    this.newest.setAttribute("aria-pressed", String(chosen === null));
+  }
+}

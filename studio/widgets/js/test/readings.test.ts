@@ -1,0 +1,111 @@
+import { describe, expect, it } from "vitest";
+import { kinds, parts, percentage, Readings, readingOf, scaleTop, shares, telling, wordShares } from "../src/readings";
+import type { CacheMessage, SlotFields } from "../src/types";
+
+const sink: SlotFields = [0, "sink", 0, "commit", 0];
+const window: SlotFields = [5, "window", 1, "recache", 3];
+const own: SlotFields = [6, "window", 1, "commit", 3];
+
+function message(block: number, take = 0, extra: Partial<CacheMessage> = {}): CacheMessage {
+  return {
+    type: "cache", take, block, prompt: "p", policy: null, prompts: { 0: "o", 1: "p" }, slots: [sink, window, own], before: null,
+    own: [6], layers: [0, 4], heads: 2, words: ["red", "fox"], grid: [1, 2], counts: [12, 8, 4, 4], sizes: [2], warnings: [], ...extra,
+  };
+}
+
+// Layer 0 head 0 looks at the sink, head 1 at itself; layer 4 at the window between, and evenly.
+const MASS = [0.8, 0.1, 0.1, 0, 0.25, 0.75, 0.25, 0.5, 0.25, 0.4, 0.3, 0.3];
+const WORDS = [0.5, 0.25, 0.25, 0.5, 0, 1, 0.25, 0.25];
+const REST = [0.25, 0.25, 0, 0.5];
+const HEAT = [0.5, 0.25, 0, 0.75];
+
+/** The numbers as they arrive: somewhere in a larger buffer, not at a multiple of four. */
+function numbers(values = [...MASS, ...WORDS, ...REST, ...HEAT]): DataView {
+  const bytes = new Uint8Array(3 + 4 * values.length);
+  bytes.set(new Uint8Array(new Float32Array(values).buffer), 3);
+  return new DataView(bytes.buffer, 3);
+}
+
+const jpeg = () => new DataView(new Uint8Array([1, 2]).buffer);
+const near = (found: number[], wanted: number[]) => found.forEach((value, i) => expect(value).toBeCloseTo(wanted[i] as number, 5));
+
+describe("a reading", () => {
+  const reading = readingOf(message(3), numbers());
+
+  it("takes its numbers apart", () => {
+    expect(reading.slots[1]).toEqual({ frame: 5, role: "window", prompt: 1, written: "recache", block: 3 });
+    near([...reading.rest], REST);
+    near([...reading.heat], HEAT);
+  });
+
+  it("refuses numbers that were not announced", () => {
+    expect(() => readingOf(message(3), numbers([1, 2]))).toThrow("2 numbers came");
+  });
+
+  it("means over all, one layer, one head", () => {
+    near(shares(reading), [0.3625, 0.2875, 0.35]);
+    near(shares(reading, { layer: 4, head: null }), [0.325, 0.4, 0.275]);
+    near(shares(reading, { layer: 0, head: 1 }), [0, 0.25, 0.75]);
+    near(shares(reading, { layer: null, head: 0 }), [0.525, 0.3, 0.175]);
+    near(wordShares(reading, { layer: 4, head: 0 }), [0, 1]);
+  });
+
+  it("sorts heads by what they look at", () => {
+    near(parts(reading)[1] as number[], [0, 0.25, 0.75]);
+    expect(telling(reading)).toBe(true);
+    expect(kinds([reading])).toEqual(["sink", "own", "dynamic", "dynamic"]);
+  });
+
+  it("tells nothing of heads where there is nothing between", () => {
+    const early = readingOf(message(0, 0, { slots: [sink, [6, "sink", 0, "commit", 0], own] }), numbers());
+    expect(telling(early)).toBe(false);
+    expect(kinds([early])).toBeNull();
+  });
+
+  it("leaves out what is out of sight", () => {
+    const some = readingOf(message(3), numbers([NaN, 0.5, 0.5, ...MASS.slice(3), ...WORDS, ...REST, ...HEAT]));
+    expect(shares(some, { layer: 0, head: 0 })[0]).toBeNaN();
+    near(parts(some)[0] as number[], [0, 0.5, 0.5]);
+    expect(percentage(NaN)).toBe("–");
+  });
+});
+
+describe("the readings held", () => {
+  it("are those of the newest take", () => {
+    const held = new Readings();
+    expect(held.put(message(0, 1), numbers(), jpeg())).toBe(true);
+    expect(held.put(message(0, 1), numbers(), jpeg())).toBe(false);
+    expect(held.put(message(5, 0), numbers(), jpeg())).toBe(false);
+    expect(held.put(message(2, 2), numbers(), jpeg())).toBe(true);
+    expect(held.blocks).toEqual([2]);
+    expect(held.picture(6)).toEqual(new Uint8Array([1, 2]));
+  });
+
+  it("are bounded, and keep the first block's pictures", () => {
+    const held = new Readings(3);
+    for (let block = 0; block < 9; block++) held.put(message(block, 0, { own: [block] }), numbers(), jpeg());
+    expect(held.blocks).toEqual([0, 7, 8]);
+    expect(held.picture(0)).toBeDefined();
+    expect(held.picture(3)).toBeUndefined();
+    expect(held.upTo(7)?.block).toBe(7);
+    expect(held.upTo(6)?.block).toBe(0);
+    expect(held.at(6)).toBeUndefined();
+    expect(held.latest?.block).toBe(8);
+  });
+
+  it("collect faults", () => {
+    const held = new Readings();
+    const fault = { kind: "zero_slot", block: 1, layer: 0, slot: 0, message: "m" };
+    held.put(message(1, 0, { warnings: [fault] }), numbers(), jpeg());
+    held.put(message(2), numbers(), jpeg());
+    expect(held.faults).toEqual([fault]);
+  });
+});
+
+it("scales move rarely", () => {
+  expect(scaleTop([0.01, 0.04])).toBe(5);
+  expect(scaleTop([0.11, NaN])).toBe(15);
+  expect(scaleTop([])).toBe(5);
+  expect(percentage(0.5)).toBe("50 %");
+  expect(percentage(0.0312)).toBe("3.1 %");
+});

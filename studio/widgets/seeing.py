@@ -1,0 +1,70 @@
+"""What a block saw of the cache, as a message to the browser: a small header, numbers and pictures in binary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from studio.widgets.codec import encode_frames
+from studio.widgets.source import Reading, SlotLike
+
+__all__ = ["PICTURE_QUALITY", "cache_message"]
+
+PICTURE_QUALITY = 85
+
+
+def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
+    """Describe a reading.
+
+    Args:
+        reading: The reading.
+
+    Returns:
+        The message, and two buffers: little-endian float32 numbers in the order of `counts`, and JPEG files back to
+        back in the order of `own`, as long as `sizes` says; none where nothing was decoded. The numbers are the share
+        of attention by layer, head and slot; by layer, head and word; by layer and head on what is no word; and by own
+        frame, sampled position and word.
+    """
+    heads = int(reading.mass.shape[1])
+    words = reading.words
+    parts = [reading.mass]
+    if words is not None:
+        # The browser shows a block as a whole, so the asking frames are averaged here; heat keeps them apart.
+        parts += [words.mass.mean(axis=2), words.rest.mean(axis=2), words.maps.mean(axis=0)]
+    jpegs = encode_frames(reading.pictures, PICTURE_QUALITY)
+    samples = () if words is None else words.samples
+    message = {
+        "type": "cache",
+        "take": reading.take,
+        "block": reading.block,
+        "prompt": reading.prompt,
+        "policy": reading.policy,
+        "prompts": {str(number): text for number, text in reading.prompts.items()},
+        "slots": _slots(reading.slots),
+        "before": None if reading.before is None else _slots(reading.before),
+        "own": list(reading.own),
+        "layers": list(reading.layers),
+        "heads": heads,
+        "words": None if words is None else [word.text for word in words.words],
+        "grid": [len({row for row, _ in samples}), len({column for _, column in samples})],
+        "counts": [int(part.size) for part in parts],
+        "sizes": [len(jpeg) for jpeg in jpegs],
+        "warnings": [
+            {
+                "kind": fault.kind,
+                "block": fault.block,
+                "layer": fault.layer,
+                "slot": fault.slot,
+                "message": fault.message,
+            }
+            for fault in reading.warnings
+        ],
+    }
+    numbers = np.concatenate([np.ascontiguousarray(part, dtype="<f4").ravel() for part in parts])
+    return message, [numbers.tobytes(), b"".join(jpegs)]
+
+
+def _slots(slots: Sequence[SlotLike]) -> list[list[Any]]:
+    return [[slot.frame, slot.role, slot.prompt, slot.written, slot.block] for slot in slots]

@@ -1,0 +1,113 @@
+"""Readings of the cache as tables: lists of rows, ready for a data frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from studio.widgets.source import Reading
+
+__all__ = ["PARTS", "head_rows", "parts", "reading_at", "slot_rows", "until", "word_rows"]
+
+Row = dict[str, Any]
+
+PARTS = ("sink", "between", "own")
+"""What a head can look at: the sink, the block itself, and the rest of the window between the two."""
+
+
+def reading_at(readings: Sequence[Reading], block: int | None) -> Reading:
+    """Find the reading of a block.
+
+    Args:
+        readings: Old to new.
+        block: The block; `None` for the latest.
+
+    Returns:
+        The reading.
+
+    Raises:
+        ValueError: If it is not among them.
+    """
+    if not readings:
+        raise ValueError("nothing was read of the cache yet; let a block be generated while it is watched")
+    found = readings[-1] if block is None else next((r for r in readings if r.block == block), None)
+    if found is None:
+        raise ValueError(f"`block` must lie in {readings[0].block}..{readings[-1].block}, got {block}")
+    return found
+
+
+def until(readings: Sequence[Reading], block: int | None) -> list[Reading]:
+    """The readings up to a block; see `reading_at`."""
+    last = reading_at(readings, block)
+    return [reading for reading in readings if reading.block <= last.block]
+
+
+def parts(reading: Reading) -> np.ndarray:
+    """Share of the attention `[layers, heads, PARTS]` on each part of the cache.
+
+    Frames of the sink that the block itself made count as its own; slots out of sight count for nothing.
+    """
+    own = np.array([slot.frame in reading.own for slot in reading.slots])
+    sink = np.array([slot.role == "sink" for slot in reading.slots]) & ~own
+    rest = ~own & ~sink
+    mass = np.nan_to_num(reading.mass)
+    return np.stack([mass[..., part].sum(axis=-1) for part in (sink, rest, own)], axis=-1)
+
+
+def slot_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block and slot."""
+    return [
+        {
+            "take": reading.take,
+            "block": reading.block,
+            "in_force": reading.prompt,
+            "policy": reading.policy,
+            "slot": index,
+            "role": slot.role,
+            "frame": slot.frame,
+            "own": slot.frame in reading.own,
+            "prompt": None if slot.prompt is None else reading.prompts[slot.prompt],
+            "written": slot.written,
+            "written_at": slot.block,
+            "attention": float(share),
+        }
+        for reading in readings
+        for index, (slot, share) in enumerate(zip(reading.slots, reading.mass.mean(axis=(0, 1)), strict=True))
+    ]
+
+
+def word_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block and word of the prompt in force; blocks whose words are not known have none."""
+    return [
+        {
+            "take": reading.take,
+            "block": reading.block,
+            "prompt": reading.prompt,
+            "index": index,
+            "word": word.text,
+            "attention": float(share),
+        }
+        for reading in readings
+        if reading.words is not None
+        for index, (word, share) in enumerate(
+            zip(reading.words.words, reading.words.mass.mean(axis=(0, 1, 2)), strict=True)
+        )
+    ]
+
+
+def head_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block, layer and head."""
+    return [
+        {
+            "take": reading.take,
+            "block": reading.block,
+            "layer": reading.layers[layer],
+            "head": head,
+            **{part: float(value) for part, value in zip(PARTS, found[layer, head], strict=True)},
+        }
+        for reading in readings
+        for found in [parts(reading)]
+        for layer, head in np.ndindex(found.shape[:2])
+    ]

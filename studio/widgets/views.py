@@ -1,0 +1,122 @@
+"""The views of the cache as widgets of their own: each shows live what a session's blocks see, and looks back."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import traitlets as t
+
+from studio.widgets import tables
+from studio.widgets.source import CacheSource, FrameSource, Reading
+from studio.widgets.studio import Studio
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CacheStrip", "CacheView", "HeadGrid", "WordsOverTime"]
+
+
+class CacheView(Studio):
+    """What all views of the cache have in common; use one of its kinds.
+
+    Watching begins when the view is made and ends when it is closed. A view never holds generation back.
+
+    Args:
+        source: A live session, or anything else whose cache can be watched.
+        width: Width of the widget: CSS text as "800px" or "100%", or a number of pixels.
+
+    Raises:
+        ImportError: If the library that compresses frames is missing.
+        RuntimeError: If the source is closed.
+        TypeError: If the cache of `source` cannot be watched.
+        ValueError: If `width` is not a width.
+    """
+
+    _frames = False
+    _rows: ClassVar[Callable[[Sequence[Reading]], list[dict[str, Any]]]]
+    _drawing: ClassVar[str]
+
+    def __init__(self, source: FrameSource, *, width: str | int = "100%"):
+        if not isinstance(source, CacheSource):
+            raise TypeError(
+                f"the cache of `source` must let itself be watched, got {type(source).__name__} without watch; "
+                'use studio.open("miniature")'
+            )
+        super().__init__(source, width=width, autoplay=False)
+        self.watch()
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A table of what is shown, over all blocks still held, ready for `pandas.DataFrame`."""
+        return type(self)._rows(self.readings)
+
+    def figure(self, block: int | None = None) -> Figure:
+        """Draw the view for print; save it with `savefig("cache.pdf")` or as SVG, both in vectors.
+
+        Args:
+            block: The block; `None` for the latest.
+
+        Returns:
+            A matplotlib figure, as wide as a page's text.
+
+        Raises:
+            ValueError: If nothing was read of that block, or of any.
+        """
+        from studio.widgets import figures
+
+        colours = [] if self._relay is None else self._relay.colours()
+        return getattr(figures, self._drawing)(self.readings, colours, block)
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        if self._relay is None:
+            return f"{name}(closed)"
+        readings = self.readings
+        blocks = f"blocks {readings[0].block} to {readings[-1].block}" if readings else "nothing read yet"
+        return f"{name}({self.source.name}, {blocks})"
+
+    def _fallback(self) -> str:
+        text = html.escape(f"{self!r}. Run the cell to see it live.")
+        if not self.readings:
+            return f"<p>{text}</p>"
+        picture = io.BytesIO()
+        self.figure().savefig(picture, format="png", dpi=150)
+        data = base64.b64encode(picture.getvalue()).decode()
+        return f'<p><img alt="{text}" style="max-width:100%" src="data:image/png;base64,{data}"><br>{text}</p>'
+
+
+class CacheStrip(CacheView):
+    """Every slot of the cache that a block can see: its picture, its prompt, how it was written, who looks at it.
+
+    A cell a slot, the sink apart from the window, in the colour of the prompt that it was written under; slots that a
+    recache wrote are hatched, the block's own dashed. Bars below give each slot's share of the attention.
+    """
+
+    view = t.Unicode("cache", help="What the front end shows.").tag(sync=True)
+
+    _rows = staticmethod(tables.slot_rows)
+    _drawing = "cache_figure"
+
+
+class WordsOverTime(CacheView):
+    """A row for each word of the prompts, time along the axis: how much of the cross-attention falls on it.
+
+    A prompt's words end where another prompt takes over, because the network is given one text at a time.
+    """
+
+    view = t.Unicode("words", help="What the front end shows.").tag(sync=True)
+
+    _rows = staticmethod(tables.word_rows)
+    _drawing = "words_figure"
+
+
+class HeadGrid(CacheView):
+    """Every attention head of the network, layer by layer: how much it looks at the sink, at its own block, between."""
+
+    view = t.Unicode("heads", help="What the front end shows.").tag(sync=True)
+
+    _rows = staticmethod(tables.head_rows)
+    _drawing = "heads_figure"

@@ -1,0 +1,196 @@
+"""The views of the cache in a real JupyterLab, over tiny networks of random weights: where a slot comes from needs no
+training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SETUP = """
+import studio
+from studio.live import Session
+from studio.model.text import WordTokenizer
+from studio.timeline import Segment, Timeline
+from studio.widgets import CacheStrip, HeadGrid, Studio, WordsOverTime
+from tests.live.doubles import WORDS, tiny_models
+models = tiny_models(window=9)
+models.text.tokenizer = WordTokenizer(WORDS)
+first, then = 'a red fox runs', 'the blue rabbit jumps'
+timeline = Timeline((Segment(first), Segment(then, 6, policy='recache')), length=9)
+session = Session(models, timeline=timeline)
+"""
+STRIP = "strip = CacheStrip(session)\nstrip"
+STUDIO = "player = Studio(session)\nplayer"
+CELLS = """() => [...document.querySelectorAll('.ls-slot:not(.ls-leaving)')].map((cell) => ({
+    frame: cell.dataset.frame, prompt: cell.dataset.prompt, written: cell.dataset.written, role: cell.dataset.role,
+    own: cell.dataset.own, colour: getComputedStyle(cell).backgroundColor, left: cell.getBoundingClientRect().left,
+})).sort((a, b) => a.left - b.left)"""
+# Looks at the window's cells at every refresh of the screen: what colours they pass through.
+WATCH = """() => {
+    window.studioColours = new Map();
+    const look = () => {
+        for (const cell of document.querySelectorAll('.ls-slot[data-own="false"][data-role="window"]')) {
+            const key = cell.dataset.frame;
+            const seen = window.studioColours.get(key) ?? [];
+            const colour = getComputedStyle(cell).backgroundColor;
+            if (seen.at(-1) !== colour) window.studioColours.set(key, [...seen, colour]);
+        }
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
+FIRST, THEN = "rgb(230, 159, 0)", "rgb(86, 180, 233)"
+
+
+def step(notebook: Any, blocks: int) -> None:
+    notebook.execute(
+        f"import time\nend = time.monotonic() + 60\n"
+        f"while session.stats.generated_blocks < {blocks} and time.monotonic() < end:\n"
+        f"    before = session.stats.generated_blocks\n    session.step()\n"
+        f"    while session.stats.generated_blocks == before and time.monotonic() < end: time.sleep(0.01)"
+    )
+
+
+def shown(notebook: Any, block: int) -> None:
+    notebook.until(
+        f"() => document.querySelector('.ls-heading')?.textContent === 'What block {block} could see'",
+        f"the cache at block {block}",
+    )
+
+
+def provenance(notebook: Any, block: int) -> list[list[str]]:
+    code = f"print([[str(s.frame), str(s.prompt), s.written, s.role] for s in strip._relay._watch.at({block}).slots])"
+    return eval(notebook.execute(code))
+
+
+def test_the_cells_turn_at_the_recache(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("cells.ipynb", [SETUP, STRIP])
+    notebook = open_notebook("cells.ipynb", width=1000, height=800)
+    page = notebook.page
+    notebook.run_all()
+    page.locator(".ls-inspect").wait_for(timeout=60_000)
+    empty = page.locator(".ls-inspect").bounding_box()
+    step(notebook, 6)
+    shown(notebook, 5)
+    page.wait_for_timeout(2000)
+    # Nothing jumps when the first block comes.
+    assert page.locator(".ls-inspect").bounding_box() == empty
+    cells = page.evaluate(CELLS)
+    assert [cell["frame"] for cell in cells] == [row[0] for row in provenance(notebook, 5)]
+    assert {cell["colour"] for cell in cells if cell["own"] == "false"} == {FIRST}
+    page.locator(".ls-inspect").screenshot(path=screenshots / "cache-before.png")
+
+    page.evaluate(WATCH)
+    step(notebook, 7)
+    shown(notebook, 6)
+    page.wait_for_timeout(1800)
+    cells = page.evaluate(CELLS)
+    truth = provenance(notebook, 6)
+    assert [[cell["frame"], cell["prompt"], cell["written"], cell["role"]] for cell in cells] == truth
+    turned = [cell["frame"] for cell in cells if cell["role"] == "window" and cell["own"] == "false"]
+    assert len(turned) == 6
+    assert {cell["colour"] for cell in cells if cell["frame"] in turned} == {THEN}
+    # The sink is kept: it still holds the old prompt.
+    assert {cell["colour"] for cell in cells if cell["role"] == "sink"} == {FIRST}
+    passed = page.evaluate("() => Object.fromEntries(window.studioColours)")
+    # Block 5's own frames begin paler than the others, in the same colour.
+    assert [passed[frame][0] for frame in turned[:3]] == [FIRST] * 3
+    for frame in turned:
+        assert passed[frame][0] != THEN
+        assert passed[frame][-1] == THEN
+        assert len(passed[frame]) > 2, "the colour turns, it does not jump"
+    page.locator(".ls-inspect").screenshot(path=screenshots / "cache-after.png")
+
+    # Before and after side by side, by hand.
+    page.get_by_role("button", name="Before the switch").click()
+    page.wait_for_timeout(1500)
+    assert {cell["colour"] for cell in page.evaluate(CELLS) if cell["role"] != "empty"} == {FIRST}
+    page.get_by_role("button", name="After", exact=True).click()
+
+    # Everything about a slot, by mouse and by keys.
+    cell = page.locator(f".ls-slot[data-frame='{turned[0]}']")
+    cell.hover()
+    detail = page.locator(".ls-detail")
+    for text in (f"Latent frame {turned[0]}", "window", "recache before block 6", "the blue rabbit jumps", "%"):
+        assert text in detail.inner_text()
+    share = float(notebook.execute("print(strip._relay._watch.at(6).shares()[3] * 100)"))
+    told = float(detail.inner_text().split("·")[-1].split("%")[0])
+    assert abs(told - share) <= 0.5
+    cell.focus()
+    page.keyboard.press("ArrowRight")
+    assert f"Latent frame {turned[1]}" in detail.inner_text()
+    page.get_by_label("Layer", exact=True).select_option("1")
+    page.get_by_label("Head", exact=True).select_option("0")
+    pinned = float(notebook.execute("print(strip._relay._watch.at(6).shares(1, 0)[4] * 100)"))
+    notebook.until(
+        "() => Math.abs(parseFloat(document.querySelector('.ls-detail').textContent.split('·').at(-1))"
+        f" - {pinned}) <= 0.5",
+        "the share of one head",
+    )
+
+    # Back to an earlier block.
+    page.get_by_label("Block", exact=True).fill("3")
+    shown(notebook, 3)
+    page.get_by_role("button", name="newest").click()
+    shown(notebook, 6)
+    for name in ("JupyterLab Dark", "JupyterLab Light"):
+        notebook.theme(name)
+        cell.hover()
+        page.wait_for_timeout(400)
+        page.locator(".ls-inspect").screenshot(path=screenshots / f"cache-{name.split()[-1].lower()}.png")
+    assert notebook.execute("print(strip.errors, session.error)") == "[] None"
+    assert notebook.errors == []
+    assert notebook.foreign == []
+
+
+def test_tabs_of_the_studio(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("tabs.ipynb", [SETUP, STUDIO])
+    notebook = open_notebook("tabs.ipynb", width=1480, height=1100)
+    page = notebook.page
+    notebook.run_all()
+    notebook.until(
+        "() => document.querySelector('.ls-badge span:last-child')?.textContent === 'finished'", "the end", 120
+    )
+    shown(notebook, 8)
+    page.wait_for_timeout(1500)
+    for name in ("Dark", "Light"):
+        notebook.theme(f"JupyterLab {name}")
+        for tab in ("Cache", "Words", "Heads"):
+            page.get_by_role("tab", name=tab).click()
+            if tab == "Words":
+                word = page.locator(".ls-word", has_text="rabbit")
+                if word.get_attribute("aria-pressed") != "true":
+                    word.click()
+                page.wait_for_timeout(500)
+                assert page.locator(".ls-heatover i").count() > 0
+                assert "rabbit" in page.locator(".ls-detail:visible").inner_text()
+            if tab == "Heads":
+                head = page.locator(".ls-head-cell").nth(3)
+                if head.get_attribute("aria-pressed") != "true":
+                    head.click()
+                assert "Layer 1, head 1" in page.locator(".ls-detail:visible").inner_text()
+            page.wait_for_timeout(400)
+            page.locator(".ls-studio").screenshot(path=screenshots / f"studio-{tab.lower()}-{name.lower()}.png")
+
+    # Going back in the film goes back in the cache.
+    page.get_by_role("tab", name="Cache").click()
+    pinned = page.get_by_label("Layer", exact=True).locator("visible=true").input_value()
+    assert pinned == "1", "a head pinned in one view is pinned in all"
+    page.locator(".ls-studio").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    notebook.until(
+        "() => /block [67] /.test(document.querySelector('.ls-inspect .ls-heading').textContent)", "an earlier block"
+    )
+    page.get_by_role("button", name="Stop looking at the cache").click()
+    page.locator(".ls-inspect").wait_for(state="hidden")
+    assert notebook.execute("print(session._core.observer)") == "None"
+    page.screenshot(path=screenshots / "studio-closed.png")
+    page.set_viewport_size({"width": 800, "height": 1400})
+    page.get_by_role("button", name="Cache", exact=True).click()
+    page.locator(".ls-inspect").wait_for()
+    page.wait_for_timeout(600)
+    page.locator(".ls-studio").screenshot(path=screenshots / "studio-narrow.png")
+    assert notebook.execute("print(player.errors, session.error)") == "[] None"
+    assert notebook.errors == []
+    assert notebook.foreign == []
