@@ -6,7 +6,9 @@ network, `CachedContext` a pass over the KV cache, `TeacherForcedContext` a whol
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -266,11 +268,7 @@ class _Sight:
     def __init__(self, table: Tensor, tokens: int, flex: bool) -> None:
         self.mask, self.blocks = None, None
         if flex:
-            # Imported here, because it takes longer to load than all of this room.
-            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-            self.flex_attention = flex_attention
-
+            self.flex_attention = _flex(table.device.type)
             # Runs of columns instead of a look-up of every pair: rows are looked up once, and comparing costs little.
             begin, end = (bound * tokens for bound in _runs(table))
 
@@ -282,6 +280,8 @@ class _Sight:
                 return seen
 
             sizes = [count * tokens for count in table.shape]
+            from torch.nn.attention.flex_attention import create_block_mask
+
             self.blocks = create_block_mask(sees, None, None, *sizes, device=table.device)
         else:
             self.mask = table.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
@@ -303,3 +303,12 @@ def _runs(table: Tensor) -> tuple[Tensor, Tensor]:
     most = max(len(runs) for runs in rows)
     filled = torch.tensor([[*runs, *[(0, 0)] * (most - len(runs))] for runs in rows], device=table.device)
     return filled[:, :, 0].T.contiguous(), filled[:, :, 1].T.contiguous()
+
+
+@functools.cache
+def _flex(device: str) -> Callable[..., Any]:
+    # Imported here, because it takes longer to load than all of this room. On a GPU it is compiled by itself as well:
+    # uncompiled it would hold every score in memory.
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention

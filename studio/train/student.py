@@ -362,7 +362,8 @@ class _Trainer:
     def _learn(self, until: float) -> None:
         assert self.budget is not None
         recent: list[Tensor] = []
-        while self.budget.shared_progress() < until:
+        first = self.steps
+        while self.budget.shared_progress() < until or self.steps == first:
             self.steps += 1
             rate = runtime.cosine(self.budget.agreed, self.steps, self.config.rate)
             runtime.set_rate(self.optimizer, rate)

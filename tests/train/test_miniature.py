@@ -155,13 +155,13 @@ def test_teacher_then_student(small, tmp_path):
     assert all(torch.isfinite(p).all() for p in (*dit.parameters(), *text.parameters()))
     student = train_student(
         StudentTrainConfig(
-            out=str(tmp_path / "s"), teacher=str(tmp_path / "t"), seconds=8.0, rounds=2, own=1.0, fill=2,
+            out=str(tmp_path / "s"), teacher=str(tmp_path / "t"), seconds=4.0, rounds=2, own=1.0, fill=2,
             collect_batch=2, collect_openings=3, opening_every=2, trajectories=8, opening_trajectories=9,
             opening_pool=32, solver_steps=4, **common,
         ),
         lines.append,
     )  # fmt: skip
-    assert student["steps"] > 1 and student["trajectories"] >= 4
+    assert student["steps"] >= 2 and student["trajectories"] >= 4
     learnt, _ = load_networks(tmp_path / "s", sized(SMALL, VAE), torch.device("cpu"))
     moved = [(a - b).abs().max().item() for a, b in zip(learnt.parameters(), dit.parameters(), strict=True)]
     assert max(moved) > 0
