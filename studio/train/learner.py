@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from studio.model.dit import WanDiT
 from studio.train.recipe import TrainConfig
+from studio.train.sharding import is_sharded, whole
 
 __all__ = ["Learner", "WeightAverage", "make_accelerator", "make_optimizer"]
 
@@ -105,10 +106,12 @@ class Learner:
         # The rollout calls the bare network many times a loss, so ranks meet here and not in hooks of a wrapper.
         if self.accelerator.num_processes > 1:
             for parameter in self.parameters:
+                if is_sharded(parameter):
+                    continue  # FSDP has averaged it already.
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)))
         if not math.isfinite(norm):
             self.optimizer.zero_grad()
             raise RuntimeError(f"the gradient norm became {norm}; lower the learning rate or go on from a checkpoint")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.model.dit import WanDiT
+from studio.train.sharding import whole_state
 
 __all__ = ["add_lora", "load_lora", "lora_state", "merged_state"]
 
@@ -83,7 +84,7 @@ def merged_state(dit: nn.Module) -> dict[str, Tensor]:
     Returns:
         Name to weight; weights without an adapter are the network's own.
     """
-    state = dit.state_dict()
+    state = whole_state(dit)
     merged = {}
     for name, value in state.items():
         if ".lora_" in name:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from studio.sampler import make_cache
@@ -71,7 +72,7 @@ def estimate_memory(config: TrainConfig, networks: TrainedNetworks) -> MemoryNee
         networks: Gives the sizes; with or without adapters, on any device.
 
     Returns:
-        Bytes on each device; networks are not spread over devices.
+        Bytes on each device; beyond one layer, sharded networks are gathered nowhere.
     """
     half = config.precision == "bf16"
     learning = sum(_learning(network, config.lora) for network in networks.learning)
@@ -79,11 +80,13 @@ def estimate_memory(config: TrainConfig, networks: TrainedNetworks) -> MemoryNee
     frozen = sum(map(_base, networks.frozen))
     if config.lora is not None:
         frozen += sum(map(_base, networks.learning))
+    processes = dist.get_world_size() if config.shard and dist.is_initialized() else 1
+    spread = processes if config.lora is None else 1
     vae = 0 if networks.vae is None else sum(p.numel() * p.element_size() for p in networks.vae.parameters())
     return MemoryNeed(
-        weights=4 * (learning + averaged) + (2 if half else 4) * frozen + vae,
-        gradients=4 * learning,
-        moments=8 * learning,
+        weights=4 * (learning + averaged) // spread + (2 if half else 4) * frozen // processes + vae,
+        gradients=4 * learning // spread,
+        moments=8 * learning // spread,
         cache=_cache(config, networks),
         activations=max(_activations(config, networks, cached=cached) for cached in {False, config.learns_by_rollout}),
         vae=_decoding(config, networks),

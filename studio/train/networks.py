@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Self
 
@@ -129,7 +130,7 @@ def fresh_models(config: ModelConfig, *, vae: Path | str | None = None, seed: in
 
     Args:
         config: Sizes; those of the VAE and of the vocabulary follow what is given and the world's words.
-        vae: File of a trained VAE, such as the miniature's; `None` for a fresh one.
+        vae: "miniature" for the shipped trained VAE, or a file with one; `None` for a fresh one.
         seed: Seed of the weights.
 
     Returns:
@@ -140,8 +141,10 @@ def fresh_models(config: ModelConfig, *, vae: Path | str | None = None, seed: in
         ValueError: If the sizes do not fit each other.
     """
     tokenizer = WordTokenizer(vocabulary())
-    sizes, state = read(Path(vae), kind="vae") if vae is not None else ({}, None)
-    sized = from_dict(VAEConfig, sizes) if state is not None else config.vae
+    sized, state = config.vae, None
+    if vae is not None:
+        sizes, state = read(_shipped_vae() if vae == "miniature" else Path(vae), kind="vae")
+        sized = from_dict(VAEConfig, sizes)
     dit = dataclasses.replace(config.dit, in_channels=sized.z_dim, out_channels=sized.z_dim)
     text = dataclasses.replace(config.text, vocab=tokenizer.size)
     config = dataclasses.replace(config, vae=sized, dit=dit, text=text)
@@ -154,6 +157,13 @@ def fresh_models(config: ModelConfig, *, vae: Path | str | None = None, seed: in
     for part in (network, coder, encoder):
         part.eval().requires_grad_(False)
     return Models(config=config, dit=network, vae=coder, text=encoder)
+
+
+def _shipped_vae() -> Path:
+    """The miniature's VAE: in a wheel inside the package, in a checkout beside it."""
+    room = Path(str(resources.files("studio")))
+    places = [folder / "assets" / "miniature" / "vae.safetensors" for folder in (room, room.parent)]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def open_transformer(name: str, *, role: str = "teacher") -> WanDiT:

@@ -27,6 +27,7 @@ from studio.train.memory import advice, check_memory, free_memory
 from studio.train.monitor import Monitor, TextMonitor, in_notebook, used_memory
 from studio.train.networks import TrainedNetworks
 from studio.train.recipe import TrainConfig
+from studio.train.sharding import whole_state
 from studio.train.snapshots import load_snapshot, newest, save_snapshot
 from studio.train.trainer import Trainer
 
@@ -213,6 +214,8 @@ class Run:
     def export(self, folder: Path | str | None = None, dtype: torch.dtype = torch.float16) -> Path:
         """Write the generator, averaged where there is an average, as a whole model that `studio.open` opens.
 
+        Every process calls it, and the main one writes.
+
         Args:
             folder: Where to; `None`: `model` in the run's folder.
             dtype: Type of the weights in the files.
@@ -230,6 +233,8 @@ class Run:
         config = self.trainer.exported_config
         with self._averaged():
             state = self.trainer.exported_state()
+            if not self.trainer.accelerator.is_main_process:
+                return folder
             with torch.device("meta"):
                 dit = WanDiT(config.dit)
             dit.load_state_dict({name: value.detach() for name, value in state.items()}, strict=True, assign=True)
@@ -239,12 +244,16 @@ class Run:
     def save_generator(self) -> list[Path]:
         """Write the generator's weights alone, averaged where there is an average, and the configuration.
 
+        Every process calls it, and the main one writes.
+
         Returns:
             The files: `generator*.safetensors` with all weights, or with the adapters alone under LongLive's names.
         """
         dit = self.networks.generator
         with self._averaged():
-            kind, state = ("dit", dit.state_dict()) if self.config.lora is None else ("lora", lora_state(dit))
+            kind, state = ("dit", whole_state(dit)) if self.config.lora is None else ("lora", lora_state(dit))
+            if not self.trainer.accelerator.is_main_process:
+                return []
             files = write_shards(self.folder, "generator", state, metadata={"kind": kind})
         runtime.write_json(self.folder / "config.json", to_dict(self.config))
         return [*files, self.folder / "config.json"]
@@ -281,7 +290,7 @@ class Run:
                 while self.trainer.done < self.config.steps and not self._stopping():
                     self._one()
                 self._save()
-            if self.writes and self.trainer.accelerator.is_main_process:
+            if self.writes:
                 self.save_generator()
             self._state = "finished" if self.trainer.done >= self.config.steps else "stopped"
         except torch.OutOfMemoryError as error:

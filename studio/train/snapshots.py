@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from studio.train.learner import WeightAverage
+from studio.train.sharding import spread, whole
 from studio.train.trainer import Trainer
 
 __all__ = ["load_snapshot", "newest", "save_snapshot"]
@@ -49,12 +50,14 @@ def save_snapshot(trainer: Trainer, folder: Path | str, history: list[dict[str, 
     folder, name = Path(folder), f"{_PREFIX}{trainer.done:08d}"
     aside, target = folder / f"{_ASIDE}{name}", folder / name
     accelerator = trainer.accelerator
+    # Sharded tensors are put together by all processes and written by one.
+    weights, moments = ({key: whole(value) for key, value in part(trainer).items()} for part in (_weights, _moments))
     if accelerator.is_main_process:
         for left in folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(left)
         aside.mkdir(parents=True)
-        _write(aside / "weights.safetensors", _weights(trainer))
-        _write(aside / "optimizers.safetensors", _moments(trainer))
+        _write(aside / "weights.safetensors", weights)
+        _write(aside / "optimizers.safetensors", moments)
     accelerator.wait_for_everyone()
     kept = trainer.state()
     _write(aside / f"rank-{trainer.rank}.safetensors", {k: v for k, v in kept.items() if isinstance(v, Tensor)})
@@ -150,7 +153,7 @@ def _fill(trainer: Trainer, weights: Mapping[str, Tensor], path: Path) -> None:
         fault = f"{path} must fit the networks, got {len(misfits)} misfits such as {misfits[0]}"
         raise ValueError(f"{fault}; use the model it was written for")
     for key, value in mine.items():
-        value.copy_(weights[key])
+        value.copy_(spread(weights[key], value))
 
 
 def _moments(trainer: Trainer) -> dict[str, Tensor]:
@@ -169,7 +172,8 @@ def _fill_moments(trainer: Trainer, moments: Mapping[str, Tensor]) -> None:
         for key, value in moments.items():
             owner, index, name = key.split(".")
             if owner == role:
-                state.setdefault(int(index), {})[name] = value
+                own = learner.parameters[int(index)]
+                state.setdefault(int(index), {})[name] = spread(value, own) if value.shape == own.shape else value
         learner.optimizer.load_state_dict({**whole, "state": state})
 
 

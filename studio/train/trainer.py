@@ -19,6 +19,7 @@ from studio.train.lora import add_lora, merged_state
 from studio.train.networks import TrainedNetworks
 from studio.train.prompts import Prompts, WorldPrompts, read_prompts
 from studio.train.recipe import TrainConfig
+from studio.train.sharding import shard
 
 __all__ = ["Trainer"]
 
@@ -93,6 +94,9 @@ class Trainer(ABC):
         for network in (*nets.learning, *nets.frozen, nets.vae):
             if network is not None:
                 network.to(self.device).eval()
+        if self.config.shard:
+            for network in (*nets.learning, *nets.frozen):
+                shard(network)
         if nets.vae is not None:
             nets.vae.requires_grad_(False)
 
@@ -216,7 +220,7 @@ class Trainer(ABC):
         return self.networks.config
 
     def exported_state(self) -> dict[str, Tensor]:
-        """The generator's weights as they are now, adapters merged into them; see `WeightAverage.shown`."""
+        """The generator's weights as they are now, whole, adapters merged into them; see `WeightAverage.shown`."""
         return merged_state(self.networks.generator)
 
     @torch.no_grad()

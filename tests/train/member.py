@@ -13,6 +13,7 @@ from studio.train.longtune import LongTuneConfig, LongTuning
 from studio.train.matching import MatchingTrainer
 from studio.train.running import Run
 from studio.train.runtime import save_tensors, write_json
+from studio.train.sharding import whole_state
 from tests.train import nets
 
 
@@ -22,6 +23,8 @@ def trainer(folder: Path | str, batch: int, recipe: str) -> MatchingTrainer:
         "out": str(folder), "generator": "tiny", "teacher": "tiny", "batch": batch, "frames": 6, "critic_updates": 2,
         "generator_rate": 1e-3, "critic_rate": 1e-3, "average": None, "recompute": False, "device": "cpu",
     }  # fmt: skip
+    recipe, _, how = recipe.partition("-")
+    common |= {"sharded": {"shard": True, "recompute": True, "average": 0.9, "average_from": 1}}.get(how, {})
     if recipe == "distill":
         return Distillation(DistillConfig(**common), nets.networks(), nets.PROMPTS)
     config = LongTuneConfig(**common, new_frames=3, max_length=15, switch_frames=(9,), lora=2)
@@ -34,7 +37,7 @@ def main(folder: str, batch: str, recipe: str) -> None:
     it = trainer(folder, int(batch), recipe)
     rows = [it.step() for _ in range(4)]
     stem = Path(folder) / f"member-{it.rank}"
-    save_tensors(stem.with_suffix(".safetensors"), it.networks.generator.state_dict())
+    save_tensors(stem.with_suffix(".safetensors"), whole_state(it.networks.generator))
     agreed = draws.agreed(it.rank + 5, it.device)
     current = Run(it)
     step = it.step
@@ -46,7 +49,13 @@ def main(folder: str, batch: str, recipe: str) -> None:
 
     it.step = last_stops  # type: ignore[method-assign]
     current.go()
-    write_json(stem.with_suffix(".json"), {"rows": rows, "agreed": agreed, "ended": it.done})
+    ended = whole_state(it.networks.generator)
+    again = trainer(folder, int(batch), recipe)
+    Run(again)
+    found = whole_state(again.networks.generator)
+    resumes = again.done == it.done and all(torch.equal(ended[name], found[name]) for name in ended)
+    resumes = resumes and again.step() == step()
+    write_json(stem.with_suffix(".json"), {"rows": rows, "agreed": agreed, "ended": it.done - 1, "resumes": resumes})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def launch(folder: Path, recipe: str) -> list[subprocess.Popen]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["distill", "long_tune"])
+@pytest.mark.parametrize("recipe", ["distill", "long_tune", "distill-sharded", "long_tune-sharded"])
 def test_two_processes_agree_with_one(tmp_path, recipe):
     members = launch(tmp_path, recipe)
     for process in members:
@@ -42,12 +42,13 @@ def test_two_processes_agree_with_one(tmp_path, recipe):
     pair = [json.loads((tmp_path / f"member-{rank}.json").read_text()) for rank in range(2)]
     both = [load_file(tmp_path / f"member-{rank}.safetensors") for rank in range(2)]
     assert [one["agreed"] for one in pair] == [5, 5]
+    assert [one["resumes"] for one in pair] == [True, True], "a checkpoint of two processes is gone on with bit for bit"
     assert [one["ended"] for one in pair] == [5, 5], "one process asked to stop, both end after the same step"
     stored = tmp_path / "checkpoints" / "step-00000005"
     assert {"state.json", "rank-0.json", "rank-1.json", "weights.safetensors"} <= {p.name for p in stored.iterdir()}
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
 
-    alone = member.trainer(tmp_path / "alone", 2, recipe)
+    alone = member.trainer(tmp_path / "alone", 2, recipe.partition("-")[0])
     for step in range(4):
         row = alone.step()
         for name, value in row.items():
