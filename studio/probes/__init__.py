@@ -12,6 +12,7 @@ from studio.probes.checks import HealthCheck
 from studio.probes.cost import Cost
 from studio.probes.faults import CacheFault, CacheWarning
 from studio.probes.history import History, Snapshot
+from studio.probes.lab import PolicyRun, compare_policies, policy_rows
 from studio.probes.norms import CacheNorms, cache_norms
 from studio.probes.passes import Listener, Pass, Watch
 from studio.probes.readings import AttentionReading, Point, PointMap, WordAttention
@@ -34,6 +35,7 @@ __all__ = [
     "Pass",
     "Point",
     "PointMap",
+    "PolicyRun",
     "Residue",
     "ResidueMeter",
     "Snapshot",
@@ -42,6 +44,8 @@ __all__ = [
     "WordAttention",
     "cache_norms",
     "classify_heads",
+    "compare_policies",
+    "policy_rows",
     "residue_over_take",
     "words_of",
 ]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from studio.widgets.palette import css
+from studio.widgets.palette import HEXES, css
 from studio.widgets.source import Reading, SlotLike
 from studio.widgets.tables import parts, reading_at, until
 
-__all__ = ["PAGE", "cache_figure", "heads_figure", "words_figure"]
+__all__ = ["PAGE", "cache_figure", "heads_figure", "residue_figure", "words_figure"]
 
 # Inches: the width of the text of a page.
 PAGE = 6.75
@@ -145,12 +146,45 @@ def heads_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
         axis.set_xlabel("head", fontsize=7)
         axis.set_yticks(range(len(reading.layers)), [str(layer) for layer in reading.layers])
         axis.set_ylim(len(reading.layers) - 0.5, -0.5)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _plain(axis)
     axes[0].set_ylabel("layer", fontsize=7)
     bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=16)
     bar.ax.tick_params(labelsize=6)
     bar.set_label(f"attention (%), block {reading.block}", fontsize=7)
+    return figure
+
+
+def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:
+    """What is left of the old prompt, block by block, a line a policy.
+
+    Args:
+        rows: A row a measurement: "policy", "block", "moment" ("before" and "after" the switch, or "made") and
+            "residue", where 1 is all and 0 nothing.
+        at: The first block under the new prompt.
+
+    Returns:
+        The figure; lines differ in dashes and marks as well as in colour.
+    """
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    axes = figure.subplots()
+    # A block is marked where it ends; the two sides of the switch stand where the new prompt begins.
+    place = {"before": -0.02, "after": 0.02, "made": 1.0}
+    styles = zip(HEXES, ("-", "--", "-.", ":") * 2, "osD^vPX", strict=False)
+    for name, (tint, dashes, mark) in zip(dict.fromkeys(row["policy"] for row in rows), styles, strict=False):
+        own = [row for row in rows if row["policy"] == name]
+        x = [row["block"] + place[row["moment"]] for row in own]
+        y = [row["residue"] for row in own]
+        axes.plot(x, y, color=tint, linestyle=dashes, marker=mark, markersize=3, linewidth=1.4, label=name)
+    axes.axvline(at, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.annotate("switch", (at, 0), xycoords=("data", "axes fraction"), xytext=(3, 4), textcoords="offset points",
+                  fontsize=6, color=SOFT)  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("blocks made", fontsize=7)
+    axes.set_ylabel("residue of the old prompt", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(axes)
+    figure.legend(loc="outside right upper", fontsize=6, frameon=False)
     return figure
 
 

@@ -31,7 +31,8 @@ export class HeadsView {
     this.grid.addEventListener("mouseleave", () => this.point(null));
     this.body = h(
       "div", { class: "ls-seen" },
-      h("div", { class: "ls-headrow" }, this.heading, h("span", { class: "ls-muted" }, "share of attention"), h("span", { class: "ls-grow" }), this.part, this.order),
+      h("div", { class: "ls-headrow" }, this.heading, h("span", { class: "ls-grow" }), h("span", { class: "ls-pins" }, this.part, this.order)),
+      h("div", { class: "ls-axes ls-muted" }, h("span", {}, "a row a layer, a column a head"), h("span", { class: "ls-ramp", "aria-hidden": "true" }), h("span", { class: "ls-num" }, "0 to 100 % of the attention")),
       this.grid,
       this.detail,
       this.counts,
@@ -55,8 +56,9 @@ export class HeadsView {
       const rank = (row: number) => ORDER.indexOf(told[row] as HeadKind);
       rows.sort((a, b) => rank(a) - rank(b) || (found[b]?.[part] ?? 0) - (found[a]?.[part] ?? 0));
     }
-    setText(this.heading, `Block ${reading.block}: how much each head looks`);
+    setText(this.heading, `What the heads of block ${reading.block} look at`);
     this.grid.style.setProperty("--ls-heads", String(heads));
+    this.grid.style.setProperty("--ls-layers", String(reading.layers.length));
     while (this.grid.children.length > rows.length) this.grid.lastElementChild?.remove();
     while (this.grid.children.length < rows.length) this.grid.append(this.makeCell(this.grid.children.length));
     rows.forEach((row, place) => {
