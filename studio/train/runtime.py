@@ -28,6 +28,7 @@ __all__ = [
     "Compiled",
     "Report",
     "autocast",
+    "check_kernels",
     "compiled",
     "cosine",
     "halves",
@@ -196,6 +197,17 @@ KERNELS: dict[str, dict[str, Any] | None] = {
     "fused": None,
     "looped": {"triton.persistent_reductions": False},
 }
+
+
+def check_kernels(config: Any) -> None:
+    """Check the `kernels` and `opening_kernels` of a configuration.
+
+    Raises:
+        ValueError: If one is no key of `KERNELS`.
+    """
+    for name in ("kernels", "opening_kernels"):
+        if getattr(config, name) not in KERNELS:
+            raise ValueError(f"`{name}` must be one of {', '.join(KERNELS)}, got {getattr(config, name)!r}")
 
 
 def compiled(function: Callable[..., Any], device: torch.device, fast: bool = True, kernels: str = "fused") -> Compiled:

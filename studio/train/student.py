@@ -66,7 +66,8 @@ class StudentTrainConfig:
         seed: Seed of everything.
         device: Where it runs; `None`: the GPU if there is one.
         fast: Compile on a GPU.
-        kernels: How the networks are compiled: a key of `runtime.KERNELS`.
+        kernels: How the networks are compiled for clips: a key of `runtime.KERNELS`.
+        opening_kernels: The same for openings.
 
     Raises:
         ValueError: If a share or number is out of range.
@@ -102,11 +103,11 @@ class StudentTrainConfig:
     seed: int = 0
     device: str | None = None
     fast: bool = True
-    kernels: str = "looped"
+    kernels: str = "fused"
+    opening_kernels: str = "looped"
 
     def __post_init__(self) -> None:
-        if self.kernels not in runtime.KERNELS:
-            raise ValueError(f"`kernels` must be one of {', '.join(runtime.KERNELS)}, got {self.kernels!r}")
+        runtime.check_kernels(self)
         if not 0 < self.collect < 1 or not 0 <= self.own <= 1:
             raise ValueError(f"`collect` must lie in (0, 1) and `own` in [0, 1], got {self.collect} and {self.own}")
         if self.rounds < 1 or self.solver_steps < 1:
@@ -219,8 +220,14 @@ class _Trainer:
         size = VideoShape.of(self.model).latents(1, self.block)[1:]
         room = config.opening_trajectories if config.opening_every else 0
         self.opening_store = _Trajectories(room, len(self.timesteps), size, text, self.device, clean=False)
-        self.solve = runtime.compiled(self.teacher, self.device, config.fast, config.kernels)
-        self.forward = runtime.compiled(self.student, self.device, config.fast, config.kernels)
+        self.solve, self.forward = (
+            runtime.compiled(network, self.device, config.fast, config.kernels)
+            for network in (self.teacher, self.student)
+        )
+        self.solve_openings, self.forward_openings = (
+            runtime.compiled(network, self.device, config.fast, config.opening_kernels)
+            for network in (self.teacher, self.student)
+        )
         self.blank = self.text.encode([""])
         self.history: list[dict[str, float]] = []
         self.steps, self.collected = 0, 0
@@ -329,13 +336,14 @@ class _Trainer:
 
     def _solve(self, x: Tensor, texts: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
         """Follow the guided flow from noise `[B, F, C, H, W]` under texts of the prompts and then of none."""
+        solve = self.solve_openings if context is None else self.solve
         states: list[Tensor] = []
         for sigma, following in zip(self.grid, self.grid[1:], strict=False):
             if (self.timesteps / 1000 - sigma).abs().min() < 1e-3:
                 states.append(x)
             timestep = (1000 * sigma).expand(2 * len(x), x.shape[1])
             with runtime.autocast(self.device):
-                flow = self.solve(x.repeat(2, 1, 1, 1, 1), timestep, texts, context=context).float()
+                flow = solve(x.repeat(2, 1, 1, 1, 1), timestep, texts, context=context).float()
             prompted, blank = flow.chunk(2)
             x = x + (following - sigma) * (blank + self.config.guidance * (prompted - blank))
         return torch.stack(states), x
@@ -407,7 +415,7 @@ class _Trainer:
         rows = store.draw(store.kinds()[0], self.config.openings)
         x, target, sigma = self._jump(store, rows)
         with runtime.autocast(self.device):
-            flow = self.forward(x, 1000 * sigma, store.text[rows].float())
+            flow = self.forward_openings(x, 1000 * sigma, store.text[rows].float())
         return (flow.float() - target).square().mean()
 
     def _jump(self, store: _Trajectories, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -65,7 +65,8 @@ class TeacherTrainConfig:
         seed: Seed of everything.
         device: Where it runs; `None`: the GPU if there is one.
         fast: Compile on a GPU.
-        kernels: How the network is compiled: a key of `runtime.KERNELS`.
+        kernels: How the network is compiled for clips: a key of `runtime.KERNELS`.
+        opening_kernels: The same for openings.
         save_every: Seconds between checkpoints.
 
     Raises:
@@ -98,15 +99,15 @@ class TeacherTrainConfig:
     seed: int = 0
     device: str | None = None
     fast: bool = True
-    kernels: str = "looped"
+    kernels: str = "fused"
+    opening_kernels: str = "looped"
     save_every: float = 120.0
 
     def __post_init__(self) -> None:
         for name in ("drop", "forget", "context_noise", "opening_phase"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}; use 0.1")
-        if self.kernels not in runtime.KERNELS:
-            raise ValueError(f"`kernels` must be one of {', '.join(runtime.KERNELS)}, got {self.kernels!r}")
+        runtime.check_kernels(self)
         for name in ("batch", "openings", "frames", "pool", "opening_pool", "fill", "refill_every", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; use 1 or more")
@@ -227,6 +228,7 @@ class _Trainer:
             openings=config.opening_pool, chunk=config.chunk, fast=config.fast,
         )  # fmt: skip
         self.forward = runtime.compiled(self.dit, self.device, config.fast, config.kernels)
+        self.forward_openings = runtime.compiled(self.dit, self.device, config.fast, config.opening_kernels)
         self.history: list[dict[str, float]] = []
         self.budget: runtime.Budget | None = None
 
@@ -263,7 +265,7 @@ class _Trainer:
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "mode": self.forward.mode,
-            "error": self.forward.error,
+            "error": self.forward.error or self.forward_openings.error,
             "history": self.history,
         }
         if self.ranks.main:
@@ -311,7 +313,7 @@ class _Trainer:
         noise = torch.randn_like(x0)
         level = sigma[..., None, None, None]
         with runtime.autocast(self.device):
-            flow = self.forward((1 - level) * x0 + level * noise, 1000 * sigma, self.text(ids, mask))
+            flow = self.forward_openings((1 - level) * x0 + level * noise, 1000 * sigma, self.text(ids, mask))
         return (flow.float() - (noise - x0)).square().mean()
 
     def _loss(self, batch: LatentBatch, ids: Tensor, mask: Tensor) -> Tensor:
@@ -342,4 +344,5 @@ class _Trainer:
         memory = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
         if self.ranks.main:
             told = " ".join(f"{name} {value}" for name, value in line.items())
-            self.report(f"{told} clips {self.pool.rendered} {memory:.1f} GiB {self.forward.mode} {self.forward.error}")
+            used = self.forward if clips else self.forward_openings
+            self.report(f"{told} clips {self.pool.rendered} {memory:.1f} GiB {used.mode} {used.error}")
