@@ -21,7 +21,7 @@ ahead of its slowest consumer, or without a consumer; `paused`: asked to pause; 
 with a length was generated; `error`: the generator raised (`play` goes on from the last good block); `closed`: over.
 """
 
-EventKind = Literal["block", "state", "timeline", "switch", "stats", "restart", "error"]
+EventKind = Literal["block", "state", "timeline", "switch", "stats", "restart", "takes", "error"]
 """Kinds of `Event`; `Event` says which payload each one carries."""
 
 STATES: tuple[str, ...] = get_args(State)
@@ -116,6 +116,29 @@ class Stats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakeInfo:
+    """A take of a source: one run of its timeline.
+
+    Args:
+        number: its number, from 0.
+        name: its name.
+        parent: number of the take that it forked from; None for one that began at block 0.
+        forked_at: its first block that its parent does not have.
+        blocks: blocks made, those shared with its parent included.
+        seed: seed of the noise.
+        current: whether it is the one being shown and made.
+    """
+
+    number: int
+    name: str
+    parent: int | None
+    forked_at: int
+    blocks: int
+    seed: int
+    current: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnknownWord:
     """A word of a prompt that the text encoder has never seen.
 
@@ -151,8 +174,8 @@ class Event:
 
     Args:
         kind: "block" (payload `DecodedBlock`), "state" (a `State`), "timeline" (`Timeline`), "switch" (`Switch`, once
-            when asked for and once more when its latency is known), "stats" (`Stats`), "restart" (int, the new take)
-            or "error" (`ErrorReport`).
+            when asked for and once more when its latency is known), "stats" (`Stats`), "restart" (int, the take that
+            is current now), "takes" (tuple of `TakeInfo`) or "error" (`ErrorReport`).
         payload: as listed.
 
     Raises:

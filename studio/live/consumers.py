@@ -84,10 +84,10 @@ class Gate:
         slowest = self.slowest()
         return slowest is not None and block <= self.units.block_at(slowest) + self.lead
 
-    def rewind(self, take: int) -> None:
-        """Send every consumer back to the start of a new take."""
+    def rewind(self, take: int, frame: int = 0) -> None:
+        """Send every consumer to a frame of another take."""
         for seat in self.seats():
-            seat.frame, seat.take = 0, take
+            seat.frame, seat.take = frame, take
 
     def clear(self) -> None:
         """Detach everyone."""

@@ -12,21 +12,27 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from studio.events import ErrorReport, Stats, Switch
+from studio.live.archive import Archive
 from studio.live.consumers import Attachment, Gate
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
+from studio.live.log import Origin
+from studio.live.origin import origin_of
 from studio.live.outbox import Outbox
 from studio.live.steering import check_units, switch_block
 from studio.live.take import Take
 from studio.live.turns import short_turns
+from studio.live.vault import Vault
 from studio.live.watching import Observer
 from studio.shapes import VideoShape
-from studio.timeline import Segment, Timeline, shorten
+from studio.timeline import Operation, Segment, Timeline, shorten
+from studio.timeline.operations import Put
 from studio.timeline.past import check_past
 
 logger = logging.getLogger(__name__)
@@ -51,13 +57,17 @@ class Core:
 
     def __init__(self, models: Models, timeline: Timeline, *, policy: str, lead: int, load_s: float) -> None:
         self.config, self.units = models.config, VideoShape.of(models.config)
-        self.timeline = check_units(timeline, self.units, self.config.name)
+        check_units(timeline, self.units, self.config.name)
         self.models: Any = models
         self.texts: Any = Texts(models.text)
         self.policy, self.load_s = policy, load_s
         self.changed = threading.Condition()
         self.outbox, self.gate = Outbox(), Gate(self.units, lead)
-        self.take = Take(0, lead + 4)
+        self.vault = Vault()
+        self.archive = Archive(self.vault)
+        self.take = Take(0, lead + 4, timeline, self.vault, self.archive)
+        self.takes: dict[int, Take] = {0: self.take}
+        self.origin: Origin | None = None
         self.error: ErrorReport | None = None
         self.cause: BaseException | None = None
         self.observer: Observer | None = None
@@ -74,6 +84,11 @@ class Core:
         _ALL.add(self)
 
     # What is going on
+
+    @property
+    def timeline(self) -> Timeline:
+        """The prompts of the current take."""
+        return self.take.history.timeline
 
     @property
     def finished(self) -> bool:
@@ -169,19 +184,55 @@ class Core:
         """Begin a new take of the same timeline."""
         with self.changed:
             self.check_open()
-            self.take.clear()
-            self.take = Take(self.take.number + 1, self.take.ring.least)
-            self.gate.rewind(self.take.number)
-            self.error = self.cause = None
-            self._steps = 0
-            if seed != self.timeline.seed:
-                self.timeline = self.timeline.with_seed(seed)
-                self.outbox.post("timeline", self.timeline)
-            self.outbox.post("restart", self.take.number)
-            if self._wanted:
-                self._start_thread()
-            self._settle()
+            timeline = self.timeline.with_seed(seed)
+            if not self.take.made:
+                self.take.clear()
+                del self.takes[self.take.number]
+            self._turn_to(self.take.fork(self.new_number(), 0, timeline))
+            self.take.parent = None
+            self.announce_takes()
         self.outbox.deliver()
+
+    # Takes
+
+    def new_number(self) -> int:
+        """The number of the next take."""
+        return max(self.take.number, *self.takes) + 1 if self.takes else self.take.number + 1
+
+    def turn_to(self, take: Take) -> None:
+        """Make another take the current one; what it has is shown from its fork on."""
+        with self.changed:
+            self.check_open()
+            self._turn_to(take)
+            self.announce_takes()
+        self.outbox.deliver()
+
+    def _turn_to(self, take: Take) -> None:
+        before, timeline = self.take, self.timeline
+        if take is before:
+            return
+        before.rest()
+        self.takes[take.number] = self.take = take
+        self.gate.rewind(take.number, self.units.first_frame(take.forked_at))
+        self.error = self.cause = None
+        self._steps = 0
+        if self.timeline != timeline:
+            self.outbox.post("timeline", self.timeline)
+        self.outbox.post("restart", take.number)
+        if self._wanted:
+            self._start_thread()
+        self._settle()
+
+    def announce_takes(self) -> None:
+        """Queue what there is to know of all takes, for callers who hold the lock and deliver later."""
+        self.outbox.post("takes", tuple(take.info(take is self.take) for take in self.takes.values()))
+
+    def describe(self) -> Origin:
+        """What makes the takes; computed once."""
+        if self.origin is None:
+            self.check_open()
+            self.origin = origin_of(self.models)
+        return self.origin
 
     def attach(self) -> Attachment:
         """Give a consumer a seat at the block being made next."""
@@ -229,13 +280,25 @@ class Core:
         with self.changed:
             self.check_open()
             check_past(self.timeline, timeline, self.take.begun)
-            self._take_over(timeline)
+            self.take_over(timeline)
         self.outbox.deliver()
 
-    def _take_over(self, timeline: Timeline) -> None:
+    def take_over(
+        self, timeline: Timeline, operation: Operation | None = None, go: Callable[[], Timeline] | None = None
+    ) -> None:
+        """Put a timeline into force, for callers who hold the lock, have checked the past and deliver later.
+
+        Args:
+            timeline: the timeline.
+            operation: the edit that led to it, for the history.
+            go: a step of the history that gives it, instead of a new one.
+        """
         if timeline == self.timeline:
             return
-        self.timeline = timeline
+        if go is None:
+            self.take.history.record(operation, timeline)
+        else:
+            go()
         self.take.forget_replaced(timeline)
         self.outbox.post("timeline", timeline)
         self._settle()
@@ -258,7 +321,7 @@ class Core:
                 effective_block=block,
                 effective_frame=self.units.first_frame(block),
             )
-            self._take_over(self.timeline.put(segment))
+            self.take_over(self.timeline.put(segment), Put(segment))
             self.take.expect(switch, asked if at is None else None)
             self.outbox.post("switch", switch)
         self.outbox.deliver()
@@ -339,8 +402,8 @@ class Core:
         with self.changed:
             if take.engine is not None:
                 return take.engine
-            timeline, latents = self.timeline, list(take.latents)
-            last = take.records[-1] if take.records else None
+            timeline, latents = self.timeline, take.latents
+            orders = [record.order for record in take.records]
         engine = Engine(
             self.models,
             self.texts,
@@ -351,11 +414,11 @@ class Core:
             take=take.number,
             observer=lambda: self.observer,
         )
-        if last is not None:
-            engine.rebuild(latents, last.prompt, timeline.index_at(last.block), take.stream)
+        if orders:
+            engine.rebuild(latents, orders, take.stream)
         with self.changed:
             self._check(take)
-            take.engine, take.resumed = engine, last is not None
+            take.engine, take.resumed = engine, bool(orders)
             take.meter.cool()
         return engine
 
@@ -372,11 +435,12 @@ class Core:
             return take.begin(self.timeline, self.policy)
 
     def _publish(self, made: Made, engine: Engine, take: Take) -> None:
+        kept = take.keep(made.block.latents)
         with self.changed:
             if take is not self.take or self.closing:
                 return
             now = time.perf_counter()
-            block, switched = take.add(made, engine, self.units, self.timeline.seed, now)
+            block, switched = take.add(made, kept, engine, self.units, self.timeline.seed, now)
             if self._first_frame_s is None and self._asked is not None:
                 self._first_frame_s = self.load_s + now - self._asked
             self._steps = 0 if self.finished else max(0, self._steps - 1)
@@ -450,7 +514,12 @@ class Core:
         """Let go of the networks, the cache, latents, frames and consumers."""
         if self.observer is not None:
             self.observer.stop()
-        self.take.clear()
+        if self.origin is None and self.models is not None and any(take.made for take in self.takes.values()):
+            self.origin = origin_of(self.models)  # the logs outlive the networks
+        for take in [self.take, *self.takes.values()]:
+            take.clear()
+        self.archive.close()
+        self.vault.close()
         self.gate.clear()
         self.cause = self.models = self.texts = None
 

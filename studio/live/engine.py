@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio.config import ModelConfig, Policy, SinkPolicy
+from studio.config import ModelConfig
+from studio.live.orders import Order as Order
+from studio.live.rebuild import rebuild_cache, rebuild_stream
+from studio.live.texts import Texts as Texts
 from studio.live.watching import Observer
-from studio.sampler import Block, BlockPlan, NoiseSource, make_cache, recache, rollout
+from studio.sampler import Block, BlockPlan, NoiseSource, make_cache, rollout
 from studio.shapes import VideoShape
-
-TEXTS = 64
 
 
 class Models(Protocol):
@@ -38,23 +39,6 @@ class Abandoned(Exception):
     """Leaves a block between two denoising steps."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What the next block is to be made of.
-
-    Args:
-        prompt: the prompt in force.
-        number: its number, for the cache's provenance.
-        policy: what a switch at this block does to the cache; None for no switch.
-        sink_policy: overrides the model's for this switch.
-    """
-
-    prompt: str
-    number: int
-    policy: Policy | None = None
-    sink_policy: SinkPolicy | None = None
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Made:
     """One finished block.
@@ -63,42 +47,13 @@ class Made:
         block: what the rollout gave; its latents are `[1, f, C, H, W]`, on the CPU.
         frames: its pixels, uint8 `[T, H, W, 3]`, read-only.
         seconds: seconds by part: "text", "recache", "denoise", "commit", "vae", and "total".
+        digest: SHA-256 of the latents' bytes.
     """
 
     block: Block
     frames: np.ndarray
     seconds: dict[str, float]
-
-
-class Texts:
-    """Embeddings of prompts, each computed once.
-
-    Args:
-        encoder: has `encode(list of prompts) -> [B, L, D]`.
-        size: prompts remembered.
-    """
-
-    def __init__(self, encoder: Any, size: int = TEXTS) -> None:
-        self._encoder, self._size = encoder, size
-        self._known: OrderedDict[str, Tensor] = OrderedDict()
-        self.seconds: float | None = None
-
-    def __contains__(self, prompt: str) -> bool:
-        return prompt in self._known
-
-    def __call__(self, prompt: str) -> Tensor:
-        """Embedding `[1, L, D]` of a prompt; the same tensor each time."""
-        if prompt in self._known:
-            self._known.move_to_end(prompt)
-            return self._known[prompt]
-        started = time.perf_counter()
-        with torch.no_grad():
-            text = self._encoder.encode([prompt])
-        self.seconds = time.perf_counter() - started
-        self._known[prompt] = text
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
-        return text
+    digest: str
 
 
 class Engine:
@@ -111,6 +66,7 @@ class Engine:
         order: asked for each block's order as it begins; None ends the take.
         check: called before every denoising step; it may raise `Abandoned`.
         blocks: length of the take, needed where the model keeps every frame.
+        decode: whether to make pixels; without, `Made.frames` is empty.
         take: number of the take.
         observer: asked at each block for who looks on; None for nobody.
 
@@ -127,11 +83,12 @@ class Engine:
         order: Callable[[], Order | None],
         check: Callable[[], None],
         blocks: int | None = None,
+        decode: bool = True,
         take: int = 0,
         observer: Callable[[], Observer | None] = lambda: None,
     ) -> None:
         self._models, self._texts, self._order, self._check = models, texts, order, check
-        self._take, self._observer = take, observer
+        self._take, self._observer, self._decode = take, observer, decode
         config, parameter = models.config, next(models.dit.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         self._pixels = next(models.vae.parameters())  # decoding happens where and as the decoder's weights are
@@ -162,21 +119,21 @@ class Engine:
         """Number of the take."""
         return self._take
 
-    def rebuild(self, latents: Sequence[Tensor], prompt: str, number: int, stream: Any) -> None:
-        """Take over blocks that were already made, as after an error.
+    def rebuild(self, latents: Sequence[Tensor], orders: Sequence[Order], stream: Any = None) -> None:
+        """Take over blocks that were already made, as for a fork or after an error.
 
         Args:
             latents: the latents of all blocks so far, each `[1, f, C, H, W]`.
-            prompt: the prompt of the last one; the cache is recomputed under it.
-            number: that prompt's number.
-            stream: the decoder's stream after the last one.
+            orders: what each was made of.
+            stream: the decoder's stream after the last one; None decodes it again as far as it matters.
         """
         config = self._models.config
-        capacity = self._cache.capacity // config.sampler.block
-        recent = torch.cat(list(latents[-max(1, capacity) :]), dim=1).to(self._device)
-        self._cache.restore(recent, end=len(latents) * config.sampler.block)
-        recache(self._models.dit, self._cache, self._texts(prompt), config.sampler, prompt=number)
-        self._stream = stream.clone()
+        with torch.inference_mode():
+            rebuild_cache(self._models.dit, self._cache, self._texts, config, latents, orders)
+            if stream is not None:
+                self._stream = stream.clone()
+            elif self._decode:
+                self._stream = rebuild_stream(self._models.vae, latents, config.sampler.block)
 
     @property
     def stream(self) -> Any:
@@ -198,17 +155,23 @@ class Engine:
             if block is None:
                 return None
             denoised = time.perf_counter()
-            # A chunk that fails half way must leave the stream as it was, so a copy goes first.
-            stream = self._stream.clone()
-            frames = to_uint8(self._models.vae.decode(block.latents.to(self._pixels), stream))
+            frames = self._pixels_of(block.latents)
         ended = time.perf_counter()
-        self._stream = stream
         if (observer := self._observer()) is not None:
             observer.end(self, block, frames)
         # A copy made outside inference mode may be used for anything, training included.
         block = replace(block, latents=block.latents.to("cpu", copy=True))
         seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
-        return Made(block=block, frames=frames, seconds=seconds)
+        return Made(block=block, frames=frames, seconds=seconds, digest=digest_of(block.latents))
+
+    def _pixels_of(self, latents: Tensor) -> np.ndarray:
+        if not self._decode:
+            return np.zeros((0, self._models.config.height, self._models.config.width, 3), np.uint8)
+        # A chunk that fails half way must leave the stream as it was, so a copy goes first.
+        stream = self._stream.clone()
+        frames = to_uint8(self._models.vae.decode(latents.to(self._pixels), stream))
+        self._stream = stream
+        return frames
 
     def close(self) -> None:
         """Let go of the rollout; the take is over. A block under way in another thread ends at its next step."""
@@ -223,7 +186,7 @@ class Engine:
     def _plan(self) -> Iterator[BlockPlan]:
         while (order := self._order()) is not None:
             started = time.perf_counter()
-            text = self._texts(order.prompt)
+            text = self._texts(order.text)
             self._text_seconds = time.perf_counter() - started
             entry = BlockPlan(text=text, prompt=order.number, policy=order.policy, sink_policy=order.sink_policy)
             if (observer := self._observer()) is not None:
@@ -233,6 +196,18 @@ class Engine:
     def _step(self, block: int, step: int) -> Tensor:
         self._check()
         return self._noise(block, step)
+
+
+def digest_of(latents: Tensor) -> str:
+    """SHA-256 of the bytes of latents, to compare them bit for bit.
+
+    Args:
+        latents: on the CPU.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(latents.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

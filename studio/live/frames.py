@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from studio.events import DecodedBlock
 from studio.live.core import LOOK, Core
 from studio.timeline import check_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from studio.events import DecodedBlock
+    from studio.live.archive import Packed
 
 
 class Frames:
     """An iterator over the frames of a session, block by block; `close` detaches it, and so does dropping it.
 
     Each element is uint8 `[T, H, W, 3]`. Generation stays close ahead of the loop. After a restart it goes on with
-    block 0 of the new take; it ends with the video, with `stop` and with the session.
+    its own first block of the new take; it ends with the video, with `stop` and with the session.
 
     Args:
         session: kept alive as long as the iterator is.
@@ -25,7 +26,7 @@ class Frames:
         start: first block; None goes on after the last block that was handed out.
 
     Raises:
-        ValueError: `start` is no block that is still held or yet to come.
+        ValueError: `start` is no block number.
     """
 
     def __init__(self, session: Any, core: Core, start: int | None) -> None:
@@ -39,13 +40,8 @@ class Frames:
     def _first(self, start: int | None) -> int:
         take = self._core.take
         if start is None:
-            wanted = take.next_pull
-            return wanted if wanted >= take.made or take.ring.get(wanted) else take.made
-        start = check_whole(start, "start", 0, 2**62)
-        oldest = take.ring.oldest
-        if start < take.made and take.ring.get(start) is None:
-            raise ValueError(f"`start` must be a block still held, {oldest} or later, got {start}; use {oldest}")
-        return start
+            return take.next_pull
+        return check_whole(start, "start", 0, 2**62)
 
     def __iter__(self) -> Frames:
         return self
@@ -66,23 +62,22 @@ class Frames:
             with core.changed:
                 block = self._look()
                 if block is not None:
-                    self._index = core.take.next_pull = block.index + 1
-                    return block
+                    self._index = core.take.next_pull = self._index + 1
+            if block is not None:
+                return block if isinstance(block, DecodedBlock) else block.get()
             core.outbox.deliver()
             with core.changed:
                 if self._look() is None:
                     core.changed.wait(LOOK)
 
-    def _look(self) -> DecodedBlock | None:
+    def _look(self) -> DecodedBlock | Packed | None:
         core, seat = self._core, self._seat
         if seat.closed or core.closed or core.closing or core.stops != self._stops:
             raise StopIteration
         take = core.take
         if take.number != self._take:
-            self._take, self._index = take.number, 0
-        block = take.ring.get(self._index)
-        if block is None and self._index < take.made:
-            block = take.ring.get(take.ring.oldest or 0)
+            self._take, self._index = take.number, take.forked_at
+        block = take.block(self._index)
         if block is not None:
             return block
         if core.error is not None:

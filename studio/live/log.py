@@ -1,11 +1,21 @@
-"""The event log of a take: what each block was made under."""
+"""The event log of a take: what each block was made under, and what made it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
 
-from studio.timeline import Segment, Timeline
+from studio.live.orders import Order
+from studio.timeline import Fold, Mix, Segment, Timeline, Weighted, check_seed, check_whole, shorten
+from studio.timeline.checks import check_choice, check_policy, check_prompt
+from studio.timeline.plain import check_keys, check_list
+
+FORMAT = "studio-log"
+VERSION = 1
+MAX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +23,7 @@ class BlockRecord:
     """What one block was made under; with the model, the records of a take determine its latents bit for bit.
 
     Args:
-        take: number of the take.
+        take: number of the take that made it; a fork shares the blocks of its parent.
         block: block number.
         first_frame: its first pixel frame.
         prompt: the prompt in force.
@@ -21,7 +31,10 @@ class BlockRecord:
         policy: what the switch at this block did to the cache; None where there was no switch.
         sink_policy: the sink policy of that switch; None for the model's own.
         requested_frame: the playhead when a live switch was asked for that took effect here, else None.
-        resumed: whether the cache was rebuilt from the kept latents before this block, as after an error.
+        resumed: whether the cache was rebuilt from the kept latents before this block, as for a fork.
+        segment: number of the segment, for the cache's provenance.
+        mix: what was in force where it was more than `prompt`, else None.
+        latents: SHA-256 of the bytes of its latents.
     """
 
     take: int
@@ -33,6 +46,139 @@ class BlockRecord:
     sink_policy: str | None = None
     requested_frame: int | None = None
     resumed: bool = False
+    segment: int = 0
+    mix: Mix | None = None
+    latents: str = ""
+
+    @property
+    def order(self) -> Order:
+        """What the block was to be made of."""
+        return Order(
+            prompt=self.prompt,
+            number=self.segment,
+            policy=self.policy,  # type: ignore[arg-type]
+            sink_policy=self.sink_policy,  # type: ignore[arg-type]
+            mix=self.mix,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What made a take.
+
+    Args:
+        studio: version of the studio.
+        torch: version of torch.
+        device: what computed, with what can change the last bits.
+        dtype: type of the weights.
+        model: name of the model.
+        config: its configuration, as `studio.config.to_dict` gives it.
+        weights: fingerprint of its weights; see `studio.live.origin.fingerprint`.
+    """
+
+    studio: str
+    torch: str
+    device: str
+    dtype: str
+    model: str
+    config: dict[str, Any] = field(hash=False)
+    weights: str
+
+
+class TakeLog(Sequence[BlockRecord]):
+    """The records of a take, block by block, with what made them; it compares equal to a list of the same records.
+
+    Args:
+        records: one a block, from block 0.
+        origin: what made them, or a function that tells it when it is asked for.
+        name: name of the take.
+    """
+
+    def __init__(self, records: Sequence[BlockRecord], origin: Origin | Callable[[], Origin], name: str = "") -> None:
+        self.records, self.name, self._origin = tuple(records), name, origin
+
+    @property
+    def origin(self) -> Origin:
+        """What made them."""
+        if not isinstance(self._origin, Origin):
+            self._origin = self._origin()
+        return self._origin
+
+    @overload
+    def __getitem__(self, index: int) -> BlockRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[BlockRecord]: ...
+    def __getitem__(self, index: int | slice) -> BlockRecord | Sequence[BlockRecord]:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[BlockRecord]:
+        return iter(self.records)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TakeLog):
+            return (self.records, self.origin, self.name) == (other.records, other.origin, other.name)
+        return list(self.records) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<TakeLog {self.name!r}: {len(self)} blocks>"
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The log as JSON text; `from_json` reads it back.
+
+        Args:
+            indent: as in `json.dumps`.
+        """
+        head = {"format": FORMAT, "version": VERSION, "name": self.name, "origin": asdict(self.origin)}
+        blocks = [_record_to_dict(record) for record in self.records]
+        return json.dumps({**head, "blocks": blocks}, ensure_ascii=False, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> TakeLog:
+        """Read a log.
+
+        Args:
+            text: from `to_json`.
+
+        Returns:
+            The log.
+
+        Raises:
+            ValueError: anything else; the message names it.
+        """
+        try:
+            head = json.loads(text)
+        except (json.JSONDecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a log: {shorten(str(error))}") from None
+        check_keys(head, ("format", "version", "name", "origin", "blocks"), "the log")
+        if head.get("format") != FORMAT or head.get("version") != VERSION:
+            found = (head.get("format"), head.get("version"))
+            raise ValueError(f'a log must be of format "{FORMAT}", version {VERSION}, got {shorten(found)}')
+        origin = check_keys(head.get("origin"), tuple(Origin.__dataclass_fields__), "origin")
+        missing = [name for name in Origin.__dataclass_fields__ if name not in origin]
+        if missing:
+            raise ValueError(f"`origin` must say what made the take; {', '.join(missing)} is missing")
+        items = check_list(head.get("blocks"), "blocks")
+        records = [_record_from_dict(item, i) for i, item in enumerate(items)]
+        return cls(records, Origin(**origin), str(head.get("name", "")))
+
+    def save(self, path: str | Path) -> None:
+        """Write the log to a file, whole or not at all.
+
+        Args:
+            path: the file, as take.json; replaced when it exists.
+        """
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.part")
+        try:
+            aside.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def script_of(records: Sequence[BlockRecord], like: Timeline) -> Timeline:
@@ -46,16 +192,76 @@ def script_of(records: Sequence[BlockRecord], like: Timeline) -> Timeline:
         A timeline as long as the log.
 
     Raises:
-        ValueError: the log is empty, or the cache was rebuilt in the middle, which a timeline cannot say.
+        ValueError: the log is empty, or holds what a timeline cannot say: the cache was rebuilt in the middle, or a
+            spherical transition was under way.
     """
     if not records:
         raise ValueError("`records` must hold at least one block, got none; play first")
     rebuilt = [record.block for record in records if record.resumed]
     if rebuilt:
-        raise ValueError(f"the cache was rebuilt at block {rebuilt[0]} after an error, which a timeline cannot repeat")
-    segments = tuple(
-        Segment(record.prompt, record.block, policy=record.policy, sink_policy=record.sink_policy)
-        for record in records
-        if record.block == 0 or record.policy is not None
-    )
-    return replace(like, segments=segments, length=len(records), seed=records[0].seed)
+        raise ValueError(f"the cache was rebuilt at block {rebuilt[0]}, which a timeline cannot repeat; replay the log")
+    segments = []
+    for before, record in zip((None, *records), records, strict=False):
+        changed = before is None or (record.prompt, record.mix) != (before.prompt, before.mix)
+        if changed or record.policy is not None:
+            segments.append(_segment_of(record))
+    return replace(like, segments=tuple(segments), length=len(records), seed=records[0].seed)
+
+
+def _segment_of(record: BlockRecord) -> Segment:
+    # Where no policy was at work, the cache was left alone: that is "keep".
+    policy = record.policy or ("keep" if record.block else None)
+    if record.mix is None:
+        return Segment(record.prompt, record.block, policy=policy, sink_policy=record.sink_policy)
+    if record.mix.folds:
+        raise ValueError(f"a spherical transition at block {record.block} is no timeline of its own; replay the log")
+    (prompt, weight), *more = record.mix.parts
+    blend = tuple(Weighted(text, share) for text, share in more)
+    return Segment(
+        prompt, record.block, policy=policy, sink_policy=record.sink_policy, weight=weight, blend=blend
+    )  # fmt: skip
+
+
+def _record_to_dict(record: BlockRecord) -> dict[str, Any]:
+    blank = BlockRecord(take=-1, block=-1, first_frame=-1, prompt="", seed=-1)
+    out = {
+        name: value for name in record.__dataclass_fields__ if (value := getattr(record, name)) != getattr(blank, name)
+    }
+    if record.mix is not None:
+        out["mix"] = asdict(record.mix)
+    return out
+
+
+def _record_from_dict(item: Any, i: int) -> BlockRecord:
+    where = f"blocks[{i}]"
+    check_keys(item, tuple(BlockRecord.__dataclass_fields__), where)
+    try:
+        check_prompt(item.get("prompt"))
+        check_seed(item.get("seed"))
+        check_policy(item.get("policy"))
+        check_choice(item.get("sink_policy"), "sink_policy", ("keep", "rewrite"))
+        check_whole(item.get("block"), "block", i, i, f"the blocks count from 0 without gaps, so use {i}")
+        for name in ("take", "first_frame", "segment"):
+            check_whole(item.get(name, 0), name, 0, 2**53)
+        mix = None if item.get("mix") is None else _mix_from_dict(item["mix"])
+        return BlockRecord(**{"take": 0, "first_frame": 0, **item, "mix": mix})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _mix_from_dict(item: Any) -> Mix:
+    check_keys(item, ("parts", "folds"), "mix")
+    folds = []
+    for fold in check_list(item.get("folds", []), "folds"):
+        check_keys(fold, ("parts", "share", "kind"), "fold")
+        if not isinstance(fold.get("share"), (int, float)) or fold.get("kind") not in ("linear", "spherical"):
+            raise ValueError(f"a fold must have a share and a kind, got {shorten(fold)}")
+        folds.append(Fold(_parts(fold.get("parts")), float(fold["share"]), fold["kind"]))
+    return Mix(_parts(item.get("parts")), tuple(folds))
+
+
+def _parts(items: Any) -> tuple[tuple[str, float], ...]:
+    parts = [Weighted(*check_list(item, "parts")[:2]) for item in check_list(items, "parts")]
+    if not parts:
+        raise ValueError("`parts` must hold at least one prompt, got none")
+    return tuple((part.prompt, part.weight) for part in parts)

@@ -22,24 +22,32 @@ class Ring:
         self._blocks: OrderedDict[int, DecodedBlock] = OrderedDict()
         self._bytes = 0
 
-    def add(self, block: DecodedBlock) -> None:
-        """Take in a block and drop the oldest ones that no longer fit."""
+    def add(self, block: DecodedBlock) -> list[DecodedBlock]:
+        """Take in a block.
+
+        Returns:
+            The oldest ones, which no longer fit and are dropped.
+        """
         self._blocks[block.index] = block
         self._bytes += block.frames.nbytes
+        dropped = []
         while len(self._blocks) > self.least and self._bytes > self.budget:
             _, old = self._blocks.popitem(last=False)
             self._bytes -= old.frames.nbytes
+            dropped.append(old)
+        return dropped
 
     def get(self, index: int) -> DecodedBlock | None:
         """A block that is still held, else None."""
         return self._blocks.get(index)
 
-    @property
-    def oldest(self) -> int | None:
-        """Number of the oldest block held, or None."""
-        return next(iter(self._blocks), None)
+    def held(self) -> list[DecodedBlock]:
+        """All blocks held, the oldest first."""
+        return list(self._blocks.values())
 
-    def clear(self) -> None:
-        """Drop everything."""
+    def clear(self) -> list[DecodedBlock]:
+        """Drop everything and return it, the oldest first."""
+        dropped = self.held()
         self._blocks.clear()
         self._bytes = 0
+        return dropped

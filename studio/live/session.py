@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from studio.events import DecodedBlock, ErrorReport, Listener, Stats, Switch, UnknownWord
+from studio.events import DecodedBlock, ErrorReport, Listener, Stats, Switch, TakeInfo, UnknownWord
 from studio.live.consumers import Attachment
 from studio.live.core import Core
+from studio.live.editing import Editor
 from studio.live.engine import Models
 from studio.live.frames import Frames
-from studio.live.log import BlockRecord, script_of
+from studio.live.log import TakeLog, script_of
+from studio.live.scrub import Scrub
+from studio.live.takes import Takes
 from studio.live.watching import SAMPLES, Watching
 from studio.live.words import UnknownWords, find_unknown
 from studio.timeline import (
     EXAMPLE,
     POLICIES,
+    Operation,
     Segment,
     Timeline,
     check_policy,
@@ -68,6 +73,7 @@ class Session:
         if timeline is None:
             timeline = self.plain_timeline(models, EXAMPLE)
         self._core = Core(models, timeline, policy=_policy(policy), lead=lead, load_s=load_s)
+        self._takes, self._editor, self._scrub = Takes(self._core), Editor(self._core), Scrub(self._core)
         self._device = describe_device(next(models.dit.parameters()).device)
         self._finalizer = weakref.finalize(self, _drop, weakref.ref(self._core))
         self._finalizer.atexit = False
@@ -162,10 +168,11 @@ class Session:
         return self._core.error
 
     @property
-    def log(self) -> list[BlockRecord]:
-        """What each block of this take was made under, in order."""
+    def log(self) -> TakeLog:
+        """The event log of this take: what each block was made under, in order, and what made it."""
         with self._core.changed:
-            return list(self._core.take.records)
+            take = self._core.take
+            return TakeLog(take.records, self._core.describe, take.name)
 
     @property
     def script(self) -> Timeline:
@@ -180,7 +187,8 @@ class Session:
     def latents(self) -> list[Tensor]:
         """The clean latents of each block of this take, `[1, f, C, H, W]` each, on the CPU."""
         with self._core.changed:
-            return list(self._core.take.latents)
+            reel = self._core.take.latents
+        return list(reel)
 
     @property
     def take(self) -> int:
@@ -194,10 +202,55 @@ class Session:
             index: block number.
 
         Returns:
-            The block, or None when it is no longer held or not made yet.
+            The block, or None when it was not made yet. Blocks that left memory as they were come back as good as
+            JPEG of high quality keeps them.
         """
-        with self._core.changed:
-            return self._core.take.ring.get(index)
+        return self._scrub.block(index)
+
+    def frame(self, index: int) -> np.ndarray:
+        """A frame of what was made, wherever it is kept.
+
+        Args:
+            index: its number, from 0.
+
+        Returns:
+            uint8 `[H, W, 3]`, read-only.
+
+        Raises:
+            ValueError: it was not made.
+        """
+        return self._scrub.frame(index)
+
+    def clip(self, start: int, stop: int) -> np.ndarray:
+        """A range of frames of what was made.
+
+        Args:
+            start: first frame.
+            stop: frame just past the last.
+
+        Returns:
+            uint8 `[stop - start, H, W, 3]`.
+
+        Raises:
+            ValueError: a frame that was not made, or an empty range.
+        """
+        return self._scrub.clip(start, stop)
+
+    def loop(self, start: int, stop: int, *, step: int = 1) -> Iterator[np.ndarray]:
+        """Frames of a range of what was made, over and over.
+
+        Args:
+            start: first frame.
+            stop: frame just past the last.
+            step: from one to the next; -1 plays backwards.
+
+        Returns:
+            An endless iterator of uint8 `[H, W, 3]`.
+
+        Raises:
+            ValueError: a frame that was not made, an empty range, or a step of 0.
+        """
+        return self._scrub.loop(start, stop, step=step)
 
     # Playing
 
@@ -226,7 +279,7 @@ class Session:
         self._core.run(steps=1)
 
     def restart(self, seed: int | None = None) -> None:
-        """Begin a new take of the same timeline from block 0; the frames, latents and log of the old one are dropped.
+        """Begin a new take of the same timeline from block 0; the old one stays in `takes`.
 
         Args:
             seed: seed of the new take; None for the same one.
@@ -295,6 +348,52 @@ class Session:
             ValueError: a value that makes no sense, a block that has begun, or one past the end of the video.
         """
         return self._core.switch(Segment(prompt, 0, policy=policy, sink_policy=sink_policy), at)
+
+    @property
+    def takes(self) -> Takes:
+        """All takes of this session, a tree: iterate over them, `choose` one, `rename` or `remove` one."""
+        return self._takes
+
+    def fork(
+        self,
+        at: int,
+        *,
+        prompt: str | None = None,
+        policy: str | None = None,
+        sink_policy: str | None = None,
+        seed: int | None = None,
+        timeline: Timeline | None = None,
+        name: str = "",
+        take: int | str | None = None,
+    ) -> TakeInfo:
+        """Begin another take with the first `at` blocks of this one; see `Takes.fork`."""
+        return self._takes.fork(
+            at,
+            prompt=prompt,
+            policy=policy,
+            sink_policy=sink_policy,
+            seed=seed,
+            timeline=timeline,
+            name=name,
+            take=take,
+        )
+
+    @property
+    def editor(self) -> Editor:
+        """Edits the timeline by operations, with undo and redo."""
+        return self._editor
+
+    def edit(self, operation: Operation | dict[str, Any], *, past: str | None = None) -> Timeline:
+        """Edit the timeline by an operation; see `Editor.apply`."""
+        return self._editor.apply(operation, past=past)
+
+    def undo(self, *, past: str | None = None) -> Timeline:
+        """Take the last edit of the timeline back; see `Editor.undo`."""
+        return self._editor.undo(past=past)
+
+    def redo(self, *, past: str | None = None) -> Timeline:
+        """Do the edit again that was undone last; see `Editor.redo`."""
+        return self._editor.redo(past=past)
 
     def _find(self, text: str) -> list[UnknownWord]:
         encoder = self._core.models.text if self._core.models else None

@@ -1,4 +1,4 @@
-"""A take: one run of a timeline from block 0, with everything that was made in it."""
+"""A take: one run of a timeline, with everything that was made in it; takes that fork share what came before."""
 
 from __future__ import annotations
 
@@ -7,46 +7,106 @@ from typing import Any
 
 from torch import Tensor
 
-from studio.events import DecodedBlock, Switch
+from studio.events import DecodedBlock, Switch, TakeInfo
+from studio.live.archive import Archive, Packed
 from studio.live.engine import Engine, Made, Order
 from studio.live.log import BlockRecord
 from studio.live.meter import Meter
+from studio.live.orders import order_at
 from studio.live.ring import Ring
+from studio.live.vault import KeptTensor, Reel, Vault
 from studio.shapes import VideoShape
-from studio.timeline import Timeline
+from studio.timeline import History, Timeline
 
 
 class Take:
-    """What was begun and made since the last start. Its owner's lock guards it.
+    """What was begun and made in one run. Its owner's lock guards it.
 
     Args:
         number: number of the take.
         least: recent blocks whose frames are kept whatever they weigh.
+        timeline: its prompts.
+        vault: keeps its latents.
+        archive: keeps its frames.
+        name: its name.
 
     Attributes:
+        parent: number of the take it forked from, or None.
+        forked_at: its first block that its parent does not have.
         begun: blocks whose prompt is settled; edits before that block come too late.
         records: the event log.
-        latents: the latents of each block, on the CPU.
+        history: its timeline, with all edits.
         meter: how fast it goes.
         next_pull: the block that a new loop over the frames begins with.
         latency: seconds that the last live switch took.
         engine: what makes the blocks; None before the first, and after an error.
-        stream: the decoder's stream after the last block.
+        stream: the decoder's stream after the last block; None where it is to be rebuilt.
         resumed: whether the engine was rebuilt and has made nothing since.
         ring: frames of the recent blocks.
     """
 
-    def __init__(self, number: int, least: int) -> None:
-        self.number, self.begun, self.next_pull = number, 0, 0
+    def __init__(
+        self, number: int, least: int, timeline: Timeline, vault: Vault, archive: Archive, name: str = ""
+    ) -> None:
+        self.number, self.name, self.begun, self.next_pull = number, name or f"take {number + 1}", 0, 0
+        self.parent: int | None = None
+        self.forked_at = 0
         self.records: list[BlockRecord] = []
-        self.latents: list[Tensor] = []
+        self.history = History(timeline)
         self.meter, self.ring = Meter(), Ring(least)
         self.latency: float | None = None
         self.engine: Engine | None = None
         self.stream: Any = None
         self.resumed = False
+        self._vault, self._archive = vault, archive
+        self._latents: list[KeptTensor] = []
+        self._packed: dict[int, Packed] = {}
         self._pending: dict[int, tuple[Switch, float | None]] = {}
         self._order = Order(prompt="", number=0)
+
+    def fork(self, number: int, at: int, timeline: Timeline, name: str = "") -> Take:
+        """A new take that shares the first blocks of this one.
+
+        Args:
+            number: its number.
+            at: blocks that it shares.
+            timeline: its prompts.
+            name: its name.
+        """
+        other = Take(number, self.ring.least, timeline, self._vault, self._archive, name)
+        other.parent, other.forked_at = self.number, at
+        other.records, other._latents = self.records[:at], self._latents[:at]
+        other._packed = {index: packed for index, packed in self._packed.items() if index < at}
+        recent = [block for block in self.ring.held() if block.index < at]
+        other._packed |= {block.index: Packed(block) for block in recent}
+        for block in recent:
+            other._drop(other.ring.add(replace(block, take=number)))
+        other.begun = other.next_pull = at
+        return other
+
+    @property
+    def latents(self) -> Reel:
+        """The latents of each block, on the CPU."""
+        return Reel(self._latents)
+
+    def info(self, current: bool) -> TakeInfo:
+        """What others may know of it."""
+        return TakeInfo(
+            number=self.number,
+            name=self.name,
+            parent=self.parent,
+            forked_at=self.forked_at,
+            blocks=self.made,
+            seed=self.history.timeline.seed,
+            current=current,
+        )
+
+    def block(self, index: int) -> DecodedBlock | Packed | None:
+        """A block, or what gives it, or None where it was not made."""
+        return self.ring.get(index) or self._packed.get(index)
+
+    def _drop(self, blocks: list[DecodedBlock]) -> None:
+        self._packed.update(self._archive.pack(block for block in blocks if block.index not in self._packed))
 
     @property
     def made(self) -> int:
@@ -66,16 +126,8 @@ class Take:
         block = self.begun
         if timeline.length is not None and block >= timeline.length:
             return None
-        number = timeline.index_at(block)
-        segment = timeline.segments[number]
-        switched = block > 0 and segment.start == block
         self.begun = block + 1
-        self._order = Order(
-            prompt=segment.prompt,
-            number=number,
-            policy=(segment.policy or policy) if switched else None,  # type: ignore[arg-type]
-            sink_policy=segment.sink_policy if switched else None,  # type: ignore[arg-type]
-        )
+        self._order = order_at(timeline, block, policy)
         return self._order
 
     def expect(self, switch: Switch, asked: float | None) -> None:
@@ -89,11 +141,19 @@ class Take:
             if segment is None or segment.prompt != switch.prompt:
                 del self._pending[block]
 
-    def add(self, made: Made, engine: Engine, units: VideoShape, seed: int, now: float) -> tuple[DecodedBlock, bool]:
+    def keep(self, latents: Tensor) -> KeptTensor:
+        """Put latents into the vault, which may take a moment; needs no lock."""
+        self._archive.wait()
+        return KeptTensor(self._vault, latents)
+
+    def add(
+        self, made: Made, kept: KeptTensor, engine: Engine, units: VideoShape, seed: int, now: float
+    ) -> tuple[DecodedBlock, bool]:
         """Take in a finished block.
 
         Args:
             made: the block.
+            kept: its latents; see `keep`.
             engine: what made it.
             units: counts frames.
             seed: seed of the take.
@@ -119,9 +179,12 @@ class Take:
                 sink_policy=order.sink_policy,
                 requested_frame=None if live is None else live.requested_frame,
                 resumed=self.resumed,
+                segment=order.number,
+                mix=order.mix,
+                latents=made.digest,
             )
         )
-        self.latents.append(made.block.latents)
+        self._latents.append(kept)
         self.stream, self.resumed = engine.stream, False
         self.meter.add(len(made.frames), made.seconds["total"], made.seconds)
         block = DecodedBlock(
@@ -133,7 +196,7 @@ class Take:
             switch=live or _planned(order, index, first),
             take=self.number,
         )
-        self.ring.add(block)
+        self._drop(self.ring.add(block))
         return block, live is not None and asked is not None
 
     def fail(self) -> None:
@@ -147,17 +210,24 @@ class Take:
         if engine is not None:
             engine.close()
 
+    def rest(self) -> None:
+        """Become a take that is not the current one: everything made is kept, what makes more is let go of."""
+        self.fail()
+        self._drop(self.ring.clear())
+        self._pending.clear()
+
     def clear(self) -> None:
         """Let go of everything but the log."""
         self.drop_engine()
         self.ring.clear()
-        self.latents.clear()
+        self._latents.clear()
+        self._packed.clear()
         self.stream = None
 
 
 def _planned(order: Order, index: int, first: int) -> Switch | None:
     """The switch of a segment that stood in the timeline: asked for where it took effect."""
-    if order.policy is None:
+    if not order.switched or order.policy is None:
         return None
     return Switch(
         prompt=order.prompt,

@@ -282,22 +282,29 @@ class KVCache:
             if holds.frame in (None, frame):
                 self._slots[index] = self._slot(index, frame, prompt, "recache")
 
-    def restore(self, latents: Tensor, *, end: int) -> None:
+    def restore(self, latents: Tensor, *, end: int, keep_sink: bool = False) -> None:
         """Take over a video generated elsewhere, so that a recache can rebuild the cache from it.
 
         Args:
             latents: The last latent frames of the video `[B, f, C, H, W]`, `f` a multiple of the block size.
             end: Latent frames of the whole video.
+            keep_sink: Leave the sink's slots and the origin as they are: the video goes on from a later frame.
 
         Raises:
-            ValueError: If the frames do not fit.
+            ValueError: If the frames do not fit, or with `keep_sink` the video has not rolled by `end`.
         """
         count = latents.shape[1]
         if count > end or count % self.block or end % self.block:
             raise ValueError(f"`latents` must be whole blocks of {self.block} within `end` {end}, got {count} frames")
         keep = min(count, self.capacity)
-        self.clear()
-        self.end, self.origin = end, end - keep
+        if keep_sink:
+            if end - self.origin <= self.capacity:
+                raise ValueError(f"`end` must be past the {self.capacity} frames since {self.origin}, got {end}")
+            self._slots[self.config.sink :] = [EMPTY] * (self.capacity - self.config.sink)
+            self.end, self._begun = end, None
+        else:
+            self.clear()
+            self.end, self.origin = end, end - keep
         for i, frame in enumerate(range(end - keep, end)):
             self._recent[:, frame % self.capacity] = latents[:, count - keep + i].detach()
 

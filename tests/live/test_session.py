@@ -675,9 +675,9 @@ def test_edits_are_announced(session):
     assert events == [("timeline", session.timeline), ("switch", switch)]
     session.timeline = session.timeline.remove(1)
     session.restart(seed=3)
-    assert [kind for kind, _ in events[2:]] == ["timeline", "timeline", "restart"]
+    assert [kind for kind, _ in events[2:]] == ["timeline", "timeline", "restart", "takes"]
     session.timeline = session.timeline.with_length(None)
-    assert len(events) == 5
+    assert len(events) == 6
 
 
 def test_a_listener_may_steer_and_may_fail(session, caplog):

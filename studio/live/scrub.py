@@ -1,0 +1,122 @@
+"""Any frame of what was made, ranges of frames, and loops over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from studio.events import DecodedBlock
+from studio.live.core import Core
+from studio.timeline import check_whole
+
+LOOKED_AT = 4
+
+
+class Scrub:
+    """Gives frames by their number; the blocks looked at last are kept as they are.
+
+    Args:
+        core: the session's generator.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._recent: dict[tuple[int, int], DecodedBlock] = {}
+
+    def block(self, index: int) -> DecodedBlock | None:
+        """A block of the current take.
+
+        Args:
+            index: its number.
+
+        Returns:
+            The block, or None where it was not made yet.
+        """
+        core = self._core
+        with core.changed:
+            take = core.take.number
+            found = core.take.block(index)
+        if found is None or isinstance(found, DecodedBlock):
+            return found
+        key = (take, index)
+        block = self._recent.pop(key, None) or replace(found.get(), take=take)
+        self._recent[key] = block
+        while len(self._recent) > LOOKED_AT:
+            self._recent.pop(next(iter(self._recent)), None)
+        return block
+
+    @property
+    def made(self) -> int:
+        """Frames of the current take."""
+        with self._core.changed:
+            return self._core.units.first_frame(self._core.take.made)
+
+    def frame(self, index: int) -> np.ndarray:
+        """A frame.
+
+        Args:
+            index: its number, from 0.
+
+        Returns:
+            uint8 `[H, W, 3]`, read-only.
+
+        Raises:
+            ValueError: it was not made.
+        """
+        made = self.made
+        index = check_whole(index, "frame", 0, made - 1, _remedy(made))
+        block = self.block(self._core.units.block_at(index))
+        if block is None:
+            raise ValueError(f"frame {index} is no longer there; the take has changed meanwhile")
+        return block.frames[index - block.first_frame]
+
+    def clip(self, start: int, stop: int) -> np.ndarray:
+        """A range of frames.
+
+        Args:
+            start: first frame.
+            stop: frame just past the last.
+
+        Returns:
+            uint8 `[stop - start, H, W, 3]`.
+
+        Raises:
+            ValueError: a frame that was not made, or an empty range.
+        """
+        made = self.made
+        start = check_whole(start, "start", 0, made - 1, _remedy(made))
+        stop = check_whole(stop, "stop", start + 1, made, f"use {start + 1} to {made}")
+        return np.stack([self.frame(i) for i in range(start, stop)])
+
+    def loop(self, start: int, stop: int, *, step: int = 1) -> Iterator[np.ndarray]:
+        """Frames of a range, over and over.
+
+        Args:
+            start: first frame.
+            stop: frame just past the last.
+            step: from one to the next; -1 plays backwards.
+
+        Returns:
+            An endless iterator of uint8 `[H, W, 3]`.
+
+        Raises:
+            ValueError: a frame that was not made, an empty range, or a step of 0.
+        """
+        made = self.made
+        start = check_whole(start, "start", 0, made - 1, _remedy(made))
+        stop = check_whole(stop, "stop", start + 1, made, f"use {start + 1} to {made}")
+        if check_whole(step, "step", -made, made) == 0:
+            raise ValueError("`step` must not be 0, got 0; use 1, or -1 to play backwards")
+        return self._around(start, stop, step)
+
+    def _around(self, start: int, stop: int, step: int) -> Iterator[np.ndarray]:
+        count, place = stop - start, 0 if step > 0 else stop - start - 1
+        while True:
+            yield self.frame(start + place)
+            place = (place + step) % count
+
+
+def _remedy(made: int) -> str:
+    return f"{made} frames were made, counted from 0" if made else "no frame was made yet; play first"
