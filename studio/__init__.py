@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from studio.config import preset
     from studio.events import Switch
     from studio.live import Session, open
+    from studio.live.clip import clip
     from studio.model.weights import load
     from studio.timeline import Segment, Timeline
     from studio.widgets import CacheStrip, HeadGrid, Studio, WordsOverTime
@@ -26,6 +27,7 @@ __all__ = [
     "Switch",
     "Timeline",
     "WordsOverTime",
+    "clip",
     "load",
     "open",
     "preset",
@@ -40,6 +42,7 @@ _HOMES = {
     "Switch": "studio.events",
     "Timeline": "studio.timeline",
     "WordsOverTime": "studio.widgets",
+    "clip": "studio.live.clip",
     "load": "studio.model.weights",
     "open": "studio.live",
     "preset": "studio.config",

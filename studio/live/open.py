@@ -60,7 +60,7 @@ def open(
     check_whole(lead, "lead", 1, 64)
     if seed is not None:
         seed = check_seed(seed)
-    models = _load(model, check_device(device), check_dtype(dtype), mode, loading)
+    models = load_models(model, check_device(device), check_dtype(dtype), mode, **loading)
     if timeline is None:
         timeline = Session.plain_timeline(models, EXAMPLE if prompt is None else prompt, seed or 0)
     elif seed is not None:
@@ -112,13 +112,29 @@ def check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def _load(
+def load_models(
     model: str | Path | Models,
     device: torch.device,
     dtype: torch.dtype | None,
     mode: str | MemoryMode | None,
-    loading: dict[str, Any],
+    **loading: Any,
 ) -> Models:
+    """Load what a caller named, or take the networks that it gave.
+
+    Args:
+        model: name or folder of a model, or networks already loaded.
+        device: where to compute.
+        dtype: type of the weights; None for the device's own.
+        mode: memory mode.
+        **loading: what else `studio.load` takes.
+
+    Returns:
+        The networks.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: an option that there is none of, or that cannot change loaded networks.
+    """
     if not isinstance(model, (str, Path)):
         if loading or dtype is not None:
             named = ", ".join(f"`{name}`" for name in (*loading, *(["dtype"] if dtype is not None else [])))
