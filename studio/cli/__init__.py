@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_lab(commands)
     _add_render(commands)
+    _add_replay(commands)
     _add_doctor(commands)
     _add_bench(commands)
     _add_evaluate(commands)
@@ -169,6 +170,7 @@ def _render(options: Any) -> int:
             for block in frames:
                 film.write(block)
                 bar.update(len(block))
+            film.tags["description"] = session.log.to_json()
     tell(f"{out}: {film.frames} frames, {film.frames / timeline.fps:.2f} s")
     return 0
 
@@ -192,6 +194,21 @@ def _say_unknown(session: Any) -> None:
         for word in session.unknown_words(segment.prompt):
             hint = f"; did you mean {word.nearest!r}?" if word.nearest else ""
             say(f"{session.name} does not know the word {word.word!r}{hint}")
+
+
+# replay
+
+
+def _add_replay(commands: Any) -> None:
+    from studio.cli import replay
+
+    replay.add_arguments(_command(commands, "replay", _replay, replay.TEXT, replay.MORE))
+
+
+def _replay(options: Any) -> int:
+    from studio.cli import replay
+
+    return replay.run(options, tell, say)
 
 
 # doctor

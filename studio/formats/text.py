@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studio.formats.losses import Losses
 from studio.timeline.checks import shorten
 from studio.timeline.value import SEGMENT_BLOCKS, Timeline
 
@@ -44,6 +45,7 @@ def lost_in_text(timeline: Timeline) -> tuple[str, ...]:
     for name, plural in plurals.items():
         if any(getattr(segment, name) for segment in timeline.segments):
             lost.append(f"the {plural}")
+    lost += Losses(timeline).of("blends", "transitions", "markers")
     if timeline.length is not None:
         lost.append(f"the length of {timeline.length} blocks")
     if timeline.seed:

@@ -75,7 +75,7 @@ class Film:
         width: width of a frame in pixels.
         height: height of a frame in pixels.
         fps: frames a second.
-        tags: words kept in the file, such as "title" and "comment".
+        tags: words kept in the file, such as "title" and "comment"; `tags` may be added to until it is complete.
 
     Raises:
         ImportError: PyAV is not installed.
@@ -91,7 +91,7 @@ class Film:
         self._size = (height, width)
         self._done = False
         self._container: Any = av.open(str(self._aside), "w", format="mp4", options={"movflags": "+faststart"})
-        self._container.metadata.update(tags or {})
+        self.tags = dict(tags or {})
         rate = Fraction(fps).limit_denominator(1001)
         self._stream: Any = self._container.add_stream(self.encoder, rate=rate, options=ENCODERS[self.encoder])
         self._stream.width, self._stream.height = width, height
@@ -133,8 +133,33 @@ class Film:
             raise RuntimeError("a film needs at least one frame, got none")
         self._mux(self._stream.encode(None))
         self._container.close()
+        try:
+            self._tag()
+        except BaseException:
+            self.discard()
+            raise
         os.replace(self._aside, self.path)
         self._done = True
+
+    def _tag(self) -> None:
+        """Copy the packets once more, with the words that are known only now that the film is complete."""
+        if not self.tags:
+            return
+        av = _av()
+        tagged = self._aside.with_suffix(".tagged.part")
+        try:
+            with av.open(str(self._aside)) as source:
+                options = {"movflags": "+faststart"}
+                with av.open(str(tagged), "w", format="mp4", options=options) as target:
+                    target.metadata.update(self.tags)
+                    stream = target.add_stream_from_template(source.streams.video[0])
+                    for packet in source.demux(source.streams.video[0]):
+                        if packet.dts is not None:
+                            packet.stream = stream
+                            target.mux(packet)
+            os.replace(tagged, self._aside)
+        finally:
+            tagged.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Drop what was written; a file that had the name before stays."""
