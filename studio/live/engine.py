@@ -133,7 +133,7 @@ class Engine:
             if stream is not None:
                 self._stream = stream.clone()
             elif self._decode:
-                self._stream = rebuild_stream(self._models.vae, latents, config.sampler.block)
+                self._stream = rebuild_stream(self._models.vae, latents, orders, config.sampler.block)
 
     @property
     def stream(self) -> Any:
@@ -155,7 +155,7 @@ class Engine:
             if block is None:
                 return None
             denoised = time.perf_counter()
-            frames = self._pixels_of(block.latents)
+            frames = self._pixels_of(block)
         ended = time.perf_counter()
         if (observer := self._observer()) is not None:
             observer.end(self, block, frames)
@@ -164,12 +164,13 @@ class Engine:
         seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
         return Made(block=block, frames=frames, seconds=seconds, digest=digest_of(block.latents))
 
-    def _pixels_of(self, latents: Tensor) -> np.ndarray:
+    def _pixels_of(self, block: Block) -> np.ndarray:
         if not self._decode:
             return np.zeros((0, self._models.config.height, self._models.config.width, 3), np.uint8)
         # A chunk that fails half way must leave the stream as it was, so a copy goes first.
         stream = self._stream.clone()
-        frames = to_uint8(self._models.vae.decode(latents.to(self._pixels), stream))
+        latents = block.latents.to(self._pixels)
+        frames = to_uint8(self._models.vae.decode(latents, stream, cut=block.policy == "clear"))
         self._stream = stream
         return frames
 

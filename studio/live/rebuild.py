@@ -142,19 +142,21 @@ def warm_blocks(vae: Any, block: int) -> int:
     return -(-looks // block) + 1
 
 
-def rebuild_stream(vae: Any, latents: Sequence[Tensor], block: int) -> Any:
+def rebuild_stream(vae: Any, latents: Sequence[Tensor], orders: Sequence[Order], block: int) -> Any:
     """The decoder's stream after some blocks, as if it had decoded them all, to the bit.
 
     Args:
         vae: the video VAE.
         latents: latents of all blocks so far, each `[1, f, C, H, W]`.
+        orders: what each was made of; a cleared cache began another video.
         block: latent frames a block.
 
     Returns:
         The stream.
     """
     stream, like = vae.stream(), next(vae.parameters())
-    first = max(0, len(latents) - warm_blocks(vae, block))
+    begun = max((i for i, order in enumerate(orders[: len(latents)]) if order.policy == "clear"), default=0)
+    first = max(begun, len(latents) - warm_blocks(vae, block))
     for i in range(first, len(latents)):
         vae.decode(latents[i].to(like), stream)
     return stream

@@ -117,17 +117,37 @@ def test_frames_of_a_fork_are_the_streamed_decode_of_its_latents(models):
     assert np.abs((pixels.numpy() + 1) * 127.5 - frames).max() <= 0.51
 
 
-def test_a_stream_is_rebuilt_to_the_bit_without_its_beginning(models, monkeypatch):
+@pytest.mark.parametrize("cleared", [None, 5, 37])
+def test_a_stream_is_rebuilt_to_the_bit_without_its_beginning(models, cleared):
     import studio.live.rebuild as module
+    from studio.live.orders import Order
 
     latents = [torch.randn(1, 3, 4, 4, 6) for _ in range(40)]
+    orders = [Order(prompt=FOX, number=0, policy="clear" if i == cleared else None) for i in range(40)]
     with torch.inference_mode():
         whole = models.vae.stream()
-        for block in latents[:-1]:
-            models.vae.decode(block, whole)
-        short = rebuild_stream(models.vae, latents[:-1], 3)
+        for block, order in zip(latents[:-1], orders, strict=False):
+            models.vae.decode(block, whole, cut=order.policy == "clear")
+        short = rebuild_stream(models.vae, latents[:-1], orders[:-1], 3)
         assert module.warm_blocks(models.vae, 3) < 39
         assert torch.equal(models.vae.decode(latents[-1], whole), models.vae.decode(latents[-1], short))
+
+
+@pytest.mark.parametrize("policy", ["clear", "recache", "keep"])
+def test_a_cleared_cache_is_a_cut_and_time_goes_on(models, policy):
+    with Session(models, timeline=Timeline.of(FOX, length=6)) as session:
+        session.switch(SEA, policy=policy, at=3)
+        run(session, 6)
+        frames, latents = session.clip(0, session.stats.generated_frames), session.latents
+        first = session.timeline.start_frame(3)
+    assert len(frames) == session.timeline.start_frame(6)
+    after = frames[first : first + 12]
+    held = all(np.array_equal(after[0], after[i]) for i in range(4))
+    assert held == (policy == "clear"), "the first picture of another video stands as long as four"
+    if policy == "clear":
+        with torch.no_grad():
+            alone = models.vae.decode(torch.cat(latents[3:], dim=1))[0].permute(0, 2, 3, 1)
+        assert np.abs((alone.numpy() + 1) * 127.5 - frames[first + 3 :]).max() <= 0.51
 
 
 # The tree
