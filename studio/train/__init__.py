@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from studio.train.distillation import DistillConfig, distill, distill_preset
     from studio.train.initialisation import InitialiseConfig, initialise, initialise_preset
+    from studio.train.launching import launch
     from studio.train.longtune import LongTuneConfig, long_tune, long_tune_preset
     from studio.train.networks import Networks, TaughtNetworks, TrainedNetworks, fresh_models
+    from studio.train.pocket import POCKET, pocket_models
     from studio.train.pretraining import PretrainConfig, pretrain, pretrain_preset
     from studio.train.running import Run
 
 __all__ = [
+    "POCKET",
     "DistillConfig",
     "InitialiseConfig",
     "LongTuneConfig",
@@ -30,8 +33,10 @@ __all__ = [
     "fresh_models",
     "initialise",
     "initialise_preset",
+    "launch",
     "long_tune",
     "long_tune_preset",
+    "pocket_models",
     "pretrain",
     "pretrain_preset",
 ]
@@ -39,8 +44,10 @@ __all__ = [
 _ROOMS = {
     "distillation": ("DistillConfig", "distill", "distill_preset"),
     "initialisation": ("InitialiseConfig", "initialise", "initialise_preset"),
+    "launching": ("launch",),
     "longtune": ("LongTuneConfig", "long_tune", "long_tune_preset"),
     "networks": ("Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models"),
+    "pocket": ("POCKET", "pocket_models"),
     "pretraining": ("PretrainConfig", "pretrain", "pretrain_preset"),
     "running": ("Run",),
 }

@@ -72,6 +72,18 @@ class PretrainConfig(TrainConfig):
 
 PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "miniature": {"generator": "miniature", "batch": 48, "generator_rate": 3e-4, "precision": "bf16"},
+    "pocket": {
+        "generator": "pocket",
+        "steps": 400,
+        "batch": 16,
+        "frames": 9,
+        "generator_rate": 1.5e-3,
+        "average": 0.98,
+        "average_from": 20,
+        "pool": 96,
+        "guidance": 0.5,
+        "solver_steps": 12,
+    },
 }
 
 

@@ -9,10 +9,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -207,7 +207,7 @@ class Run:
             raise RuntimeError("a preview needs a VAE; give the networks one")
         assert trainer.prompts is not None
         text = self.networks.encode([prompt or trainer.prompts(0)[0]]).to(trainer.device)
-        with torch.no_grad(), self._averaged():
+        with torch.no_grad(), self.averaged():
             pixels = vae.decode(trainer.sample(text, "preview").to(next(vae.parameters()).dtype))[0]
         return ((pixels.float().movedim(1, -1) + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
 
@@ -231,7 +231,7 @@ class Run:
             raise RuntimeError("a whole model needs VAE and text encoder; give the networks `vae` and `text`")
         folder = self.folder / "model" if folder is None else Path(folder)
         config = self.trainer.exported_config
-        with self._averaged():
+        with self.averaged():
             state = self.trainer.exported_state()
             if not self.trainer.accelerator.is_main_process:
                 return folder
@@ -250,7 +250,7 @@ class Run:
             The files: `generator*.safetensors` with all weights, or with the adapters alone under LongLive's names.
         """
         dit = self.networks.generator
-        with self._averaged():
+        with self.averaged():
             kind, state = ("dit", whole_state(dit)) if self.config.lora is None else ("lora", lora_state(dit))
             if not self.trainer.accelerator.is_main_process:
                 return []
@@ -258,7 +258,8 @@ class Run:
         runtime.write_json(self.folder / "config.json", to_dict(self.config))
         return [*files, self.folder / "config.json"]
 
-    def _averaged(self) -> Any:
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the generator has its averaged weights, where there is an average; as `preview` and `export` do."""
         average = self.trainer.average
         return nullcontext() if average is None else average.shown(self.networks.generator)
 

@@ -1,0 +1,54 @@
+"""Several processes from one call, as in a notebook; in a process of its own, because processes are forked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from studio.model.weights import save
+from studio.train.distillation import DistillConfig
+from studio.train.launching import launch
+from studio.train.recipe import TrainConfig
+from tests.model.tiny import tiny_models
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys
+from studio.train.distillation import DistillConfig
+from studio.train.launching import launch
+
+if __name__ == "__main__":
+    rows = launch(DistillConfig.load(sys.argv[1]), 2)
+    print("rows", len(rows))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_from_one_call(tmp_path):
+    whole = tiny_models()
+    save(whole, tmp_path / "model")
+    save(dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=False)), tmp_path / "teacher")
+    config = DistillConfig(out=str(tmp_path / "run"), generator=str(tmp_path / "model"), steps=2, frames=6,
+                           teacher=str(tmp_path / "teacher"), critic_updates=2, device="cpu")  # fmt: skip
+    path = config.save(tmp_path / "config.json")
+    (tmp_path / "start.py").write_text(SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, str(tmp_path / "start.py"), str(path)], env=environment, text=True,
+                          capture_output=True, timeout=240, check=False)  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert "rows 2" in said.stdout and said.stdout.count("finished at step 2 of 2") == 1
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000002" / "state.json").read_text())
+    assert state["processes"] == 2 and (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_what_cannot_be_launched_is_named():
+    with pytest.raises(ValueError, match=r"must be one of PretrainConfig, .* got TrainConfig"):
+        launch(TrainConfig(out="o", generator="g"), 2)
+    with pytest.raises(ValueError, match="`processes` must be at least 1"):
+        launch(DistillConfig(out="o", generator="g", teacher="t"), 0)
