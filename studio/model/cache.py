@@ -9,8 +9,10 @@ Source: LongLive (ICLR 2026), section 3; the exact rules are those measured on i
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -307,6 +309,43 @@ class KVCache:
             self.end, self.origin = end, end - keep
         for i, frame in enumerate(range(end - keep, end)):
             self._recent[:, frame % self.capacity] = latents[:, count - keep + i].detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The cache's own tensors by name, to be kept with `state`."""
+        found = {f"keys.{layer}": tensor for layer, tensor in enumerate(self.keys)}
+        found |= {f"values.{layer}": tensor for layer, tensor in enumerate(self.values)}
+        return {**found, "recent": self._recent}
+
+    def state(self) -> dict[str, Any]:
+        """What the next block depends on besides `tensors`, ready for JSON.
+
+        Raises:
+            RuntimeError: If a block is half done.
+        """
+        if self._begun is not None:
+            raise RuntimeError("a block has begun; commit it before the cache is kept")
+        return {"end": self.end, "origin": self.origin, "slots": [dataclasses.asdict(slot) for slot in self._slots]}
+
+    def restore_state(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Become the cache whose `state` and `tensors` were kept.
+
+        Args:
+            state: What `state` gave; other keys are left alone.
+            tensors: What `tensors` gave, on any device; other names are left alone.
+
+        Raises:
+            ValueError: If something is missing or misshapen; nothing was changed then.
+        """
+        mine = self.tensors()
+        for name, tensor in mine.items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                raise ValueError(f"`{name}` of a kept cache must have shape {list(tensor.shape)}")
+        if len(state.get("slots", ())) != self.capacity:
+            raise ValueError(f"`slots` of a kept cache must be {self.capacity}, the capacity")
+        slots = [Slot(**slot) for slot in state["slots"]]
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+        self._slots, self.end, self.origin, self._begun = slots, state["end"], state["origin"], None
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -156,12 +156,14 @@ def make_accelerator(config: TrainConfig) -> Any:
         without gradients.
 
     Raises:
-        ImportError: If accelerate is not installed.
+        ImportError: If accelerate, or a tracker that is asked for, is not installed.
+        ValueError: If there is no such tracker.
     """
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
+    _check_trackers(config.trackers)
     accelerator = Accelerator(
         cpu=config.device == "cpu",
         gradient_accumulation_steps=config.accumulate,
@@ -175,3 +177,18 @@ def make_accelerator(config: TrainConfig) -> Any:
         }
         accelerator.init_trackers(Path(config.out).name or "training", config=plain)
     return accelerator
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Accelerate leaves out without a word what it does not find."""
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
+    here = {str(tracker.value) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"`trackers` must be among {', '.join(known)}, got {name!r}")
+        if name not in here:
+            raise ImportError(f"the tracker {name!r} is not installed: pip install {name}")

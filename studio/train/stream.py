@@ -8,7 +8,6 @@ Source: streaming long tuning of LongLive (ICLR 2026), section 3.2.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.config import SinkPolicy
-from studio.model.cache import KVCache, Slot
+from studio.model.cache import KVCache
 from studio.model.vae import VAEStream, VideoVAE
 from studio.sampler import BlockPlan
 
@@ -95,9 +94,7 @@ class Stream:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that is kept between two chunks, by name."""
-        found = {f"keys.{i}": tensor for i, tensor in enumerate(self.cache.keys)}
-        found |= {f"values.{i}": tensor for i, tensor in enumerate(self.cache.values)}
-        found["recent"] = self.cache._recent
+        found = self.cache.tensors()
         found |= {f"pixels.{i}": part for i, part in enumerate(self.pixels.history) if part is not None}
         named = {"overlap": self.overlap, "image": self.image}
         return found | {name: tensor for name, tensor in named.items() if tensor is not None}
@@ -106,10 +103,8 @@ class Stream:
         """Everything else that is kept, ready for JSON."""
         return {
             "video": self.video,
-            "end": self.cache.end,
-            "origin": self.cache.origin,
-            "slots": [dataclasses.asdict(slot) for slot in self.cache._slots],
             "decoded": self.pixels.decoded,
+            **self.cache.state(),
         }
 
     def fill(self, state: dict[str, Any]) -> None:
@@ -121,13 +116,8 @@ class Stream:
         Raises:
             ValueError: If a tensor is missing or misshapen.
         """
-        for name, mine in self.tensors().items():
-            if name not in state or state[name].shape != mine.shape:
-                raise ValueError(f"`{name}` of the streaming state must have shape {list(mine.shape)}")
-            mine.copy_(state[name])
-        cache, device = self.cache, self.cache.device
-        cache.end, cache.origin = state["end"], state["origin"]
-        cache._slots = [Slot(**slot) for slot in state["slots"]]
+        device = self.cache.device
+        self.cache.restore_state(state, state)
         self.pixels.decoded = state["decoded"]
         for index in range(len(self.pixels.history)):
             part = state.get(f"pixels.{index}")

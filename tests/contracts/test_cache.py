@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -238,3 +239,29 @@ def test_the_context_of_a_denoising_step_reads_the_buffers_in_place():
     x = tiny.latents(3)
     dit(x, torch.full((1, 3), 500.0), tiny.text(), context=CachedContext(cache, cache.begin()), tap=Tap())
     assert seen == [True] * tiny.DIT.layers
+
+
+def test_a_kept_cache_goes_on_as_the_one_it_was():
+    dit = tiny.dit()
+    config = CacheConfig(sink=3, window=6)
+    plan = [BlockPlan(text=tiny.text())] * 4
+    one, two = (tiny.cache(config) for _ in range(2))
+    list(rollout(dit, one, plan, noise(), tiny.SAMPLER))
+    kept = {name: tensor.clone() for name, tensor in one.tensors().items()}
+    two.restore_state(json.loads(json.dumps(one.state())), kept)
+    assert two.slots == one.slots and two.end == one.end
+    after = [BlockPlan(text=tiny.text(8), prompt=1, policy="recache"), BlockPlan(text=tiny.text(8), prompt=1)]
+    mine, theirs = (list(rollout(dit, cache, after, noise(), tiny.SAMPLER)) for cache in (one, two))
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_only_a_fitting_cache_between_two_blocks_is_kept():
+    cache = tiny.cache(CacheConfig(sink=3, window=6))
+    state, tensors = cache.state(), cache.tensors()
+    with pytest.raises(ValueError, match=r"`keys\.0` of a kept cache must have shape"):
+        tiny.cache(CacheConfig(sink=3, window=9)).restore_state(state, tensors)
+    with pytest.raises(ValueError, match="`slots` of a kept cache must be 9"):
+        cache.restore_state({**state, "slots": state["slots"][:-1]}, tensors)
+    cache.begin()
+    with pytest.raises(RuntimeError, match="commit it before the cache is kept"):
+        cache.state()

@@ -254,5 +254,5 @@ def test_misfits_with_the_networks_are_named(tmp_path):
     it = trainer(tmp_path)
     chunk(it)
     state = it.state()
-    with pytest.raises(ValueError, match=r"`keys\.1` of the streaming state must have shape"):
+    with pytest.raises(ValueError, match=r"`keys\.1` of a kept cache must have shape"):
         it.restore({key: value for key, value in state.items() if key != "keys.1"})

@@ -237,3 +237,23 @@ def test_bad_settings_are_refused(tmp_path, changes, message):
 def test_eight_bit_moments_need_a_gpu(tmp_path):
     with pytest.raises(ValueError, match="needs a GPU; use 'adamw'"):
         fresh(tmp_path, optimizer="adamw8bit")
+
+
+def test_trackers_are_off_unless_asked_for_and_missing_ones_are_named(tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    assert fresh(tmp_path).trainer.accelerator.trackers == []
+    with pytest.raises(ValueError, match=r"`trackers` must be among .*, got 'notebook'"):
+        fresh(tmp_path / "a", trackers=("notebook",))
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    with pytest.raises(ImportError, match="'tensorboard' is not installed: pip install tensorboard"):
+        fresh(tmp_path / "b", trackers=("tensorboard",))
+
+
+def test_a_tracker_hears_every_step(tmp_path):
+    run = fresh(tmp_path)
+    heard = []
+    run.trainer.accelerator.log = lambda metrics, step: heard.append((step, sorted(metrics)))
+    run.trainer.config = dataclasses.replace(run.config, trackers=("tensorboard",))
+    run.go()
+    assert [step for step, _ in heard] == [1, 2, 3, 4] and heard[1][1] == ["critic_loss", "critic_norm"]
