@@ -9,8 +9,10 @@ from studio.live.core import Core
 from studio.live.steering import check_units
 from studio.live.takes import Takes
 from studio.timeline import Operation, Timeline, shorten
+from studio.timeline.messages import describe, describe_history
 from studio.timeline.operations import from_dict
-from studio.timeline.past import CHOICES, check_past, first_change, keep_past
+from studio.timeline.past import CHOICES, PastEdit, check_past, first_change, keep_past
+from studio.timeline.plain import check_keys
 
 
 class Editor:
@@ -82,6 +84,45 @@ class Editor:
         """
         history = self._core.take.history
         return self._go(history.redo_target, None, history.redo, past, None)
+
+    def describe(self) -> dict[str, Any]:
+        """The timeline as a screen shows it: see `describe`, `describe_history` in `studio.timeline.messages`."""
+        core = self._core
+        with core.changed:
+            take = core.take
+            state = describe(take.history.timeline, take.begun)
+            return {**state, "history": describe_history(take.history), "take": take.number}
+
+    def obey(self, message: Any) -> dict[str, Any]:
+        """Do what a message asks for; for screens, which want an answer to whatever they send.
+
+        Args:
+            message: {"do": "apply", "operation": {...}, "version": 3, "past": "fork"}, {"do": "undo"} or
+                {"do": "redo"}; version and past may be left out.
+
+        Returns:
+            {"error": None, "past": None, "version": 4}; where it was refused, "error" is a sentence for people, and
+            where it would change the past, "past" says from which "block", how many have "begun", and the "choices".
+        """
+        reply: dict[str, Any] = {"error": None, "past": None}
+        try:
+            self._obey(message)
+        except PastEdit as error:
+            reply["error"] = str(error)
+            reply["past"] = {"block": error.block, "begun": error.begun, "choices": list(error.choices)}
+        except (ValueError, RuntimeError) as error:
+            reply["error"] = str(error)
+        return {**reply, "version": self.version}
+
+    def _obey(self, message: Any) -> None:
+        check_keys(message, ("do", "operation", "version", "past"), "message")
+        do, past = message.get("do"), message.get("past")
+        if do == "apply":
+            self.apply(from_dict(message.get("operation")), past=past, version=message.get("version"))
+        elif do in ("undo", "redo"):
+            (self.undo if do == "undo" else self.redo)(past=past)
+        else:
+            raise ValueError(f"`do` must be one of apply, undo, redo, got {shorten(do)}")
 
     def _go(
         self,

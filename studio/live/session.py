@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from studio.live.core import Core
 from studio.live.editing import Editor
 from studio.live.engine import Models
 from studio.live.frames import Frames
+from studio.live.latents import check_out, save_latents
 from studio.live.log import TakeLog, script_of
 from studio.live.scrub import Scrub
 from studio.live.takes import Takes
@@ -189,6 +191,26 @@ class Session:
         with self._core.changed:
             reel = self._core.take.latents
         return list(reel)
+
+    def save_latents(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the latents of this take to a .safetensors file, with its log and its timeline in the metadata.
+
+        Args:
+            path: the file.
+            force: whether it may replace another one.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileExistsError: it exists, and `force` is not set.
+            ValueError: another ending, or nothing was made yet.
+        """
+        path = check_out(path, force=force)
+        with self._core.changed:
+            latents, log, timeline = self._core.take.latents, self.log, self.timeline
+        save_latents(path, latents[: len(log)], log, timeline)
+        return path
 
     @property
     def take(self) -> int:

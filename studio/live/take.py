@@ -78,7 +78,6 @@ class Take:
         other.records, other._latents = self.records[:at], self._latents[:at]
         other._packed = {index: packed for index, packed in self._packed.items() if index < at}
         recent = [block for block in self.ring.held() if block.index < at]
-        other._packed |= {block.index: Packed(block) for block in recent}
         for block in recent:
             other._drop(other.ring.add(replace(block, take=number)))
         other.begun = other.next_pull = at

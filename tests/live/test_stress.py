@@ -63,7 +63,9 @@ def test_threads_that_steer_at_random(models, seed):
         def steer(number: int) -> None:
             dice = random.Random(100 * seed + number)
             while not over.is_set():
-                act = dice.choice((switch, switch, switch, later, edit, pause, play, play, step, restart, look, attach))
+                act = dice.choice(
+                    (switch, switch, switch, later, edit, pause, play, play, step, restart, fork, undo, look, attach)
+                )
                 try:
                     with contextlib.suppress(ValueError):  # an edit may come too late
                         act(dice)
@@ -94,12 +96,23 @@ def test_threads_that_steer_at_random(models, seed):
             if dice.random() < 0.2:
                 session.restart(dice.choice((None, 5)))
 
+        def fork(dice):
+            if dice.random() < 0.3:
+                at = dice.randrange(session.stats.generated_blocks + 1)
+                session.fork(at, prompt=dice.choice(PROMPTS[:3]), policy=dice.choice(POLICIES))
+
+        def undo(dice):
+            with contextlib.suppress(RuntimeError):
+                session.undo()
+
         def look(dice):
             agree(session)
 
         def attach(dice):
             with session.attach() as consumer:
                 consumer.played(session.stats.generated_frames)
+
+        acts = (switch, switch, switch, later, edit, pause, play, play, step, restart, fork, undo, look, attach)
 
         def watch():
             with contextlib.suppress(RuntimeError), session.frames() as frames:

@@ -12,6 +12,7 @@ from studio.live import Session, read_log, replay
 from studio.live.log import TakeLog
 from studio.live.rebuild import rebuild_stream
 from studio.timeline import PastEdit, Segment, Timeline, Transition, Weighted
+from studio.timeline.messages import preview
 from studio.timeline.operations import Change, Put, SetLength, Split
 from tests.live.doubles import tiny_models, wait_for
 
@@ -303,6 +304,53 @@ def test_bad_edits(models, operation, options, words):
         with pytest.raises(ValueError, match=words):
             session.editor.apply(operation, **options)
         assert session.timeline == before
+
+
+def test_messages_are_answered(models):
+    with Session(models, timeline=Timeline.of(FOX, SEA, blocks=2, length=6)) as session:
+        run(session, 3)
+        obey = session.editor.obey
+        put = {"op": "put", "segment": {"start_block": 5, "prompt": SNOW, "transition": {"blocks": 1}}}
+        assert obey({"do": "apply", "operation": put, "version": 0}) == {"error": None, "past": None, "version": 1}
+        shown = session.editor.describe()
+        assert [(s["start_block"], s["end_block"], s["when"]) for s in shown["segments"]] == [
+            (0, 2, "past"),
+            (2, 5, "now"),
+            (5, 6, "future"),
+        ]
+        assert shown["history"] == {"version": 1, "undo": "put", "redo": None, "steps": [1, 0]}
+        assert preview(session.timeline)["shares"][4:] == [[0, 1, 0], [0, 0.5, 0.5]]
+        assert obey({"do": "undo"})["version"] == 2
+        assert obey({"do": "redo"})["version"] == 3
+        late = {"do": "apply", "operation": {"op": "change", "segments": [0], "changes": {"prompt": SNOW}}}
+        answer = obey(late)
+        assert answer["past"] == {"block": 0, "begun": 3, "choices": ["keep", "fork", "regenerate"]}
+        assert "the past cannot be edited" in answer["error"]
+        assert obey({**late, "past": "fork"})["error"] is None
+        assert session.takes.current.forked_at == 0
+        for bad, words in [
+            (None, "must be an object"),
+            ({"do": "paint"}, "`do` must be one of"),
+            ({"do": "undo"}, "nothing to undo"),
+            ({"do": "apply"}, "must name an operation"),
+            ({"do": "apply", "operation": put, "version": 9}, "changed meanwhile"),
+            ({"do": "apply", "operation": put, "past": 3}, "`past` must be one of"),
+            ({"do": "apply", "op": put}, "unknown key 'op'"),
+        ]:
+            assert words in obey(bad)["error"]
+
+
+def test_latents_are_saved_with_their_log(models, tmp_path):
+    with Session(models, timeline=Timeline.of(FOX, length=2)) as session:
+        with pytest.raises(ValueError, match="at least one block"):
+            session.save_latents(tmp_path / "none.safetensors")
+        list(session.frames())
+        path = session.save_latents(tmp_path / "take.safetensors")
+        assert read_log(path) == session.log
+        with pytest.raises(FileExistsError, match="exists"):
+            session.save_latents(path)
+        session.save_latents(path, force=True)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_split_changes_nothing_of_the_video(models):
