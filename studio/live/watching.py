@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, cast
 
@@ -30,6 +30,7 @@ from studio.probes import (
     CacheWarning,
     HealthCheck,
     History,
+    Point,
     Word,
     WordAttention,
     words_of,
@@ -67,6 +68,10 @@ class BlockReading:
             over sampled queries; 0 for slots that hold nothing, NaN for those out of sight. Sums to 1 over slots.
         words: Attention to the words of the prompt, or `None` where the text encoder does not tell its words.
         own: Latent frames that the block itself made.
+        grid: Token rows and columns of a latent frame.
+        point: The point of the block whose gaze was asked for, or `None`.
+        gaze: `[slots, rows, columns]` float32: where that point looks, the mean over layers and heads; 0 for slots
+            that hold nothing, NaN for those out of sight. Sums to 1. `None` without a point.
         pictures: uint8 `[own frames, rows, columns, 3]`, the last frame that each of them decodes to, made smaller.
         warnings: Faults that appeared with this block.
         seconds: Seconds that the attention was read for.
@@ -83,6 +88,9 @@ class BlockReading:
     mass: np.ndarray
     words: WordAttention | None
     own: tuple[int, ...]
+    grid: tuple[int, int]
+    point: Point | None
+    gaze: np.ndarray | None
     pictures: np.ndarray
     warnings: tuple[CacheWarning, ...]
     seconds: float
@@ -91,7 +99,8 @@ class BlockReading:
     def nbytes(self) -> int:
         """Bytes that the arrays take."""
         words = [] if self.words is None else [self.words.mass, self.words.rest, self.words.maps]
-        return sum(array.nbytes for array in (self.mass, self.pictures, *words))
+        gaze = [] if self.gaze is None else [self.gaze]
+        return sum(array.nbytes for array in (self.mass, self.pictures, *words, *gaze))
 
     def shares(self, layer: int | None = None, head: int | None = None) -> np.ndarray:
         """Share of the attention on each slot.
@@ -152,6 +161,26 @@ class BlockReading:
             for (layer, head, slot), share in np.ndenumerate(self.mass)
         ]
 
+    def gaze_rows(self) -> list[dict[str, Any]]:
+        """A row for each slot and token position that the point looks at; none without a point."""
+        if self.gaze is None or self.point is None:
+            return []
+        return [
+            {
+                "take": self.take,
+                "block": self.block,
+                "point_frame": self.own[self.point.frame],
+                "point_row": self.point.row,
+                "point_column": self.point.column,
+                "slot": slot,
+                "frame": self.slots[slot].frame,
+                "row": row,
+                "column": column,
+                "attention": float(share),
+            }
+            for (slot, row, column), share in np.ndenumerate(self.gaze)
+        ]
+
     def word_rows(self) -> list[dict[str, Any]]:
         """A row for each word, ready for a data frame; none where words are not known."""
         if self.words is None:
@@ -190,6 +219,7 @@ class Observer:
         self._bytes = 0
         self._readers: dict[int, Reader] = {}
         self._faults: list[CacheWarning] = []
+        self._point: Point | None = None
         self._probed: _Probed | None = None
         self._numbers = 0
         self._holders: set[int] = set()
@@ -205,7 +235,7 @@ class Observer:
             if self._probed is None or self._probed.cache is not engine.cache:
                 self._renew(engine)
             assert self._probed is not None
-            self._probed.begin(entry, prompt)
+            self._probed.begin(entry, prompt, self._point)
 
     def end(self, engine: _Engine, block: Block, frames: np.ndarray) -> None:
         """A block was committed and decoded."""
@@ -299,6 +329,11 @@ class Observer:
         with self._lock:
             return tuple(self._faults)
 
+    def look(self, point: Point | None) -> None:
+        """Read where a point looks from the next block on; `None` for no point."""
+        with self._lock:
+            self._point = point
+
     def subscribe(self, reader: Reader) -> Callable[[], None]:
         """Hand each new reading to a reader until the returned function is called."""
         with self._lock:
@@ -348,6 +383,35 @@ class Watching:
     def at(self, block: int) -> BlockReading | None:
         """The reading of a block, or `None` when it is no longer held or was not read."""
         return next((reading for reading in self._observer.readings if reading.block == block), None)
+
+    def look(self, frame: int, row: int, column: int) -> None:
+        """Read where a point of the picture looks, from the next block that begins.
+
+        Args:
+            frame: Latent frame within the block, from 0.
+            row: Token row; `BlockReading.grid` says how many there are.
+            column: Token column.
+
+        Raises:
+            ValueError: If there is no such point.
+        """
+        self._observer.look(self._checked(Point(frame=frame, row=row, column=column)))
+
+    def look_away(self) -> None:
+        """Read no point any more, from the next block that begins."""
+        self._observer.look(None)
+
+    def _checked(self, point: Point) -> Point:
+        latest = self.latest
+        if latest is None:
+            raise ValueError("`row` and `column` cannot be placed before the first block was read; wait for it")
+        (rows, columns), frames = latest.grid, len(latest.own)
+        if point.frame >= frames or point.row >= rows or point.column >= columns:
+            raise ValueError(
+                f"the point must lie within {frames} frames, {rows} rows and {columns} columns, "
+                f"got {point.frame}, {point.row}, {point.column}"
+            )
+        return point
 
     def subscribe(self, reader: Reader) -> Callable[[], None]:
         """Be handed each new reading.
@@ -421,7 +485,10 @@ class _Probed:
         self._spent = 0.0
         self.begun = False
 
-    def begin(self, entry: BlockPlan, prompt: str) -> None:
+    def begin(self, entry: BlockPlan, prompt: str, point: Point | None) -> None:
+        points = () if point is None else (point,)
+        if self._probe.sampling.points != points:
+            self._probe.sampling = replace(self._probe.sampling, points=points)
         self._check.expect(entry)
         self._probe.readings.clear()
         self._prompts[entry.prompt] = self._prompt = prompt
@@ -450,6 +517,9 @@ class _Probed:
             mass=_mass(snapshot.slots, attention),
             words=words,
             own=own,
+            grid=self._shape.grid,
+            point=attention.points[0].point if attention is not None and attention.points else None,
+            gaze=_gaze(snapshot.slots, attention),
             pictures=_pictures(frames, own, self._shape),
             warnings=tuple(self._check.warnings[told:]),
             seconds=self._spent - spent,
@@ -480,6 +550,21 @@ def _mass(slots: tuple[Slot, ...], attention: AttentionReading | None) -> np.nda
         elif slot.frame in seen:
             mass[..., index] = mean[..., seen[slot.frame]]
     return mass
+
+
+def _gaze(slots: tuple[Slot, ...], attention: AttentionReading | None) -> np.ndarray | None:
+    """Where the point looks `[slots, rows, columns]`, in the order of the cache's slots."""
+    if attention is None or not attention.points:
+        return None
+    seen = {slot.frame: index for index, slot in enumerate(attention.slots)}
+    mean = attention.points[0].weights.mean(axis=(0, 1))
+    gaze = np.full((len(slots), *mean.shape[1:]), np.nan, dtype=np.float32)
+    for index, slot in enumerate(slots):
+        if slot.frame is None:
+            gaze[index] = 0
+        elif slot.frame in seen:
+            gaze[index] = mean[seen[slot.frame]]
+    return gaze
 
 
 def _pictures(frames: np.ndarray, own: tuple[int, ...], shape: VideoShape) -> np.ndarray:

@@ -125,6 +125,7 @@ COMMANDS: dict[str, _Fields] = {
     "edit": {"index": _integer, "start": _integer, "prompt": _text},
     "remove": {"index": _integer, "start": _integer},
     "watch": {"on": _flag},
+    "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""
 

@@ -119,6 +119,15 @@ class Relay:
                 self._read(reading)
         self.outbox.post({"type": "watch", "on": on})
 
+    def _look(self, frame: int | None, row: int | None, column: int | None) -> None:
+        watch = self._watch
+        if watch is None:
+            raise RuntimeError("the cache is not watched; open the inspector first")
+        if frame is None or row is None or column is None:
+            watch.look_away()
+        else:
+            watch.look(frame, row, column)
+
     def _unwatch(self) -> None:
         with self._lock:
             watch, self._watch = self._watch, None
@@ -243,6 +252,8 @@ class Relay:
             self._steering.edit(message["index"], message["prompt"])
         elif kind == "watch":
             self._steering.watch(message["on"])
+        elif kind == "look":
+            self._look(message["frame"], message["row"], message["column"])
         elif kind == "remove":
             self._expect(message["index"], message["start"])
             self._steering.remove(message["index"])

@@ -24,8 +24,8 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
     Returns:
         The message, and two buffers: little-endian float32 numbers in the order of `counts`, and JPEG files back to
         back in the order of `own`, as long as `sizes` says; none where nothing was decoded. The numbers are the share
-        of attention by layer, head and slot; by layer, head and word; by layer and head on what is no word; and by own
-        frame, sampled position and word.
+        of attention by layer, head and slot; by layer, head and word; by layer and head on what is no word; by own
+        frame, sampled position and word; and, for a point that was asked for, by slot, token row and column.
     """
     heads = int(reading.mass.shape[1])
     words = reading.words
@@ -33,6 +33,10 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
     if words is not None:
         # The browser shows a block as a whole, so the asking frames are averaged here; heat keeps them apart.
         parts += [words.mass.mean(axis=2), words.rest.mean(axis=2), words.maps.mean(axis=0)]
+    else:
+        parts += [np.zeros(0, dtype=np.float32)] * 3
+    if reading.gaze is not None:
+        parts.append(reading.gaze)
     jpegs = encode_frames(reading.pictures, PICTURE_QUALITY)
     samples = () if words is None else words.samples
     message = {
@@ -47,6 +51,8 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
         "own": list(reading.own),
         "layers": list(reading.layers),
         "heads": heads,
+        "tokens": list(reading.grid),
+        "point": None if reading.point is None else [reading.point.frame, reading.point.row, reading.point.column],
         "words": None if words is None else [word.text for word in words.words],
         "grid": [len({row for row, _ in samples}), len({column for _, column in samples})],
         "counts": [int(part.size) for part in parts],

@@ -194,3 +194,92 @@ def test_tabs_of_the_studio(lab: Any, open_notebook: Any, screenshots: Path) -> 
     assert notebook.execute("print(player.errors, session.error)") == "[] None"
     assert notebook.errors == []
     assert notebook.foreign == []
+
+
+FAULT = """
+def zero(_module, _args, kwargs):
+    cache = kwargs['context'].cache
+    if cache.end >= 9:
+        cache.keys[1][:, : cache.tokens] = 0
+handle = models.dit.register_forward_pre_hook(zero, with_kwargs=True)
+"""
+
+
+def test_a_fault_shows_as_a_badge(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("fault.ipynb", [SETUP, STRIP])
+    notebook = open_notebook("fault.ipynb", width=1000, height=800)
+    page = notebook.page
+    notebook.run_all()
+    page.locator(".ls-inspect").wait_for(timeout=60_000)
+    step(notebook, 3)
+    shown(notebook, 2)
+    badge = page.locator(".ls-health")
+    assert badge.inner_text() == "healthy"
+    notebook.execute(FAULT)
+    step(notebook, 6)
+    shown(notebook, 5)
+    assert badge.inner_text() == "1 warning"
+    badge.click()
+    told = page.locator(".ls-faults").inner_text()
+    assert told == notebook.execute("print(strip._relay._watch.warnings[0].message)")
+    assert "zero" in told
+    page.wait_for_timeout(500)
+    page.locator(".ls-inspect").screenshot(path=screenshots / "cache-fault.png")
+    notebook.execute("session.restart()")
+    step(notebook, 1)
+    shown(notebook, 0)
+    assert badge.inner_text() == "healthy"
+    assert page.locator(".ls-faults").is_hidden()
+    assert notebook.errors == []
+
+
+def test_a_point_of_the_picture(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("gaze.ipynb", [SETUP, "player = Studio(session, autoplay=False)\nplayer"])
+    notebook = open_notebook("gaze.ipynb", width=1480, height=1100)
+    page = notebook.page
+    notebook.run_all()
+    page.locator(".ls-inspect").wait_for(timeout=60_000)
+    step(notebook, 2)
+    page.get_by_role("tab", name="Gaze").click()
+    asking = page.locator(".ls-ask").nth(1)
+    asking.wait_for()
+    box = asking.bounding_box()
+    assert box is not None
+    # Token row 0 of two, column 2 of three.
+    asking.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.2})
+    page.get_by_text("Asked for; read from the next block").wait_for()
+    notebook.until("() => document.querySelector('.ls-point:not([hidden])') !== null", "the mark of the point")
+    step(notebook, 5)
+    read = page.locator(".ls-point[data-read='true']")
+    page.locator(".ls-studio").focus()
+    for _ in range(4):
+        if read.count() == 0:
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(2000)
+    read.wait_for()
+    block = page.locator(".ls-heading:visible").inner_text().split("block ")[1].split(" ")[0]
+    told = f"reading = player._relay._watch.at({block})\n"
+    assert notebook.execute(told + "print(reading.point.frame, reading.point.row, reading.point.column)") == "1 0 2"
+    shares = page.locator(".ls-look figcaption").all_inner_texts()
+    wanted = notebook.execute(
+        told + "print([(slot.frame, float(100 * gaze.sum())) for slot, gaze in zip(reading.slots, reading.gaze)"
+        " if slot.frame is not None])"
+    )
+    for text, (frame, share) in zip(shares, eval(wanted), strict=True):
+        assert text.startswith(f"{frame}: ")
+        assert abs(float(text.split(": ")[1].split(" ")[0]) - share) <= 0.5
+    # What is drawn is what was read: the strongest position is the most opaque pixel.
+    drawn = page.evaluate(
+        """() => [...document.querySelectorAll('.ls-gaze')].map((canvas) => {
+            const image = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            return [...image.data].filter((_, i) => i % 4 === 3);
+        })"""
+    )
+    strongest = eval(notebook.execute(told + "import numpy as np\nprint(int(np.nanargmax(reading.gaze)))"))
+    opacity = [value for picture in drawn for value in picture]
+    assert opacity[strongest] == max(opacity)
+    for name in ("Dark", "Light"):
+        notebook.theme(f"JupyterLab {name}")
+        page.locator(".ls-studio").screenshot(path=screenshots / f"studio-gaze-{name.lower()}.png")
+    assert notebook.execute("print(player.errors, session.error)") == "[] None"
+    assert notebook.errors == []

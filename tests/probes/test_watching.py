@@ -206,3 +206,48 @@ def test_shares_by_layer_and_head() -> None:
             reading.shares(0, 7)
         assert len(reading.head_rows()) == reading.mass.size
         assert _mass(reading.slots, None).size == 0
+
+
+def test_a_point_is_read_from_the_next_block_on() -> None:
+    with open_session() as session, session.watch() as watching:
+        frames = session.frames()
+        with pytest.raises(ValueError, match="before the first block"):
+            watching.look(0, 0, 0)
+        next(frames)
+        rows, columns = watching.readings[0].grid
+        with pytest.raises(ValueError, match="the point must lie within 3 frames"):
+            watching.look(0, rows, 0)
+        wait_for(lambda: session.state == "waiting")
+        watching.look(1, rows - 1, 0)
+        begun = len(watching.readings)
+        rest = list(frames)
+        assert rest
+        assert all(reading.gaze is None for reading in watching.readings[:begun])
+        for reading in watching.readings[begun:]:
+            assert reading.point is not None
+            assert (reading.point.frame, reading.point.row, reading.point.column) == (1, rows - 1, 0)
+            assert reading.gaze is not None
+            assert reading.gaze.shape == (len(reading.slots), rows, columns)
+            assert np.nansum(reading.gaze) == pytest.approx(1, abs=1e-5)
+            assert len(reading.gaze_rows()) == reading.gaze.size
+        watching.look_away()
+        frames.close()
+        session.restart()
+        play(session)
+        assert all(reading.gaze is None for reading in watching.readings)
+
+
+def test_every_token_asked_as_a_point_gives_the_mass() -> None:
+    """The mean gaze of all tokens is the mass, where every token is sampled."""
+    with open_session(blocks=5, at=4) as session, session.watch(samples=4096) as watching:
+        play(session)
+        rows, columns = watching.readings[0].grid
+        gazes, mass = [], watching.readings[-1].mass.mean(axis=(0, 1))
+        for frame, row, column in np.ndindex(3, rows, columns):
+            watching.look(frame, row, column)
+            session.restart()
+            play(session)
+            gaze = watching.readings[-1].gaze
+            assert gaze is not None
+            gazes.append(gaze.sum(axis=(1, 2)))
+        np.testing.assert_allclose(np.mean(gazes, axis=0), mass, atol=1e-5)

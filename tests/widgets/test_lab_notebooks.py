@@ -54,7 +54,7 @@ def test_the_recache_lab(tmp_path: Path) -> None:
     assert all(len(base64.b64decode(picture)) > 5000 for picture in pictures)
     (ablation,) = [text for text in outputs(notebook, "text/markdown") if "recache (s)" in text]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ablation.splitlines()[2:]]
-    residue = {row[0]: [float(value) for value in row[1:5]] for row in rows}
+    residue = {row[0]: [float(value.replace("–", "nan")) for value in row[1:5]] for row in rows}
     assert list(residue) == ["clear", "keep", "recache", "recache, sink: rewrite"]
     assert residue["keep"][1] == pytest.approx(1, abs=0.01)
     assert residue["recache"][1] < residue["keep"][1]

@@ -45,6 +45,12 @@ export interface Reading {
   heat: Float32Array;
   /** Rows and columns of the sampled positions. */
   grid: [number, number];
+  /** Token rows and columns of a latent frame. */
+  tokens: [number, number];
+  /** Frame within the block, token row and column of the point whose gaze was read. */
+  point: [number, number, number] | null;
+  /** Where that point looks, by slot, token row and column. */
+  gaze: Float32Array;
   faults: Fault[];
 }
 
@@ -65,7 +71,7 @@ export function readingOf(message: CacheMessage, numbers: DataView): Reading {
     throw new Error(`block ${message.block}: ${all.length} numbers came, ${message.counts.join(" + ")} were announced`);
   }
   let at = 0;
-  const [mass, wordMass, rest, heat] = [0, 1, 2, 3].map((i) => all.subarray(at, (at += message.counts[i] ?? 0)));
+  const [mass, wordMass, rest, heat, gaze] = [0, 1, 2, 3, 4].map((i) => all.subarray(at, (at += message.counts[i] ?? 0)));
   return {
     take: message.take,
     block: message.block,
@@ -83,6 +89,9 @@ export function readingOf(message: CacheMessage, numbers: DataView): Reading {
     rest: rest as Float32Array,
     heat: heat as Float32Array,
     grid: message.grid,
+    tokens: message.tokens,
+    point: message.point,
+    gaze: gaze as Float32Array,
     faults: message.warnings,
   };
 }

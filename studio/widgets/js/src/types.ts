@@ -124,6 +124,10 @@ export interface CacheMessage {
   own: number[];
   layers: number[];
   heads: number;
+  /** Token rows and columns of a latent frame. */
+  tokens: [number, number];
+  /** Frame within the block, token row and column of the point whose gaze was read. */
+  point: [number, number, number] | null;
   words: string[] | null;
   grid: [number, number];
   counts: number[];

@@ -1,6 +1,7 @@
 import { h, icon, setText, show } from "../dom";
 import type { Store } from "../store";
 import { CacheView } from "./cache";
+import { GazeView } from "./gaze";
 import { HeadsView } from "./heads";
 import { WordsView } from "./words";
 
@@ -12,6 +13,7 @@ interface Pane {
 
 const KINDS: Record<string, (store: Store) => Pane> = {
   cache: (store) => new CacheView(store),
+  gaze: (store) => new GazeView(store),
   words: (store) => new WordsView(store),
   heads: (store) => new HeadsView(store),
 };
