@@ -202,10 +202,14 @@ class Core:
     def turn_to(self, take: Take) -> None:
         """Make another take the current one; what it has is shown from its fork on."""
         with self.changed:
-            self.check_open()
-            self._turn_to(take)
-            self.announce_takes()
+            self.turn(take)
         self.outbox.deliver()
+
+    def turn(self, take: Take) -> None:
+        """As `turn_to`, for callers who hold the lock and deliver later."""
+        self.check_open()
+        self._turn_to(take)
+        self.announce_takes()
 
     def _turn_to(self, take: Take) -> None:
         before, timeline = self.take, self.timeline

@@ -151,8 +151,10 @@ class Takes(Sequence[TakeInfo]):
             _check_future(parent.history.timeline, line, at)
             line = line if seed is None else line.with_seed(check_seed(seed))
             new = parent.fork(core.new_number(), at, line, self._free(name))
-        core.turn_to(new)
-        return self.current
+            core.turn(new)
+            info = new.info(True)
+        core.outbox.deliver()
+        return info
 
     def rename(self, take: int | str, name: str) -> TakeInfo:
         """Give a take another name.

@@ -63,9 +63,7 @@ def test_threads_that_steer_at_random(models, seed):
         def steer(number: int) -> None:
             dice = random.Random(100 * seed + number)
             while not over.is_set():
-                act = dice.choice(
-                    (switch, switch, switch, later, edit, pause, play, play, step, restart, fork, undo, look, attach)
-                )
+                act = dice.choice(acts)
                 try:
                     with contextlib.suppress(ValueError):  # an edit may come too late
                         act(dice)
@@ -97,7 +95,7 @@ def test_threads_that_steer_at_random(models, seed):
                 session.restart(dice.choice((None, 5)))
 
         def fork(dice):
-            if dice.random() < 0.3:
+            if dice.random() < 0.02:
                 at = dice.randrange(session.stats.generated_blocks + 1)
                 session.fork(at, prompt=dice.choice(PROMPTS[:3]), policy=dice.choice(POLICIES))
 
