@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from studio.live.clip import clip
     from studio.model.weights import load
     from studio.timeline import Segment, Timeline
-    from studio.widgets import CacheStrip, HeadGrid, Studio, WordsOverTime
+    from studio.widgets import CacheStrip, HeadGrid, PointGaze, Studio, WordsOverTime
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheStrip",
     "HeadGrid",
+    "PointGaze",
     "Segment",
     "Session",
     "Studio",
@@ -36,6 +37,7 @@ __all__ = [
 _HOMES = {
     "CacheStrip": "studio.widgets",
     "HeadGrid": "studio.widgets",
+    "PointGaze": "studio.widgets",
     "Segment": "studio.timeline",
     "Session": "studio.live",
     "Studio": "studio.widgets",

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from studio.widgets.source import CacheSource, FrameSource
 from studio.widgets.studio import Studio
-from studio.widgets.views import CacheStrip, HeadGrid, WordsOverTime
+from studio.widgets.views import CacheStrip, HeadGrid, PointGaze, WordsOverTime
 
-__all__ = ["CacheSource", "CacheStrip", "FrameSource", "HeadGrid", "Studio", "WordsOverTime"]
+__all__ = ["CacheSource", "CacheStrip", "FrameSource", "HeadGrid", "PointGaze", "Studio", "WordsOverTime"]

@@ -15,13 +15,14 @@ from studio.widgets.palette import HEXES, css
 from studio.widgets.source import Reading, SlotLike
 from studio.widgets.tables import parts, reading_at, until
 
-__all__ = ["PAGE", "cache_figure", "heads_figure", "residue_figure", "words_figure"]
+__all__ = ["PAGE", "cache_figure", "gaze_figure", "heads_figure", "residue_figure", "words_figure"]
 
 # Inches: the width of the text of a page.
 PAGE = 6.75
 INK, SOFT, BAR = "#1d2129", "#5a6270", "#3b6fb6"
 HATCH = "////"
 _GAP = 0.35
+_VERMILION = LinearSegmentedColormap.from_list("vermilion", ["#d55e00", "#d55e00"])
 
 Colours = Sequence[int | str]
 
@@ -155,6 +156,50 @@ def heads_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
     return figure
 
 
+def gaze_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
+    """Where a point of the picture looks, in every frame of the cache.
+
+    Args:
+        readings: Old to new; the pictures of the slots come from all of them.
+        colours: Not needed; one colour map serves all prompts.
+        block: The block; `None` for the latest.
+
+    Returns:
+        The figure: the frame with the point, then a frame a slot with its share.
+
+    Raises:
+        ValueError: If that block was not read, or no point of it.
+    """
+    reading = reading_at(readings, block)
+    if reading.gaze is None:
+        raise ValueError(
+            f"no point was read at block {reading.block}; call `look(frame, row, column)` before the block"
+        )
+    pictures = {frame: picture for r in readings for frame, picture in zip(r.own, r.pictures, strict=False)}
+    held = [(slot, gaze) for slot, gaze in zip(reading.slots, reading.gaze, strict=True) if slot.frame is not None]
+    asking = reading.own[reading.point.frame]
+    rows, columns = reading.grid
+    across = 7
+    down = -(-(len(held) + 1) // across)
+    figure = Figure(figsize=(PAGE, 0.45 + 0.95 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    most = float(np.nanmax(reading.gaze))
+    for axis in axes:
+        axis.set_axis_off()
+    extent = (0.0, float(columns), float(rows), 0.0)
+    _show(axes[0], pictures.get(asking), extent)
+    corner = (reading.point.column, reading.point.row)
+    axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.2))
+    axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=0.8))
+    axes[0].set_title(f"frame {asking}: the point", fontsize=6, pad=2)
+    for axis, (slot, gaze) in zip(axes[1:], held, strict=False):
+        _show(axis, pictures.get(slot.frame or 0), extent)
+        depth = np.nan_to_num(gaze / most) * 0.85
+        axis.imshow(np.ones((rows, columns)), cmap=_VERMILION, vmin=0, vmax=1, alpha=depth, extent=extent)
+        axis.set_title(f"{slot.frame}, {slot.role}: {100 * gaze.sum():.1f} %", fontsize=6, pad=2)
+    return figure
+
+
 def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:
     """What is left of the old prompt, block by block, a line a policy.
 
@@ -186,6 +231,13 @@ def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:
     _plain(axes)
     figure.legend(loc="outside right upper", fontsize=6, frameon=False)
     return figure
+
+
+def _show(axes: Any, picture: np.ndarray | None, extent: tuple[float, float, float, float]) -> None:
+    axes.set_xlim(*extent[:2])
+    axes.set_ylim(*extent[2:])
+    if picture is not None:
+        axes.imshow(picture, extent=extent)
 
 
 def _places(slots: Sequence[SlotLike]) -> list[float]:

@@ -119,7 +119,13 @@ class Relay:
                 self._read(reading)
         self.outbox.post({"type": "watch", "on": on})
 
-    def _look(self, frame: int | None, row: int | None, column: int | None) -> None:
+    def look(self, frame: int | None, row: int | None, column: int | None) -> None:
+        """Read where a point looks from the next block on; `None` for no point any more.
+
+        Raises:
+            RuntimeError: If the cache is not watched.
+            ValueError: If there is no such point.
+        """
         watch = self._watch
         if watch is None:
             raise RuntimeError("the cache is not watched; open the inspector first")
@@ -253,7 +259,7 @@ class Relay:
         elif kind == "watch":
             self._steering.watch(message["on"])
         elif kind == "look":
-            self._look(message["frame"], message["row"], message["column"])
+            self.look(message["frame"], message["row"], message["column"])
         elif kind == "remove":
             self._expect(message["index"], message["start"])
             self._steering.remove(message["index"])

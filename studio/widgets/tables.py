@@ -9,7 +9,7 @@ import numpy as np
 
 from studio.widgets.source import Reading
 
-__all__ = ["PARTS", "head_rows", "parts", "reading_at", "slot_rows", "until", "word_rows"]
+__all__ = ["PARTS", "gaze_rows", "head_rows", "parts", "reading_at", "slot_rows", "until", "word_rows"]
 
 Row = dict[str, Any]
 
@@ -75,6 +75,29 @@ def slot_rows(readings: Iterable[Reading]) -> list[Row]:
         }
         for reading in readings
         for index, (slot, share) in enumerate(zip(reading.slots, reading.mass.mean(axis=(0, 1)), strict=True))
+    ]
+
+
+def gaze_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block whose point was read, slot in sight and token position; the rows of a block sum to 1."""
+    return [
+        {
+            "take": reading.take,
+            "block": reading.block,
+            "point_frame": reading.own[reading.point.frame],
+            "point_row": reading.point.row,
+            "point_column": reading.point.column,
+            "slot": index,
+            "frame": slot.frame,
+            "row": row,
+            "column": column,
+            "attention": float(share),
+        }
+        for reading in readings
+        if reading.gaze is not None
+        for index, slot in enumerate(reading.slots)
+        if slot.frame is not None
+        for (row, column), share in np.ndenumerate(reading.gaze[index])
     ]
 
 

@@ -17,7 +17,7 @@ from studio.widgets.studio import Studio
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CacheStrip", "CacheView", "HeadGrid", "WordsOverTime"]
+__all__ = ["CacheStrip", "CacheView", "HeadGrid", "PointGaze", "WordsOverTime"]
 
 
 class CacheView(Studio):
@@ -99,6 +99,34 @@ class CacheStrip(CacheView):
 
     _rows = staticmethod(tables.slot_rows)
     _drawing = "cache_figure"
+
+
+class PointGaze(CacheView):
+    """Click a point of the picture: where does it look, in this block's frames and in every frame of the cache?
+
+    A point is read from the next block that begins after it was chosen.
+    """
+
+    view = t.Unicode("gaze", help="What the front end shows.").tag(sync=True)
+
+    _rows = staticmethod(tables.gaze_rows)
+    _drawing = "gaze_figure"
+
+    def look(self, frame: int, row: int, column: int) -> None:
+        """Choose the point, as a click does.
+
+        Args:
+            frame: Latent frame within the block, from 0.
+            row: Token row.
+            column: Token column.
+
+        Raises:
+            RuntimeError: If the widget is closed.
+            ValueError: If there is no such point, or no block was read yet.
+        """
+        if self._relay is None:
+            raise RuntimeError("this widget is closed; make another with studio.PointGaze(session)")
+        self._relay.look(frame, row, column)
 
 
 class WordsOverTime(CacheView):

@@ -11,7 +11,7 @@ from PIL import Image
 from studio.live import Session
 from studio.model.text import WordTokenizer
 from studio.timeline import Segment, Timeline
-from studio.widgets import CacheStrip, HeadGrid, Studio, WordsOverTime
+from studio.widgets import CacheStrip, HeadGrid, PointGaze, Studio, WordsOverTime
 from studio.widgets.seeing import cache_message
 from tests.live.doubles import WORDS, tiny_models, wait_for
 from tests.widgets.double import Double
@@ -19,6 +19,7 @@ from tests.widgets.recorder import Browser
 
 PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
 VIEWS = [CacheStrip, WordsOverTime, HeadGrid]
+ALL = [*VIEWS, PointGaze]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def session(models):
         yield made
 
 
-@pytest.mark.parametrize("kind", VIEWS)
+@pytest.mark.parametrize("kind", ALL)
 def test_a_view_hears_every_block_and_holds_nothing_back(session, kind) -> None:
     view = kind(session)
     page = Browser(view)
@@ -173,3 +174,33 @@ def test_bars_of_the_figure_are_the_shares(session) -> None:
     reading = view.readings[-1]
     np.testing.assert_allclose(heights, 100 * np.nan_to_num(reading.mass.mean(axis=(0, 1))), rtol=1e-6)
     view.close()
+
+
+def test_the_gaze_of_a_point(session, tmp_path) -> None:
+    view = PointGaze(session)
+    page = Browser(view)
+    page.ready()
+    session.step()
+    page.wait(lambda: page.of("cache"))
+    with pytest.raises(ValueError, match="no point was read at block 0"):
+        view.figure()
+    rows, columns = view.readings[0].grid
+    assert "the point must lie within" in page.ask("look", frame=0, row=rows, column=0)["error"]
+    assert page.ask("look", frame=2, row=0, column=columns - 1)["error"] is None
+    list(session.frames())
+    table = view.to_rows()
+    assert {row["block"] for row in table} == set(range(1, 7))
+    for block in range(1, 7):
+        assert sum(row["attention"] for row in table if row["block"] == block) == pytest.approx(1, abs=1e-5)
+    page.wait(lambda: len(page.of("cache")) == 7)
+    message = page.of("cache")[-1]
+    reading = view.readings[-1]
+    assert message["point"] == [2, 0, columns - 1]
+    assert reading.gaze is not None
+    numbers = np.frombuffer(cache_message(reading)[1][0], dtype="<f4")
+    np.testing.assert_array_equal(numbers[-message["counts"][-1] :], reading.gaze.ravel())
+    view.figure(5).savefig(tmp_path / "gaze.pdf")
+    assert page.ask("look", frame=None, row=None, column=None)["error"] is None
+    view.close()
+    with pytest.raises(RuntimeError, match="this widget is closed"):
+        view.look(0, 0, 0)
