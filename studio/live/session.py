@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from studio.timeline import (
     Operation,
     Segment,
     Timeline,
+    Transition,
+    Weighted,
     check_policy,
     check_seed,
     check_text,
@@ -350,7 +352,14 @@ class Session:
         self._core.set_timeline(timeline)
 
     def switch(
-        self, prompt: str, *, policy: str | None = None, at: int | None = None, sink_policy: str | None = None
+        self,
+        prompt: str,
+        *,
+        policy: str | None = None,
+        at: int | None = None,
+        sink_policy: str | None = None,
+        transition: Transition | None = None,
+        blend: Sequence[Weighted] = (),
     ) -> Switch:
         """Change the prompt at the next block that has not begun, or at a later one.
 
@@ -361,6 +370,8 @@ class Session:
             policy: what it does to the cache: "recache", "keep", "clear"; None for the session's own.
             at: block number; None for the next one.
             sink_policy: whether a recache keeps or rewrites the sink: "keep", "rewrite"; None for the model's own.
+            transition: how the prompt before goes over into it; None for at once.
+            blend: further prompts to mix in, with their weights beside the 1 of `prompt`.
 
         Returns:
             When it was asked for and when it takes effect.
@@ -369,7 +380,8 @@ class Session:
             RuntimeError: the session is closed.
             ValueError: a value that makes no sense, a block that has begun, or one past the end of the video.
         """
-        return self._core.switch(Segment(prompt, 0, policy=policy, sink_policy=sink_policy), at)
+        look: dict[str, Any] = {"policy": policy, "sink_policy": sink_policy}
+        return self._core.switch(Segment(prompt, 0, **look, transition=transition, blend=tuple(blend)), at)
 
     @property
     def takes(self) -> Takes:

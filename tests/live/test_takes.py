@@ -387,6 +387,20 @@ def test_mixes_play_are_logged_and_replay(models, kind, policy):
     assert again.same and same(again.latents, made)
 
 
+def test_a_live_switch_may_be_soft_and_blended(models):
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        run(session, 2)
+        switch = session.switch(SEA, transition=Transition(1), blend=[Weighted(SNOW, 3)])
+        run(session, 4)
+        assert switch.effective_block == 2
+        assert session.log[2].mix.weights == {FOX: 0.5, SEA: 0.125, SNOW: 0.375}
+        assert session.log[3].mix.weights == {SEA: 0.25, SNOW: 0.75}
+        assert replay(session.log, models).same
+        for options, words in (({"transition": 3}, "must be a Transition"), ({"blend": [SNOW]}, "must be a Weighted")):
+            with pytest.raises(ValueError, match=words):
+                session.switch(FOX, **options)
+
+
 # Replay
 
 
