@@ -60,10 +60,28 @@ def check_out(path: str | Path, *, force: bool) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"`out` must end in .mp4, got {shorten(str(path))}; name it {path.stem or 'clip'}.mp4")
+    return check_place(path, force=force, remedy="replace it with --force")
+
+
+def check_place(path: Path, *, force: bool, remedy: str) -> Path:
+    """Check that a file may be written where it is to lie.
+
+    Args:
+        path: the file.
+        force: whether it may replace another one.
+        remedy: how a caller lets it replace one.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: it exists, and `force` is not set.
+        FileNotFoundError: its folder does not exist.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {shorten(str(path.parent))}; create it first")
     if path.is_dir() or (path.exists() and not force):
-        raise FileExistsError(f"{shorten(str(path))} exists; name another file, or replace it with --force")
+        raise FileExistsError(f"{shorten(str(path))} exists; name another file, or {remedy}")
     return path
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from studio.live.export import check_place
 from studio.live.log import TakeLog
 from studio.timeline import Timeline, shorten
 
@@ -32,11 +33,7 @@ def check_out(path: str | Path, *, force: bool) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"latents must end in .safetensors, got {shorten(str(path))}; name it {path.stem}.safetensors")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {shorten(str(path.parent))}; create it first")
-    if path.is_dir() or (path.exists() and not force):
-        raise FileExistsError(f"{shorten(str(path))} exists; name another file, or replace it")
-    return path
+    return check_place(path, force=force, remedy="replace it")
 
 
 def save_latents(path: str | Path, latents: Sequence[Tensor], log: TakeLog, timeline: Timeline | None = None) -> None:

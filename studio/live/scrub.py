@@ -85,9 +85,7 @@ class Scrub:
         Raises:
             ValueError: a frame that was not made, or an empty range.
         """
-        made = self.made
-        start = check_whole(start, "start", 0, made - 1, _remedy(made))
-        stop = check_whole(stop, "stop", start + 1, made, f"use {start + 1} to {made}")
+        start, stop = self._range(start, stop)
         return np.stack([self.frame(i) for i in range(start, stop)])
 
     def loop(self, start: int, stop: int, *, step: int = 1) -> Iterator[np.ndarray]:
@@ -104,12 +102,16 @@ class Scrub:
         Raises:
             ValueError: a frame that was not made, an empty range, or a step of 0.
         """
+        start, stop = self._range(start, stop)
         made = self.made
-        start = check_whole(start, "start", 0, made - 1, _remedy(made))
-        stop = check_whole(stop, "stop", start + 1, made, f"use {start + 1} to {made}")
         if check_whole(step, "step", -made, made) == 0:
             raise ValueError("`step` must not be 0, got 0; use 1, or -1 to play backwards")
         return self._around(start, stop, step)
+
+    def _range(self, start: int, stop: int) -> tuple[int, int]:
+        made = self.made
+        start = check_whole(start, "start", 0, made - 1, _remedy(made))
+        return start, check_whole(stop, "stop", start + 1, made, f"use {start + 1} to {made}")
 
     def _around(self, start: int, stop: int, step: int) -> Iterator[np.ndarray]:
         count, place = stop - start, 0 if step > 0 else stop - start - 1

@@ -268,6 +268,8 @@ class _Sight:
     def __init__(self, table: Tensor, tokens: int, flex: bool) -> None:
         self.mask, self.blocks = None, None
         if flex:
+            from torch.nn.attention.flex_attention import create_block_mask
+
             self.flex_attention = _flex(table.device.type)
             # Runs of columns instead of a look-up of every pair: rows are looked up once, and comparing costs little.
             begin, end = (bound * tokens for bound in _runs(table))
@@ -280,8 +282,6 @@ class _Sight:
                 return seen
 
             sizes = [count * tokens for count in table.shape]
-            from torch.nn.attention.flex_attention import create_block_mask
-
             self.blocks = create_block_mask(sees, None, None, *sizes, device=table.device)
         else:
             self.mask = table.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
