@@ -20,7 +20,7 @@ Send = Callable[[Message, list[bytes] | None], None]
 Encode = Callable[[Any], Sequence[bytes]]
 
 # Of these only the latest matters, so an unsent one is replaced.
-_LATEST = frozenset({"state", "timeline", "stats"})
+_LATEST = frozenset({"state", "timeline", "stats", "takes", "quick"})
 
 
 @dataclass

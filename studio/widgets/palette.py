@@ -32,17 +32,41 @@ class Palette:
             For each segment its own colour if it has one, else a place in the palette from 0 to `COLOURS` - 1.
         """
         prompts = {segment.prompt for segment in timeline.segments}
+        used = Counter(self._places[prompt] for prompt in prompts if prompt in self._places)
         for segment in timeline.segments:
             if segment.prompt in self._places:
                 continue
             former = self._before.get(segment.start)
             if former is not None and former not in prompts:
                 self._places[segment.prompt] = self._places[former]
+                used[self._places[former]] += 1
             else:
-                used = Counter(self._places[prompt] for prompt in prompts if prompt in self._places)
-                self._places[segment.prompt] = min(range(COLOURS), key=lambda place: (used[place], place))
+                self._place(segment.prompt, used)
         self._before = {segment.start: segment.prompt for segment in timeline.segments}
         return [segment.colour or self._places[segment.prompt] for segment in timeline.segments]
+
+    def shades(self, timeline: Timeline) -> dict[str, int]:
+        """Places of the prompts that are mixed in, by prompt; those of segments keep theirs.
+
+        Args:
+            timeline: The timeline; `colours` was asked for it before.
+
+        Returns:
+            For each further prompt of a blend its place in the palette.
+        """
+        mixed = list(dict.fromkeys(part.prompt for segment in timeline.segments for part in segment.blend))
+        if not mixed:
+            return {}
+        shown = {segment.prompt for segment in timeline.segments} | set(mixed)
+        used = Counter(self._places[prompt] for prompt in shown if prompt in self._places)
+        for prompt in mixed:
+            if prompt not in self._places:
+                self._place(prompt, used)
+        return {prompt: self._places[prompt] for prompt in mixed}
+
+    def _place(self, prompt: str, used: Counter[int]) -> None:
+        self._places[prompt] = min(range(COLOURS), key=lambda place: (used[place], place))
+        used[self._places[prompt]] += 1
 
 
 def css(colour: int | str) -> str:

@@ -1,10 +1,10 @@
 """The messages between the kernel and the browser: their shapes, and the checks on what comes in.
 
 Down (kernel to browser), dictionaries with a `type`: hello, block, state, timeline, switch, stats, restart, error,
-words, cache, reply, pong, beat. A block carries one binary buffer, its JPEG files back to back, and their `sizes`;
-`studio.widgets.seeing` describes what a cache message carries.
-Up (browser to kernel): ready, bye, ack, played, ping, words, failure, and the commands of `COMMANDS`. Every message up
-names its `client`, a page that shows the widget.
+words, cache, takes, quick, thumbs, reply, pong, beat. A block carries one binary buffer, its JPEG files back to back,
+and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
+Up (browser to kernel): ready, bye, ack, played, ping, words, thumbs, failure, and the commands of `COMMANDS`. Every
+message up names its `client`, a page that shows the widget.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studio.events import DecodedBlock, ErrorReport, Stats, Switch, UnknownWord
+from studio.formats import MAX_BYTES
 from studio.timeline import Timeline
+from studio.timeline.plain import marker_to_dict, options_to_dict
 
 __all__ = [
     "COMMANDS",
@@ -32,10 +34,11 @@ __all__ = [
     "words_message",
 ]
 
-VERSION = 1
+VERSION = 2
 
 # A prompt that is too long gets its clear message from the timeline; this only bounds what is looked at at all.
 _LONGEST_TEXT = 100_000
+_LONGEST_LIST = 1000
 _LARGEST_INTEGER = 2**53
 
 
@@ -109,21 +112,49 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
+def _object(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"`{name}` must be an object, got {_short(value)}")
+    return dict(value)
+
+
+def _list(name: str, value: object) -> list[Any]:
+    if not isinstance(value, (list, tuple)) or len(value) > _LONGEST_LIST:
+        raise ValueError(f"`{name}` must be a list of at most {_LONGEST_LIST}, got {_short(value)}")
+    return list(value)
+
+
+def _integers(name: str, value: object) -> list[int]:
+    return [_integer(name, item) for item in _list(name, value)]
+
+
+def _file(name: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_BYTES:
+        raise ValueError(f"`{name}` must be a text of at most {MAX_BYTES} characters, got {_short(value)}")
+    return value
+
+
 def _maybe(check: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
     return lambda name, value: None if value is None else check(name, value)
 
 
 _Fields = dict[str, Callable[[str, object], Any]]
 
+# The version of the timeline that an edit was made for, and what to do where it changes the past.
+_EDIT: _Fields = {"version": _maybe(_integer), "past": _maybe(_text)}
+
 COMMANDS: dict[str, _Fields] = {
     "play": {},
     "pause": {},
     "step": {},
     "restart": {"seed": _maybe(_integer)},
-    "switch": {"prompt": _text, "policy": _maybe(_text), "at": _maybe(_integer)},
-    "append": {"prompt": _text, "start": _integer},
-    "edit": {"index": _integer, "start": _integer, "prompt": _text},
-    "remove": {"index": _integer, "start": _integer},
+    "switch": {"prompt": _text, "policy": _maybe(_text), "at": _maybe(_integer), "transition": _maybe(_object)},
+    "edit": {"do": _text, "operation": _maybe(_object), **_EDIT},
+    "paste": {"text": _file, "at": _integer, "over": _flag, **_EDIT},
+    "import": {"name": _text, "text": _file, **_EDIT},
+    "export": {"format": _text},
+    "take": {"do": _text, "take": _maybe(_integer), "name": _maybe(_text), "at": _maybe(_integer)},
+    "quick": {"prompts": _list},
     "watch": {"on": _flag},
     "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }
@@ -136,6 +167,7 @@ _FIELDS: dict[str, _Fields] = {
     "played": {"frame": _integer, "take": _integer, "hidden": _flag},
     "ping": {"id": _integer},
     "words": {"id": _integer, "text": _text},
+    "thumbs": {"take": _integer, "blocks": _integers},
     "failure": {"message": _text, "stack": _text},
     **{name: {"id": _integer, **fields} for name, fields in COMMANDS.items()},
 }
@@ -169,21 +201,35 @@ def block_message(block: DecodedBlock, start: int, jpegs: Sequence[bytes]) -> di
     }
 
 
-def timeline_message(timeline: Timeline, colours: Sequence[int | str]) -> dict[str, Any]:
+def timeline_message(
+    timeline: Timeline,
+    colours: Sequence[int | str],
+    shades: Mapping[str, int] | None = None,
+    history: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Describe a timeline.
 
     Args:
         timeline: The timeline.
         colours: For each segment its place in the palette, or its own colour.
+        shades: Places in the palette of the prompts that are mixed in.
+        history: The version and what undo and redo would go over, as `describe_history` gives it.
 
     Returns:
-        The message.
+        The message; what a segment has by default is left out of it.
     """
     segments = [
-        {"prompt": segment.prompt, "start": segment.start, "policy": segment.policy, "colour": colour}
+        {**options_to_dict(segment), "prompt": segment.prompt, "start": segment.start, "colour": colour}
         for segment, colour in zip(timeline.segments, colours, strict=True)
     ]
-    return {"type": "timeline", "segments": segments, "length": timeline.length}
+    return {
+        "type": "timeline",
+        "segments": segments,
+        "length": timeline.length,
+        "markers": [marker_to_dict(marker) for marker in timeline.markers],
+        "shades": dict(shades or {}),
+        "history": dict(history or {}) or None,
+    }
 
 
 def switch_message(switch: Switch) -> dict[str, Any]:

@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch
-from studio.timeline import Timeline
+from studio.timeline import Timeline, Transition
+from studio.timeline.plain import transition_from_dict
 from studio.widgets import protocol
 from studio.widgets.codec import encode_frames
+from studio.widgets.desk import Desk, check_quick, takes_fields
 from studio.widgets.outbox import Outbox
 from studio.widgets.palette import Palette
 from studio.widgets.seeing import cache_message
 from studio.widgets.source import CacheSource, CacheWatch, FrameSource, Reading
+from studio.widgets.thumbs import Thumbs
 
 __all__ = ["Relay", "Steering"]
 
@@ -32,10 +35,9 @@ class Steering(Protocol):
     def pause(self) -> None: ...
     def step(self) -> None: ...
     def restart(self, seed: int | None = None) -> None: ...
-    def switch(self, prompt: str, *, policy: str | None = None, at: int | None = None) -> Switch: ...
-    def append(self, prompt: str, start: int | None = None) -> None: ...
-    def edit(self, index: int, prompt: str) -> None: ...
-    def remove(self, index: int) -> None: ...
+    def switch(
+        self, prompt: str, *, policy: str | None = None, at: int | None = None, transition: Transition | None = None
+    ) -> Switch: ...
     def watch(self, on: bool = True) -> None: ...
 
 
@@ -74,18 +76,41 @@ class Relay:
         self._take = self._last_block = 0
         self.playhead = 0
         self._palette = Palette()
+        self._desk = Desk(source)
+        self._quick: tuple[tuple[str, str], ...] = ()
         self._switches: dict[int, Switch] = {}
         report = getattr(source, "error", None)
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
         self.outbox = Outbox(self._transmit, self._encode, silent=self._detach)
+        self._thumbs = Thumbs(source.block, self.outbox.post, note)
         self._unsubscribe = source.subscribe(self.listen)
 
     def close(self) -> None:
         """Let go of the source, the thread and the pages."""
         self._unsubscribe()
         self.watch(False)
+        self._thumbs.close()
         self.outbox.close()
         self._detach()
+
+    # Quick prompts
+
+    @property
+    def quick(self) -> tuple[tuple[str, str], ...]:
+        """Names and prompts of the keys 1 to 9."""
+        return self._quick
+
+    def set_quick(self, candidate: object) -> None:
+        """Set the quick prompts and tell the pages.
+
+        Raises:
+            ValueError: If one makes no sense; see `check_quick`.
+        """
+        self._quick = check_quick(candidate)
+        self.outbox.post(self._quick_message())
+
+    def _quick_message(self) -> dict[str, Any]:
+        return {"type": "quick", "prompts": [{"name": name, "prompt": prompt} for name, prompt in self._quick]}
 
     # The cache
 
@@ -174,6 +199,8 @@ class Relay:
             self.outbox.post(self._last_error)
         elif event.kind == "restart":
             self._begin_take(event.payload)
+        elif event.kind == "takes":
+            self.outbox.post({"type": "takes", "takes": takes_fields(event.payload)})
 
     def _announce_block(self, block: DecodedBlock) -> None:
         with self._lock:
@@ -186,10 +213,17 @@ class Relay:
     def _begin_take(self, take: int) -> None:
         self.outbox.drop_blocks()
         with self._lock:
-            self._take, self._last_block, self.playhead = take, 0, 0
-            self._switches = {}
-            self._playheads = {client: (0, hidden) for client, (_, hidden) in self._playheads.items()}
+            self._take, self._last_block = take, 0
+        # A fork has a past already: it is shown from a little before its end, so that there is a picture at once.
+        recent = self.recent() if self._frames else []
+        start = recent[0].first_frame if recent else 0
+        with self._lock:
+            self.playhead, self._switches = start, {}
+            self._playheads = {client: (start, hidden) for client, (_, hidden) in self._playheads.items()}
         self.outbox.post({"type": "restart", "take": take, "seed": self.source.seed})
+        self.outbox.post(self._timeline_message(self.source.timeline))
+        for block in recent:
+            self.outbox.post_block(block)
 
     # Messages from the browser; called on the main thread or on a subshell
 
@@ -225,6 +259,8 @@ class Relay:
         elif kind == "words":
             found = self.source.unknown_words(message["text"])
             self.outbox.post({**protocol.words_message(message["id"], found), "client": client})
+        elif kind == "thumbs":
+            self._thumbs.ask(message["take"], message["blocks"])
         elif kind == "failure":
             self.note(f"{message['message']}\n{message['stack']}".strip())
         elif kind in protocol.COMMANDS:
@@ -233,9 +269,7 @@ class Relay:
     def _command(self, message: protocol.Incoming) -> None:
         reply: dict[str, Any] = {"type": "reply", "client": message.client, "id": message["id"], "error": None}
         try:
-            switch = self._obey(message)
-            if switch is not None:
-                reply["effective_block"] = switch.effective_block
+            reply.update(self._obey(message))
         except (ValueError, RuntimeError) as error:
             # What the user asked for does not make sense: the sentence goes to them, not to the log.
             reply["error"] = str(error)
@@ -245,33 +279,28 @@ class Relay:
             self.note(traceback.format_exc())
         self.outbox.post(reply)
 
-    def _obey(self, message: protocol.Incoming) -> Switch | None:
+    def _obey(self, message: protocol.Incoming) -> dict[str, Any]:
+        """Do what a command asks for; returns what its reply says besides."""
         kind = message.kind
         if kind == "switch":
-            return self._steering.switch(message["prompt"], policy=message["policy"], at=message["at"])
+            asked = message["transition"]
+            # A source need not know transitions unless one is asked for.
+            options = {} if asked is None else {"transition": transition_from_dict(asked)}
+            switch = self._steering.switch(message["prompt"], policy=message["policy"], at=message["at"], **options)
+            return {"effective_block": switch.effective_block}
+        if kind in ("edit", "paste", "import", "export", "take"):
+            return self._desk.obey(kind, message.fields)
         if kind == "restart":
             self._steering.restart(message["seed"])
-        elif kind == "append":
-            self._steering.append(message["prompt"], message["start"])
-        elif kind == "edit":
-            self._expect(message["index"], message["start"])
-            self._steering.edit(message["index"], message["prompt"])
+        elif kind == "quick":
+            self.set_quick(message["prompts"])
         elif kind == "watch":
             self._steering.watch(message["on"])
         elif kind == "look":
             self.look(message["frame"], message["row"], message["column"])
-        elif kind == "remove":
-            self._expect(message["index"], message["start"])
-            self._steering.remove(message["index"])
         else:
             getattr(self._steering, kind)()
-        return None
-
-    def _expect(self, index: int, start: int) -> None:
-        """Refuse an edit of a segment that is not the one the user saw."""
-        segments = self.source.timeline.segments
-        if index >= len(segments) or segments[index].start != start:
-            raise ValueError("the timeline has changed meanwhile; look at it and try again")
+        return {}
 
     # Pages
 
@@ -326,6 +355,9 @@ class Relay:
             "frames": self._frames,
             "watchable": self.watchable,
             "watching": self._wants_watch,
+            "editable": self._desk.editable,
+            "takes": self._desk.takes(),
+            "quick": self._quick_message()["prompts"],
             "state": source.state,
             "timeline": self._timeline_message(timeline),
             "switches": [protocol.switch_fields(switch) for switch in list(self._switches.values())[-KEPT_SWITCHES:]],
@@ -401,8 +433,11 @@ class Relay:
             return self._palette.colours(self.source.timeline)
 
     def _timeline_message(self, timeline: Timeline) -> dict[str, Any]:
+        # The editor takes the source's lock; it is asked before ours.
+        history = self._desk.history()
         with self._lock:
-            return protocol.timeline_message(timeline, self._palette.colours(timeline))
+            colours, shades = self._palette.colours(timeline), self._palette.shades(timeline)
+        return protocol.timeline_message(timeline, colours, shades, history)
 
     def _stats_message(self, stats: Stats) -> dict[str, Any]:
         return protocol.stats_message(stats, self.source.seed, self.source.device)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from studio.events import Consumer, DecodedBlock, Listener, Stats, Switch, UnknownWord
-from studio.timeline import Timeline
+from studio.events import Consumer, DecodedBlock, Listener, Stats, Switch, TakeInfo, UnknownWord
+from studio.timeline import Operation, Timeline
 
-__all__ = ["CacheSource", "CacheWatch", "FrameSource", "Reading", "SlotLike"]
+__all__ = ["CacheSource", "CacheWatch", "EditSource", "EditorLike", "FrameSource", "Reading", "SlotLike", "TakesLike"]
 
 
 @runtime_checkable
@@ -173,3 +173,61 @@ class CacheSource(Protocol):
     def watch(self) -> CacheWatch:
         """Watch the cache from the next block on."""
         ...
+
+
+class EditorLike(Protocol):
+    """Edits a timeline by operations, with undo and redo; `studio.live.editing.Editor` says what each method does."""
+
+    def apply(
+        self, operation: Operation | dict[str, Any], *, past: str | None = None, version: int | None = None
+    ) -> Timeline:
+        """Make an edit."""
+        ...
+
+    def undo(self, *, past: str | None = None) -> Timeline:
+        """Take the last edit back."""
+        ...
+
+    def redo(self, *, past: str | None = None) -> Timeline:
+        """Do the edit again that was undone last."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The timeline as a screen shows it, with its "history"."""
+        ...
+
+    def obey(self, message: Any) -> dict[str, Any]:
+        """Do what a message asks for, and say how it went."""
+        ...
+
+
+class TakesLike(Protocol):
+    """The takes of a source, a sequence; `studio.live.takes.Takes` says what each method does."""
+
+    def __iter__(self) -> Iterator[TakeInfo]: ...
+
+    def choose(self, take: int | str) -> TakeInfo:
+        """Make a take the current one."""
+        ...
+
+    def rename(self, take: int | str, name: str) -> TakeInfo:
+        """Give a take another name."""
+        ...
+
+    def remove(self, take: int | str) -> None:
+        """Forget a take."""
+        ...
+
+    def fork(self, at: int, *, take: int | str | None = None) -> TakeInfo:
+        """Begin another take with the first blocks of one."""
+        ...
+
+
+@runtime_checkable
+class EditSource(Protocol):
+    """A source whose timeline is edited by operations and whose takes can be chosen."""
+
+    @property
+    def editor(self) -> EditorLike: ...
+    @property
+    def takes(self) -> TakesLike: ...

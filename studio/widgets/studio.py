@@ -6,6 +6,7 @@ import base64
 import html
 import threading
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import anywidget
 import traitlets as t
 
 from studio.events import Stats, Switch
-from studio.timeline import Timeline
+from studio.timeline import Operation, Timeline, Transition
 from studio.widgets.cells import Replacing
 from studio.widgets.codec import film_strip, require_simplejpeg
 from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
-from studio.widgets.source import FrameSource, Reading
+from studio.widgets.source import EditorLike, EditSource, FrameSource, Reading
 
 __all__ = ["Studio"]
 
@@ -40,6 +41,7 @@ class Studio(anywidget.AnyWidget):
         width: Width of the widget: CSS text as "800px" or "100%", or a number of pixels.
         autoplay: Whether a source that was never played starts as soon as somebody looks.
         inspect: Whether the inspector, which shows the cache, is open from the start; closed it costs nothing.
+        quick_prompts: Prompts by name, at most 9: the keys 1 to 9 switch to them at once.
 
     Raises:
         ImportError: If the library that compresses frames is missing.
@@ -58,7 +60,15 @@ class Studio(anywidget.AnyWidget):
     # Whether the pages get the frames, or only what is said about them.
     _frames = True
 
-    def __init__(self, source: FrameSource, *, width: str | int = "100%", autoplay: bool = True, inspect: bool = True):
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        width: str | int = "100%",
+        autoplay: bool = True,
+        inspect: bool = True,
+        quick_prompts: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    ):
         missing = [name for name in _NEEDED if not hasattr(source, name)]
         if missing:
             raise TypeError(
@@ -80,6 +90,7 @@ class Studio(anywidget.AnyWidget):
             frames=self._frames,
             watch=inspect,
         )
+        self._relay.set_quick(quick_prompts)
         self.on_msg(self._receive)
         _replacing.add(self)
 
@@ -149,13 +160,16 @@ class Studio(anywidget.AnyWidget):
         """
         self.source.restart(seed)
 
-    def switch(self, prompt: str, *, policy: str | None = None, at: int | None = None) -> Switch:
+    def switch(
+        self, prompt: str, *, policy: str | None = None, at: int | None = None, transition: Transition | None = None
+    ) -> Switch:
         """Change the prompt.
 
         Args:
             prompt: The new prompt.
             policy: What happens to the cache: "recache", "keep" or "clear"; None for the session's own.
             at: Block at which it takes effect; None for the next one not yet begun.
+            transition: How the prompt before goes over into it; None for at once.
 
         Returns:
             When it was asked for and when it takes effect.
@@ -163,7 +177,8 @@ class Studio(anywidget.AnyWidget):
         Raises:
             ValueError: If the prompt, policy or block makes no sense.
         """
-        return self.source.switch(prompt, policy=policy, at=at)
+        options: dict[str, Any] = {} if transition is None else {"transition": transition}
+        return self.source.switch(prompt, policy=policy, at=at, **options)
 
     def append(self, prompt: str, start: int | None = None) -> None:
         """Add a prompt at the end of the timeline.
@@ -199,6 +214,62 @@ class Studio(anywidget.AnyWidget):
             ValueError: If there is no such segment, or it is the only one.
         """
         self.source.timeline = self.source.timeline.remove(index)
+
+    @property
+    def editor(self) -> EditorLike:
+        """Edits the timeline by operations.
+
+        Raises:
+            RuntimeError: If the widget is closed.
+            ValueError: If the timeline of the source cannot be edited.
+        """
+        if not isinstance(self.source, EditSource):
+            raise ValueError(f"the timeline of `{self.source.name}` cannot be edited; open a live session")
+        return self.source.editor
+
+    def apply(self, operation: Operation | dict[str, Any], *, past: str | None = None) -> Timeline:
+        """Edit the timeline by an operation, as a drag or a key does.
+
+        Args:
+            operation: The edit, as `studio.timeline.operations.Split(12)`, or the dictionary that stands for it.
+            past: What to do where it changes what was generated: "keep", "fork" or "regenerate"; None refuses it.
+
+        Returns:
+            The timeline in force now.
+
+        Raises:
+            ValueError: If it makes no sense there, or changes the past.
+        """
+        return self.editor.apply(operation, past=past)
+
+    def undo(self) -> Timeline:
+        """Take the last edit back, whoever made it.
+
+        Raises:
+            RuntimeError: If there is nothing to undo.
+            ValueError: If that changes what was generated.
+        """
+        return self.editor.undo()
+
+    def redo(self) -> Timeline:
+        """Do the edit again that was undone last.
+
+        Raises:
+            RuntimeError: If there is nothing to redo.
+            ValueError: If that changes what was generated.
+        """
+        return self.editor.redo()
+
+    @property
+    def quick_prompts(self) -> dict[str, str]:
+        """Prompts by name, in the order of the keys 1 to 9 that switch to them; pages may edit them too."""
+        return {} if self._relay is None else dict(self._relay.quick)
+
+    @quick_prompts.setter
+    def quick_prompts(self, prompts: Mapping[str, str] | Sequence[tuple[str, str]]) -> None:
+        if self._relay is None:
+            raise RuntimeError("this widget is closed; make another with studio.Studio(session)")
+        self._relay.set_quick(prompts)
 
     def watch(self, on: bool = True) -> None:
         """Open or close the inspector, and with it begin or end watching the cache.

@@ -13,8 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from studio.events import DecodedBlock, ErrorReport, Event, Listener, Stats, Switch, UnknownWord
-from studio.timeline import Segment, Timeline, nearest
+from studio.events import DecodedBlock, ErrorReport, Event, Listener, Stats, Switch, TakeInfo, UnknownWord
+from studio.timeline import History, Segment, Timeline, Transition, nearest
+from studio.timeline.messages import describe, describe_history
+from studio.timeline.operations import from_dict
+from studio.timeline.past import PastEdit, check_past, keep_past
 
 WORDS = "a the red blue green fox ball runs jumps sleeps rolls in at by over snow night sea desert forest"
 KNOWN = tuple(WORDS.split())
@@ -32,6 +35,83 @@ class DoubleConsumer:
 
     def close(self) -> None:
         self.owner.detach(self)
+
+
+class DoubleEditor:
+    """Edits the timeline of a `Double`; of the past it can only keep what was made."""
+
+    def __init__(self, owner: Double):
+        self.owner = owner
+
+    def apply(self, operation, *, past: str | None = None, version: int | None = None) -> Timeline:
+        operation = from_dict(operation) if isinstance(operation, dict) else operation
+        if version is not None and version != self.owner.history.version:
+            raise ValueError("the timeline has changed meanwhile; look at it and try again")
+        return self._go(operation.apply(self.owner.timeline), operation, None, past)
+
+    def undo(self, *, past: str | None = None) -> Timeline:
+        return self._go(self.owner.history.undo_target(), None, self.owner.history.undo, past)
+
+    def redo(self, *, past: str | None = None) -> Timeline:
+        return self._go(self.owner.history.redo_target(), None, self.owner.history.redo, past)
+
+    def _go(self, after: Timeline, operation, step, past: str | None) -> Timeline:
+        owner = self.owner
+        before = owner.timeline
+        if past is None:
+            check_past(before, after, owner.begun)
+        elif past == "keep":
+            kept = keep_past(before, after, owner.begun)
+            after, step = kept, step if kept == after else None
+        else:
+            raise ValueError("a double has one take only; keep the past")
+        if step is None:
+            owner.history.record(operation, after)
+        else:
+            step()
+        if before != after:
+            owner._emit("timeline", after)
+        return after
+
+    def describe(self) -> dict:
+        owner = self.owner
+        return {**describe(owner.timeline, owner.begun), "history": describe_history(owner.history), "take": owner.take}
+
+    def obey(self, message: dict) -> dict:
+        reply = {"error": None, "past": None}
+        try:
+            if message["do"] == "apply":
+                self.apply(message["operation"], past=message.get("past"), version=message.get("version"))
+            else:
+                {"undo": self.undo, "redo": self.redo}[message["do"]](past=message.get("past"))
+        except PastEdit as error:
+            reply["error"] = str(error)
+            reply["past"] = {"block": error.block, "begun": error.begun, "choices": list(error.choices)}
+        except (ValueError, RuntimeError) as error:
+            reply["error"] = str(error)
+        return {**reply, "version": self.owner.history.version}
+
+
+class DoubleTakes(list[TakeInfo]):
+    """The one take of a `Double`."""
+
+    def rename(self, take: int | str, name: str) -> TakeInfo:
+        self.owner.title = name
+        self.owner._emit("takes", tuple(self.owner.takes))
+        return self.owner.takes[0]
+
+    def choose(self, take: int | str) -> TakeInfo:
+        raise ValueError(f"there is no take {take}")
+
+    def remove(self, take: int | str) -> None:
+        raise ValueError(f"there is no take {take}")
+
+    def fork(self, at: int, *, take: int | str | None = None) -> TakeInfo:
+        raise ValueError("a double has one take only")
+
+    def __init__(self, owner: Double, infos: list[TakeInfo]):
+        super().__init__(infos)
+        self.owner = owner
 
 
 class Double:
@@ -64,7 +144,8 @@ class Double:
         self.block_s, self.lead, self.fail_at = block_s, lead, fail_at
         self.consumers: list[DoubleConsumer] = []
         self.listeners: list[Listener] = []
-        self._timeline = Timeline((Segment(prompt, 0),), seed=seed)
+        self.history = History(Timeline((Segment(prompt, 0),), seed=seed))
+        self.editor, self.title = DoubleEditor(self), "take 1"
         self._held: deque[DecodedBlock] = deque(maxlen=HELD_BLOCKS)
         self._next, self._begun, self._wanted = 0, False, 0
         self._pending: dict[int, Switch] = {}
@@ -80,16 +161,28 @@ class Double:
 
     @property
     def timeline(self) -> Timeline:
-        return self._timeline
+        return self.history.timeline
 
     @timeline.setter
     def timeline(self, timeline: Timeline) -> None:
-        self._timeline = timeline
+        self.history.record(None, timeline)
         self._emit("timeline", timeline)
 
     @property
+    def takes(self) -> DoubleTakes:
+        number, blocks = self.take, self._next
+        info = TakeInfo(
+            number=number, name=self.title, parent=None, forked_at=0, blocks=blocks, seed=self.seed, current=True
+        )
+        return DoubleTakes(self, [info])
+
+    @property
+    def begun(self) -> int:
+        return self._next + (1 if self._begun else 0)
+
+    @property
     def stats(self) -> Stats:
-        frames = self._timeline.start_frame(self._next)
+        frames = self.timeline.start_frame(self._next)
         mean = sum(self._spent) / len(self._spent) if self._spent else None
         ms = None if mean is None else mean * 1000
         return Stats(
@@ -132,18 +225,20 @@ class Double:
             self._emit("restart", self.take)
             self._wake.notify_all()
 
-    def switch(self, prompt: str, *, policy: str | None = None, at: int | None = None) -> Switch:
+    def switch(
+        self, prompt: str, *, policy: str | None = None, at: int | None = None, transition: Transition | None = None
+    ) -> Switch:
         with self._wake:
-            block = max(self._next + (1 if self._begun else 0), at or 0)
-            self.timeline = self._timeline.put(Segment(prompt, block, policy=policy))
+            block = max(self.begun, at or 0)
+            self.timeline = self.timeline.put(Segment(prompt, block, policy=policy, transition=transition))
             frame = self._slowest()
             switch = Switch(
                 prompt=prompt,
                 policy=policy or "recache",
                 requested_frame=frame,
-                requested_block=self._timeline.clock.block_at(frame),
+                requested_block=self.timeline.clock.block_at(frame),
                 effective_block=block,
-                effective_frame=self._timeline.start_frame(block),
+                effective_frame=self.timeline.start_frame(block),
             )
             self._pending[block] = switch
             self._asked[block] = time.monotonic()
@@ -199,9 +294,9 @@ class Double:
         if index == self.fail_at:
             self.fail_at = None
             raise ValueError("the ball rolled off the table; go on to put it back")
-        segment = self._timeline.index_at(index)
-        first, end = self._timeline.start_frame(index), self._timeline.start_frame(index + 1)
-        frames = np.stack([self._draw(frame, self._timeline.segments[segment].prompt) for frame in range(first, end)])
+        segment = self.timeline.index_at(index)
+        first, end = self.timeline.start_frame(index), self.timeline.start_frame(index + 1)
+        frames = np.stack([self._draw(frame, self.timeline.segments[segment].prompt) for frame in range(first, end)])
         frames.setflags(write=False)
         if self.block_s:
             time.sleep(max(0.0, self.block_s - (time.monotonic() - begun)))
@@ -211,7 +306,7 @@ class Double:
                 index=index,
                 first_frame=first,
                 frames=frames,
-                prompt=self._timeline.segments[segment].prompt,
+                prompt=self.timeline.segments[segment].prompt,
                 segment=segment,
                 switch=self._pending.pop(index, None),
                 take=take,
@@ -248,11 +343,11 @@ class Double:
     def _may_make(self) -> bool:
         if self._wanted == 0 or not self.consumers:
             return False
-        at = self._timeline.clock.block_at(self._slowest())
+        at = self.timeline.clock.block_at(self._slowest())
         return self._next <= at + self.lead
 
     def _finished(self) -> bool:
-        return self._timeline.length is not None and self._next >= self._timeline.length
+        return self.timeline.length is not None and self._next >= self.timeline.length
 
     def _set_state(self, state: str) -> None:
         if state != self.state:

@@ -24,7 +24,12 @@ GOOD = [
     {"type": "played", "client": "a", "frame": 9, "take": 0, "hidden": True},
     {"type": "switch", "client": "a", "id": 1, "prompt": "a fox", "policy": None, "at": None},
     {"type": "restart", "client": "a", "id": 1, "seed": 7},
-    {"type": "edit", "client": "a", "id": 1, "index": 0, "start": 0, "prompt": "<b>a</b>"},
+    {"type": "edit", "client": "a", "id": 1, "do": "apply", "operation": {"op": "split", "at": 3}, "version": 2},
+    {"type": "edit", "client": "a", "id": 1, "do": "undo", "past": "keep"},
+    {"type": "paste", "client": "a", "id": 1, "text": "<b>a</b>", "at": 3, "over": False},
+    {"type": "take", "client": "a", "id": 1, "do": "rename", "take": 1, "name": "night"},
+    {"type": "quick", "client": "a", "id": 1, "prompts": [{"name": "runs", "prompt": "a fox runs"}]},
+    {"type": "thumbs", "client": "a", "take": 0, "blocks": [0, 4.0]},
     {"type": "bye", "client": "a", "extra": "ignored"},
 ]
 
@@ -46,6 +51,14 @@ BAD = [
     ({"type": "switch", "client": "a", "id": 1, "prompt": 5}, "`prompt` must be a text"),
     ({"type": "switch", "client": "a", "id": 1, "prompt": "x" * 200_000}, "`prompt` must be a text"),
     ({"type": "played", "client": "a", "frame": 1, "take": 0, "hidden": "no"}, "`hidden` must be true or false"),
+    ({"type": "edit", "client": "a", "id": 1, "do": "apply", "operation": "split"}, "`operation` must be an object"),
+    ({"type": "edit", "client": "a", "id": 1, "operation": {}}, "`do` must be a text"),
+    ({"type": "edit", "client": "a", "id": 1, "do": "undo", "version": -1}, "`version` must be an integer"),
+    ({"type": "paste", "client": "a", "id": 1, "text": "a", "at": 3, "over": 1}, "`over` must be true or false"),
+    ({"type": "import", "client": "a", "id": 1, "name": "a.txt", "text": "x" * 2**25}, "`text` must be a text of"),
+    ({"type": "quick", "client": "a", "id": 1, "prompts": {}}, "`prompts` must be a list"),
+    ({"type": "thumbs", "client": "a", "take": 0, "blocks": [1, -2]}, "`blocks` must be an integer"),
+    ({"type": "thumbs", "client": "a", "take": 0, "blocks": [1] * 1001}, "`blocks` must be a list of at most"),
 ]
 
 
@@ -68,9 +81,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
-KINDS = st.sampled_from([*protocol.COMMANDS, "ready", "bye", "ack", "played", "ping", "words", "failure", "nothing"])
+KINDS = st.sampled_from(
+    [*protocol.COMMANDS, "ready", "bye", "ack", "played", "ping", "words", "thumbs", "failure", "nothing"]
+)
 NAMES = st.sampled_from(
-    ["client", "id", "serial", "frame", "take", "hidden", "prompt", "start", "index", "seed", "text"]
+    ["client", "id", "serial", "frame", "take", "hidden", "prompt", "do", "at", "past", "seed", "text", "blocks"]
 )
 
 

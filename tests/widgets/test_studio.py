@@ -299,28 +299,45 @@ def test_prompts_are_data(source: Double, widget: Studio, prompt: str) -> None:
 def test_the_timeline_is_edited_from_both_sides(source: Double, widget: Studio) -> None:
     page = Browser(widget)
     page.ready()
-    assert page.ask("append", prompt="b", start=4)["error"] is None
-    assert page.ask("edit", index=1, start=4, prompt="c")["error"] is None
-    assert [s.prompt for s in widget.timeline.segments][1:] == ["c"]
+    put = {"op": "put", "segment": {"prompt": "b", "start_block": 4}}
+    assert page.ask("edit", do="apply", operation=put, version=0)["version"] == 1
     widget.append("d", 9)
     page.wait(lambda: page.of("timeline")[-1]["segments"][-1]["start"] == 9)
     widget.edit(2, "e")
-    assert page.ask("remove", index=1, start=4)["error"] is None
+    assert page.ask("edit", do="apply", operation={"op": "remove", "segments": [1]})["error"] is None
     assert [(s.prompt, s.start) for s in source.timeline.segments][1:] == [("e", 9)]
-    widget.timeline = widget.timeline.remove(1)
-    widget.switch("f", at=2)
-    assert page.ask("remove", index=0, start=0)["error"] is None
-    assert "at least one segment" in page.ask("remove", index=0, start=0)["error"]
+    widget.undo()
+    assert page.ask("edit", do="undo")["error"] is None
+    assert [s.prompt for s in widget.timeline.segments][1:] == ["b", "d"]
+    widget.redo()
+    widget.apply({"op": "mark", "marker": {"block": 3, "name": "here"}})
+    last = page.wait(lambda: [m for m in page.of("timeline") if m["markers"]])[-1]
+    assert last["markers"] == [{"block": 3, "name": "here"}]
+    assert last["history"]["undo"] == "mark"
+    assert last["history"]["version"] == page.ask("edit", do="redo")["version"]
 
 
 def test_an_edit_of_what_has_moved_is_refused(source: Double, widget: Studio) -> None:
     page = Browser(widget)
     page.ready()
     widget.append("b", 4)
-    widget.timeline = widget.timeline.move(1, 5)
-    assert "changed meanwhile" in page.ask("edit", index=1, start=4, prompt="c")["error"]
-    assert "changed meanwhile" in page.ask("remove", index=7, start=4)["error"]
+    change = {"op": "change", "segments": [1], "changes": {"prompt": "c"}}
+    assert "changed meanwhile" in page.ask("edit", do="apply", operation=change, version=0)["error"]
+    assert "`segment`" in page.ask("edit", do="apply", operation={**change, "segments": [7]}, version=1)["error"]
     assert widget.timeline.segments[1].prompt == "b"
+
+
+def test_an_edit_of_the_past_offers_what_can_be_done(source: Double, widget: Studio) -> None:
+    page = Browser(widget)
+    page.ready()
+    for _ in range(3):
+        source.make()
+    change = {"op": "change", "segments": [0], "changes": {"prompt": "c"}}
+    reply = page.ask("edit", do="apply", operation=change, version=0)
+    assert reply["past"] == {"block": 0, "begun": 3, "choices": ["keep", "fork", "regenerate"]}
+    assert source.timeline.segments[0].prompt != "c"
+    assert page.ask("edit", do="apply", operation=change, version=0, past="keep")["error"] is None
+    assert [(s.prompt, s.start) for s in source.timeline.segments][1:] == [("c", 3)]
 
 
 def test_play_pause_step_restart(source: Double, widget: Studio) -> None:
