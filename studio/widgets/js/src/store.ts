@@ -4,8 +4,10 @@ import { Grid } from "./grid";
 import { Link } from "./link";
 import { Playback } from "./playback";
 import { ALL, Readings, type Pin, type Reading } from "./readings";
+import { Thumbs } from "./thumbs";
 import type {
-  BlockMessage, CacheMessage, Failure, Hello, Message, Model, Reply, Segment, SourceState, Stats, Switch, Timeline, UnknownWord,
+  BlockMessage, CacheMessage, Choice, Failure, Hello, Message, Model, Operation, Past, Quick, Reply, Segment, SourceState, Stats, Switch, Take,
+  Timeline, Transition, UnknownWord,
 } from "./types";
 
 const REPORT_MS = 500;
@@ -28,6 +30,14 @@ export interface Flash {
   until: number;
 }
 
+/** What an edit asks of the kernel, and why it was held back. */
+export interface Held {
+  name: string;
+  fields: Record<string, unknown>;
+  past: Past;
+  why: string;
+}
+
 /** Everything one widget knows in this page; all its views show the same. */
 export class Store {
   readonly film = new Film();
@@ -37,7 +47,13 @@ export class Store {
   grid = new Grid({ first: 9, rest: 12 }, 16);
   hello: Hello | null = null;
   source: SourceState = "idle";
-  timeline: Timeline = { segments: [], length: null };
+  timeline: Timeline = { segments: [], length: null, markers: [], shades: {}, history: null };
+  takes: Take[] = [];
+  quick: Quick[] = [];
+  /** Small pictures of what was generated. */
+  readonly thumbs: Thumbs;
+  /** An edit that would change what was generated, until somebody says what to do about it. */
+  held: Held | null = null;
   stats: Stats | null = null;
   switches: Switch[] = [];
   error: Failure | null = null;
@@ -65,6 +81,7 @@ export class Store {
 
   constructor(model: Model) {
     this.link = new Link(model, (message, buffers) => this.guard(() => this.receive(message, buffers)), () => this.changed());
+    this.thumbs = new Thumbs((blocks) => this.link.tell("thumbs", { take: this.film.take, blocks }), () => this.changed());
     this.decoder = new Decoder(this.film, (frame) => this.decoded(frame), (error) => this.fail(error));
   }
 
@@ -261,10 +278,40 @@ export class Store {
     void this.command("restart", { seed }).then(() => this.play());
   }
 
+  /** Edit the timeline; an edit of the past waits for somebody to choose. */
+  edit(operation: Operation): Promise<Reply> {
+    return this.change("edit", { do: "apply", operation });
+  }
+
+  /** Take an edit back, or do it again. */
+  travel(direction: "undo" | "redo"): Promise<Reply> {
+    return this.change("edit", { do: direction });
+  }
+
+  /** Ask for an edit of the version shown here. */
+  async change(name: string, fields: Record<string, unknown>): Promise<Reply> {
+    const version = this.timeline.history?.version ?? null;
+    const reply = await this.command(name, fields.do === "undo" || fields.do === "redo" ? fields : { version, ...fields });
+    if (reply.past) {
+      this.held = { name, fields, past: reply.past, why: reply.error ?? "" };
+      this.refusal = null;
+    }
+    this.changed();
+    return reply;
+  }
+
+  /** Go on with the edit that was held back, or let it be. */
+  settle(choice: Choice | null): Promise<Reply> | null {
+    const { held } = this;
+    this.held = null;
+    this.changed();
+    return held === null || choice === null ? null : this.change(held.name, { ...held.fields, past: choice });
+  }
+
   /** Switch the prompt; resolves with the kernel's answer. */
-  async switchTo(prompt: string, policy: string): Promise<Reply> {
+  async switchTo(prompt: string, policy: string | null, transition: Transition | null = null): Promise<Reply> {
     const at = performance.now();
-    const reply = await this.command("switch", { prompt, policy, at: null });
+    const reply = await this.command("switch", { prompt, policy, at: null, transition });
     if (reply.error === null && reply.effective_block !== undefined) this.asked = { at, block: reply.effective_block };
     return reply;
   }
@@ -301,8 +348,17 @@ export class Store {
         this.watching = message.on;
         break;
       case "timeline":
-        this.timeline = { segments: message.segments, length: message.length };
+        this.timeline = message;
         break;
+      case "takes":
+        this.takes = message.takes;
+        break;
+      case "quick":
+        this.quick = message.prompts;
+        break;
+      case "thumbs":
+        if (message.take === this.film.take && buffers[0] !== undefined) this.thumbs.put(message.blocks, message.sizes, buffers[0]);
+        return;
       case "stats":
         this.stats = message;
         this.playback.keepTo(message.generated_fps);
@@ -332,6 +388,8 @@ export class Store {
     this.grid = new Grid(hello.grid, hello.fps);
     this.playback.setFps(hello.fps);
     this.timeline = hello.timeline;
+    this.takes = hello.takes;
+    this.quick = hello.quick;
     this.stats = hello.stats;
     this.playback.keepTo(hello.stats.generated_fps);
     this.switches = hello.switches;
@@ -346,6 +404,7 @@ export class Store {
 
   private begin(take: number): void {
     this.film.clear(take);
+    this.thumbs.clear();
     if (take > this.readings.take) this.readings.clear(take);
     this.chosen = null;
     this.playback.reset();

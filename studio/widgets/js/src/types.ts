@@ -7,19 +7,90 @@ export interface GridSize {
   rest: number;
 }
 
+/** A prompt that is mixed in. */
+export interface Weighted {
+  prompt: string;
+  weight: number;
+}
+
+/** How the prompt before goes over into a segment's own, through its first blocks. */
+export interface Transition {
+  blocks: number;
+  kind: "linear" | "spherical";
+}
+
 export interface Segment {
   prompt: string;
   /** First block. */
   start: number;
-  policy: string | null;
   /** A place in the palette, or a colour of its own. */
   colour: number | string;
+  policy?: string;
+  sink_policy?: string;
+  note?: string;
+  weight?: number;
+  blend?: Weighted[];
+  transition?: Transition;
+}
+
+export interface Marker {
+  block: number;
+  name?: string;
+  colour?: string;
+}
+
+/** What undo and redo would go over, and how many steps there are of each. */
+export interface History {
+  /** Raised by every change. */
+  version: number;
+  undo: string | null;
+  redo: string | null;
+  steps: [number, number];
 }
 
 export interface Timeline {
   segments: Segment[];
   /** Blocks in all; null for no end. */
   length: number | null;
+  markers: Marker[];
+  /** Places in the palette of the prompts that are mixed in. */
+  shades: Record<string, number>;
+  /** Null where nothing can be edited. */
+  history: History | null;
+}
+
+/** One run of a timeline, forked from a block of another. */
+export interface Take {
+  number: number;
+  name: string;
+  parent: number | null;
+  /** Its first block that its parent does not have. */
+  forked_at: number;
+  blocks: number;
+  seed: number;
+  current: boolean;
+}
+
+/** A prompt that a key switches to. */
+export interface Quick {
+  name: string;
+  prompt: string;
+}
+
+/** An edit of the timeline; `studio/timeline/operations.py` says what each one does. */
+export interface Operation {
+  op: string;
+  [name: string]: unknown;
+}
+
+/** What to do where an edit changes what was generated. */
+export type Choice = "keep" | "fork" | "regenerate";
+
+/** Why an edit was held back: it would change blocks from `block` on, of which `begun` have begun. */
+export interface Past {
+  block: number;
+  begun: number;
+  choices: Choice[];
 }
 
 export interface Switch {
@@ -76,6 +147,10 @@ export interface Hello {
   /** Whether the cache can be watched, and whether it is. */
   watchable: boolean;
   watching: boolean;
+  /** Whether the timeline can be edited. */
+  editable: boolean;
+  takes: Take[];
+  quick: Quick[];
   state: SourceState;
   timeline: Timeline;
   /** The switches of this take so far. */
@@ -141,6 +216,22 @@ export interface Reply {
   id: number;
   error: string | null;
   effective_block?: number;
+  /** Set where an edit would change the past. */
+  past?: Past | null;
+  version?: number;
+  /** What was moved or passed over when a file was read. */
+  notes?: string[];
+  /** A file that was written: what stands in it, its name, and what it cannot hold. */
+  text?: string;
+  name?: string;
+  lost?: string[];
+}
+
+export interface ThumbsMessage {
+  type: "thumbs";
+  take: number;
+  blocks: number[];
+  sizes: number[];
 }
 
 export type Message =
@@ -150,6 +241,9 @@ export type Message =
   | Reply
   | { type: "watch"; on: boolean }
   | ({ type: "timeline" } & Timeline)
+  | ThumbsMessage
+  | { type: "takes"; takes: Take[] }
+  | { type: "quick"; prompts: Quick[] }
   | ({ type: "stats" } & Stats)
   | ({ type: "error" } & Failure)
   | { type: "state"; state: SourceState }

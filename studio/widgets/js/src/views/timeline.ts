@@ -132,7 +132,7 @@ export class TimelineView {
     const { segment, phase } = piece;
     const at = clock(this.store.grid.blockSeconds(segment.start));
     const when = { past: "over", current: "in force now", next: "still to come" }[phase];
-    const text = `${segment.prompt} · from ${at} (block ${segment.start})${segment.policy === null ? "" : `, ${segment.policy}`}`;
+    const text = `${segment.prompt} · from ${at} (block ${segment.start})${segment.policy === undefined ? "" : `, ${segment.policy}`}`;
     button.style.setProperty("--ls-c", colour(segment.colour));
     button.style.left = percent(piece.left);
     button.style.width = percent(piece.width);
@@ -257,8 +257,8 @@ export class TimelineView {
     const reach = this.reach(editing);
     if (reach === "made") return;
     const reply = await {
-      new: () => store.command("append", { prompt, start }),
-      ahead: () => store.command("edit", { index, start, prompt }),
+      new: () => store.edit({ op: "put", segment: { prompt, start_block: start } }),
+      ahead: () => store.edit({ op: "change", segments: [index], changes: { prompt } }),
       now: () => store.command("switch", { prompt, policy: null, at: null }),
     }[reach]();
     if (reply.error === null) this.close();
@@ -268,7 +268,7 @@ export class TimelineView {
   private async remove(): Promise<void> {
     const { editing, store } = this;
     if (editing === null) return;
-    const reply = await store.command("remove", { index: editing.index, start: editing.start });
+    const reply = await store.edit({ op: "remove", segments: [editing.index] });
     if (reply.error === null) this.close();
     else this.place();
   }
