@@ -22,6 +22,7 @@ from studio.events import ErrorReport, Stats, Switch
 from studio.live.archive import Archive
 from studio.live.consumers import Attachment, Gate
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
+from studio.live.judging import Judge
 from studio.live.log import Origin
 from studio.live.origin import origin_of
 from studio.live.outbox import Outbox
@@ -71,6 +72,7 @@ class Core:
         self.error: ErrorReport | None = None
         self.cause: BaseException | None = None
         self.observer: Observer | None = None
+        self.judge: Judge | None = None
         self.stops = 0
         self.closed = self.closing = self.dropped = False
         self._thread: threading.Thread | None = None
@@ -505,7 +507,9 @@ class Core:
             self.check_open()
             observer = self.observer
             if observer is None or observer.over:
-                observer = self.observer = Observer(samples=samples, gone=self._unwatch)
+                observer = self.observer = Observer(
+                    samples=samples, gone=self._unwatch, past=lambda: self.take.latents, judge=self.judge
+                )
             elif observer.samples != samples:
                 raise ValueError(f"`samples` is {observer.samples} already, got {samples}; close the other watch first")
             return observer

@@ -18,6 +18,7 @@ from studio.live.core import Core
 from studio.live.editing import Editor
 from studio.live.engine import Models
 from studio.live.frames import Frames
+from studio.live.judging import Judge
 from studio.live.latents import check_out, save_latents
 from studio.live.log import TakeLog, script_of
 from studio.live.scrub import Scrub
@@ -501,6 +502,20 @@ class Session:
             ValueError: no number of queries, or another one is in use already.
         """
         return Watching(self._core.watch(check_whole(samples, "samples", 1, 4096)))
+
+    @property
+    def judge(self) -> Judge | None:
+        """Tells how well frames show a prompt, for whoever watches; set one before `watch`. See `studio.evaluate`."""
+        return self._core.judge
+
+    @judge.setter
+    def judge(self, judge: Judge | None) -> None:
+        if judge is not None and not callable(judge):
+            raise ValueError(
+                f"`judge` must be called with frames and texts, got {type(judge).__name__}; "
+                "use studio.evaluate.alignment.ProbeJudge or TextImageJudge"
+            )
+        self._core.judge = judge
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Announce events to a listener.

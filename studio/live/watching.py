@@ -11,15 +11,18 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from studio.config import Policy
+from studio.live.judging import Alignment, Judge
 from studio.model.cache import KVCache, Slot
 from studio.model.text import Tokenizer
 from studio.probes import (
@@ -31,6 +34,8 @@ from studio.probes import (
     HealthCheck,
     History,
     Point,
+    Residue,
+    ResidueFollower,
     Word,
     WordAttention,
     words_of,
@@ -75,6 +80,10 @@ class BlockReading:
         pictures: uint8 `[own frames, rows, columns, 3]`, the last frame that each of them decodes to, made smaller.
         warnings: Faults that appeared with this block.
         seconds: Seconds that the attention was read for.
+        residues: What was left of the prompt before the last switch, where that was measured: "before" and "after" a
+            switch at this block, and when the block was "made".
+        alignment: How well the latest frames show each of the last prompts, by their number, as the session's judge
+            says; NaN where it cannot tell.
     """
 
     take: int
@@ -94,6 +103,8 @@ class BlockReading:
     pictures: np.ndarray
     warnings: tuple[CacheWarning, ...]
     seconds: float
+    residues: tuple[Residue, ...] = ()
+    alignment: dict[int, float] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -181,6 +192,28 @@ class BlockReading:
             for (slot, row, column), share in np.ndenumerate(self.gaze)
         ]
 
+    def residue(self, moment: str = "made") -> float:
+        """What was left of the prompt before the last switch.
+
+        Args:
+            moment: "before" or "after" a switch at this block, or when the block was "made".
+
+        Returns:
+            1 for all, 0 for nothing; NaN where it was not measured or the cache was empty.
+        """
+        return next((found.total for found in self.residues if found.moment == moment), float("nan"))
+
+    def curve_rows(self) -> list[dict[str, Any]]:
+        """A row for each prompt judged and each residue measured, ready for a data frame."""
+        head = {"take": self.take, "block": self.block, "in_force": self.prompt}
+        judged = [
+            {**head, "what": "alignment", "of": self.prompts.get(number, ""), "value": value}
+            for number, value in self.alignment.items()
+        ]
+        return judged + [
+            {**head, "what": "residue", "of": found.moment, "value": found.total} for found in self.residues
+        ]
+
     def word_rows(self) -> list[dict[str, Any]]:
         """A row for each word, ready for a data frame; none where words are not known."""
         if self.words is None:
@@ -210,10 +243,24 @@ class Observer:
         samples: Queries sampled of each latent frame.
         budget: Bytes that the kept readings may take; the oldest go first.
         gone: Called when nobody watches any more.
+        past: Gives the latents of each block of the take so far.
+        judge: Tells how well frames show a prompt; `None` for nobody.
+
+    Attributes:
+        residue: Whether the residue is measured; see `ResidueFollower` for what that costs.
     """
 
-    def __init__(self, *, samples: int = SAMPLES, budget: int = BUDGET, gone: Callable[[Observer], None]) -> None:
+    def __init__(
+        self,
+        *,
+        samples: int = SAMPLES,
+        budget: int = BUDGET,
+        gone: Callable[[Observer], None],
+        past: Callable[[], Sequence[Tensor]] = lambda: (),
+        judge: Judge | None = None,
+    ) -> None:
         self.samples, self._budget, self._gone = samples, budget, gone
+        self._past, self._judge, self.residue = past, judge, False
         self._lock = threading.RLock()
         self._readings: deque[BlockReading] = deque()
         self._bytes = 0
@@ -235,7 +282,7 @@ class Observer:
             if self._probed is None or self._probed.cache is not engine.cache:
                 self._renew(engine)
             assert self._probed is not None
-            self._probed.begin(entry, prompt, self._point)
+            self._probed.begin(entry, prompt, self._point, self.residue)
 
     def end(self, engine: _Engine, block: Block, frames: np.ndarray) -> None:
         """A block was committed and decoded."""
@@ -258,7 +305,7 @@ class Observer:
             self._readings.clear()
             self._faults.clear()
             self._bytes = 0
-        self._probed = _Probed(engine, self.samples, self._tell)
+        self._probed = _Probed(engine, self.samples, self._tell, self._past, self._judge)
 
     def _keep(self, reading: BlockReading) -> None:
         self._readings.append(reading)
@@ -401,6 +448,21 @@ class Watching:
         """Read no point any more, from the next block that begins."""
         self._observer.look(None)
 
+    def measure_residue(self, on: bool = True) -> None:
+        """Measure from the next switch on what is left in the cache of the prompt before it, or no more.
+
+        That takes time: at the switch two commits for each block of the last two windows, then two more a block.
+
+        Args:
+            on: Whether to measure.
+        """
+        self._observer.residue = on
+
+    @property
+    def measures_residue(self) -> bool:
+        """Whether the residue is measured."""
+        return self._observer.residue
+
     def _checked(self, point: Point) -> Point:
         latest = self.latest
         if latest is None:
@@ -466,7 +528,14 @@ class _Guard:
 class _Probed:
     """The probes of one cache."""
 
-    def __init__(self, engine: _Engine, samples: int, tell: Callable[[CacheWarning], None]) -> None:
+    def __init__(
+        self,
+        engine: _Engine,
+        samples: int,
+        tell: Callable[[CacheWarning], None],
+        past: Callable[[], Sequence[Tensor]],
+        judge: Judge | None,
+    ) -> None:
         models = engine.models
         config = models.config
         self.cache: KVCache = engine.cache
@@ -475,7 +544,12 @@ class _Probed:
         sampling = AttentionSampling(samples=samples, positions=False)
         self._probe = AttentionProbe(config.dit, steps=len(config.sampler.steps), sampling=sampling, keep=1)
         self._check = HealthCheck(models.dit, tell=tell)
-        self._watch = Watch(models.dit, config.sampler, self._probe, self._check, cache=self.cache)
+        self._residue = ResidueFollower(models.dit, self.cache, config.sampler, past)
+        self._alignment = Alignment(judge)
+        listeners = self._probe, self._check, self._residue
+        self._watch = Watch(models.dit, config.sampler, *listeners, cache=self.cache)
+        self._text_before: Tensor | None = None
+        self._measured = False
         self._history = History(self.cache)
         self._prompts: dict[int, str] = {}
         self._words: tuple[str, tuple[Word, ...] | None] | None = None
@@ -485,11 +559,16 @@ class _Probed:
         self._spent = 0.0
         self.begun = False
 
-    def begin(self, entry: BlockPlan, prompt: str, point: Point | None) -> None:
+    def begin(self, entry: BlockPlan, prompt: str, point: Point | None, residue: bool) -> None:
         points = () if point is None else (point,)
         if self._probe.sampling.points != points:
             self._probe.sampling = replace(self._probe.sampling, points=points)
         self._check.expect(entry)
+        if residue:
+            self._residue.expect(entry, self._text_before)
+        elif self._measured:
+            self._residue.stop()
+        self._measured, self._text_before = residue, entry.text
         self._probe.readings.clear()
         self._prompts[entry.prompt] = self._prompt = prompt
         self._before = None if entry.policy is None else self.cache.slots
@@ -504,7 +583,8 @@ class _Probed:
         words = None if attention is None else self._attention_by_word(attention)
         first = block.first_frame
         own = tuple(range(first, first + self._shape.block))
-        held = {slot.prompt for slot in (*snapshot.slots, *(self._before or ()))}
+        alignment = self._alignment.of(frames, self._prompts, cut=block.policy == "clear")
+        held = {*alignment, *(slot.prompt for slot in (*snapshot.slots, *(self._before or ())))}
         return BlockReading(
             take=self._take,
             block=block.index,
@@ -523,10 +603,16 @@ class _Probed:
             pictures=_pictures(frames, own, self._shape),
             warnings=tuple(self._check.warnings[told:]),
             seconds=self._spent - spent,
+            residues=self._left(block),
+            alignment=alignment,
         )
 
     def close(self) -> None:
         self._watch.close()
+
+    def _left(self, block: Block) -> tuple[Residue, ...]:
+        with torch.inference_mode():  # as the engine itself runs
+            return self._residue.made(block.latents) if self._measured else ()
 
     def _attention_by_word(self, attention: AttentionReading) -> WordAttention | None:
         if self._words is None or self._words[0] != self._prompt:

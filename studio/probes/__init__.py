@@ -11,6 +11,7 @@ from studio.probes.attention import AttentionProbe, AttentionSampling
 from studio.probes.checks import HealthCheck
 from studio.probes.cost import Cost
 from studio.probes.faults import CacheFault, CacheWarning
+from studio.probes.following import ResidueFollower
 from studio.probes.history import History, Snapshot
 from studio.probes.lab import PolicyRun, compare_policies, policy_rows
 from studio.probes.norms import CacheNorms, cache_norms
@@ -37,6 +38,7 @@ __all__ = [
     "PointMap",
     "PolicyRun",
     "Residue",
+    "ResidueFollower",
     "ResidueMeter",
     "Snapshot",
     "Watch",

@@ -10,6 +10,7 @@ Source: the measure belongs to this project; what it looks at is the KV-recache 
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import Tensor
 from studio.config import SamplerConfig
 from studio.model.cache import KVCache, Slot
 from studio.model.dit import WanDiT
-from studio.sampler import Block, BlockPlan, Noise, commit, rollout, switch
+from studio.sampler import Block, BlockPlan, Noise, commit, recache, rollout, switch
 from studio.schedule import FlowSchedule
 
 __all__ = ["Moment", "Residue", "ResidueMeter", "residue_over_take"]
@@ -96,10 +97,47 @@ class ResidueMeter:
     def __init__(self, dit: WanDiT, cache: KVCache, sampler: SamplerConfig, *, old: Tensor, new: Tensor) -> None:
         if cache.end:
             raise RuntimeError(f"the cache must be empty, but it ends at latent frame {cache.end}; use a new one")
+        self._begin(dit, cache, sampler, old, new)
+
+    @classmethod
+    def late(cls, dit: WanDiT, cache: KVCache, sampler: SamplerConfig, *, old: Tensor, new: Tensor) -> ResidueMeter:
+        """A meter for a cache that holds something already: give it the blocks so far by `commit` before measuring.
+
+        Args:
+            dit: The network.
+            cache: The cache to be measured.
+            sampler: Gives the timestep of the commits.
+            old: Text embeddings of the old prompt `[B, text_len, text_dim]`.
+            new: Those of the new one.
+
+        Returns:
+            The meter.
+
+        Raises:
+            ValueError: If the two texts are equal.
+        """
+        meter = cls.__new__(cls)
+        meter._begin(dit, cache, sampler, old, new)
+        return meter
+
+    def _begin(self, dit: WanDiT, cache: KVCache, sampler: SamplerConfig, old: Tensor, new: Tensor) -> None:
         if old.shape == new.shape and torch.equal(old, new):
             raise ValueError("`old` and `new` must be different texts, got the same twice")
         self._cache = cache
         self._old, self._new = (_Alone(dit, cache, sampler, text) for text in (old, new))
+
+    def fork(self, cache: KVCache) -> ResidueMeter:
+        """A meter that goes on by itself with another cache that holds the same.
+
+        Args:
+            cache: The other cache.
+
+        Returns:
+            The meter.
+        """
+        other = type(self).__new__(type(self))
+        other._cache, other._old, other._new = cache, self._old.fork(), self._new.fork()
+        return other
 
     def commit(self, latents: Tensor) -> None:
         """Take over a finished block.
@@ -109,6 +147,20 @@ class ResidueMeter:
         """
         self._old.commit(latents)
         self._new.commit(latents)
+
+    def leap(self, latents: Tensor, *, end: int) -> None:
+        """Leave out blocks of a long take: keep the sink and fill the window by one recache under each prompt.
+
+        Args:
+            latents: The latent frames before the leap's end `[B, capacity, C, H, W]`.
+            end: Latent frames of the take up to there.
+
+        Raises:
+            ValueError: If the cache has not rolled by then.
+            RuntimeError: If no block was given to `commit` before.
+        """
+        self._old.leap(latents, end)
+        self._new.leap(latents, end)
 
     @torch.no_grad()
     def measure(self, moment: Moment) -> Residue:
@@ -165,6 +217,12 @@ class _Alone:
         self._cache: KVCache | None = None
         self.frames: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
+    def fork(self) -> _Alone:
+        """The same once more, to go on by itself."""
+        other = copy.copy(self)
+        other._cache, other.frames = copy.deepcopy(self._cache), dict(self.frames)
+        return other
+
     def commit(self, latents: Tensor) -> None:
         """Commit a block and remember what it wrote."""
         cache = self._cache = self._cache or _empty_like(self._like, self._dit, latents)
@@ -176,6 +234,13 @@ class _Alone:
                 for tensors in (cache.keys, cache.values)
             )
             self.frames[frame] = keys, values
+
+    def leap(self, latents: Tensor, end: int) -> None:
+        """Go on from a later frame."""
+        if self._cache is None:
+            raise RuntimeError("no block was committed; the sink must be there before a leap")
+        self._cache.restore(latents, end=end, keep_sink=True)
+        recache(self._dit, self._cache, self._condition, self._sampler, sink_policy="keep")
 
     def forget_all_but(self, frames: Set[int]) -> None:
         """Let go of frames that can never be asked for again."""

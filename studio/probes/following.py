@@ -1,0 +1,128 @@
+"""Residue along a take whose switches nobody knows beforehand: from each switch on, beside the take itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from studio.config import SamplerConfig
+from studio.model.attention import Tap
+from studio.model.cache import KVCache
+from studio.model.dit import WanDiT
+from studio.probes.passes import Pass
+from studio.probes.residue import Residue, ResidueMeter
+from studio.sampler import BlockPlan
+
+__all__ = ["ResidueFollower"]
+
+# Windows of latents that a reference cache is built from. Early in a take that is all of it.
+REACH = 2
+
+
+class ResidueFollower:
+    """Measures at each switch what is left of the prompt before it, and again after every block from there on.
+
+    A listener of `Watch`. What the cache would hold under each prompt alone is computed when the switch comes, from the
+    latents made so far: from all of them up to `reach` windows, beyond that from the sink's and the latest ones. At the
+    switch this costs two commits for each of those blocks, then two more a block. Until the first switch it does nothing.
+
+    Args:
+        dit: The network.
+        cache: The cache of the take.
+        sampler: Gives the timestep of the commits.
+        past: Gives the latents of each block so far, `[B, block, C, H, W]`.
+        reach: Windows of latents to look back on, at least 1.
+
+    Raises:
+        ValueError: If `reach` is below 1.
+    """
+
+    def __init__(
+        self,
+        dit: WanDiT,
+        cache: KVCache,
+        sampler: SamplerConfig,
+        past: Callable[[], Sequence[Tensor]],
+        *,
+        reach: int = REACH,
+    ) -> None:
+        if reach < 1:
+            raise ValueError(f"`reach` must be at least 1 window, got {reach}")
+        self._dit, self._cache, self._sampler, self._past = dit, cache, sampler, past
+        self._blocks = reach * -(-cache.capacity // cache.block)
+        self._text: Tensor | None = None
+        self._meter: ResidueMeter | None = None
+        self._awaited = False
+        self._found: list[Residue] = []
+
+    def expect(self, entry: BlockPlan, previous: Tensor | None = None) -> None:
+        """Say what the next block is planned to be, before its switch touches the cache.
+
+        Args:
+            entry: The plan's entry.
+            previous: Text embeddings of the block before, where this follower has not heard of it.
+        """
+        self._found, self._awaited = [], False
+        before, self._text = self._text if previous is None else previous, entry.text
+        if entry.policy is None or before is None or self._cache.end == self._cache.origin:
+            return
+        if before.shape != entry.text.shape or not torch.equal(before, entry.text):
+            self._meter = self._measuring(before, entry.text)
+        if self._meter is not None:
+            self._found.append(self._meter.measure("before"))
+            self._awaited = True
+
+    def stop(self) -> None:
+        """Measure nothing more until the next switch."""
+        self._meter, self._awaited, self._found = None, False, []
+
+    def begin(self, call: Pass) -> Tap | None:
+        """See `Listener.begin`."""
+        if self._awaited and self._meter is not None and call.kind == "denoise":
+            self._awaited = False
+            self._found.append(self._meter.measure("after"))
+        return None
+
+    def end(self, call: Pass) -> None:
+        """See `Listener.end`."""
+
+    def made(self, latents: Tensor) -> tuple[Residue, ...]:
+        """Take over a finished block.
+
+        Args:
+            latents: Its clean latents `[B, block, C, H, W]`.
+
+        Returns:
+            What was measured since `expect`: "before" its switch; "after" it, of the slots that the block could see
+            besides its own; and "made".
+        """
+        if self._meter is not None:
+            self._meter.commit(latents)
+            self._found.append(self._meter.measure("made"))
+        found, self._found = tuple(self._found), []
+        return found
+
+    def _measuring(self, old: Tensor, new: Tensor) -> ResidueMeter | None:
+        count = self._cache.end // self._cache.block
+        past = self._past()
+        if len(past) < count:
+            return None  # the take began elsewhere, and what its cache was made of is not known
+        meter = ResidueMeter.late(self._dit, self._cache, self._sampler, old=old, new=new)
+        for block in self._history(meter, past, count):
+            meter.commit(past[block].to(self._cache.device))
+        return meter
+
+    def _history(self, meter: ResidueMeter, past: Sequence[Tensor], count: int) -> Iterator[int]:
+        """The blocks to commit; those in the middle of a long take are leapt over."""
+        block, device = self._cache.block, self._cache.device
+        window = -(-self._cache.capacity // block)
+        sink = max(1, -(-self._cache.config.sink // block))
+        start = count - self._blocks
+        if self._cache.config.window is None or start - window < sink or start <= window:
+            yield from range(count)
+            return
+        yield from range(sink)
+        meter.leap(torch.cat(list(past[start - window : start]), dim=1).to(device), end=start * block)
+        yield from range(start, count)
