@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from studio.config import preset
     from studio.events import Switch
-    from studio.live import Session, open
+    from studio.live import Session
     from studio.live.clip import clip
     from studio.model.weights import load
+    from studio.opening import compare, open
     from studio.timeline import Segment, Timeline
     from studio.widgets import CacheStrip, HeadGrid, PointGaze, Studio, WordsOverTime
 
@@ -29,6 +30,7 @@ __all__ = [
     "Timeline",
     "WordsOverTime",
     "clip",
+    "compare",
     "load",
     "open",
     "preset",
@@ -45,8 +47,9 @@ _HOMES = {
     "Timeline": "studio.timeline",
     "WordsOverTime": "studio.widgets",
     "clip": "studio.live.clip",
+    "compare": "studio.opening",
     "load": "studio.model.weights",
-    "open": "studio.live",
+    "open": "studio.opening",
     "preset": "studio.config",
 }
 _ROOMS = (

@@ -30,7 +30,7 @@ from studio.live.steering import check_units, switch_block
 from studio.live.take import Take
 from studio.live.turns import short_turns
 from studio.live.vault import Vault
-from studio.live.watching import Observer
+from studio.live.watching import Observer, Past
 from studio.shapes import VideoShape
 from studio.timeline import Operation, Segment, Timeline, shorten
 from studio.timeline.operations import Put
@@ -508,11 +508,17 @@ class Core:
             observer = self.observer
             if observer is None or observer.over:
                 observer = self.observer = Observer(
-                    samples=samples, gone=self._unwatch, past=lambda: self.take.latents, judge=self.judge
+                    samples=samples, gone=self._unwatch, past=self._past, judge=self.judge
                 )
             elif observer.samples != samples:
                 raise ValueError(f"`samples` is {observer.samples} already, got {samples}; close the other watch first")
             return observer
+
+    def _past(self) -> Past:
+        """What was made of the current take, for who begins to look."""
+        take = self.take
+        text = self.texts(take.records[-1].order.text) if take.records else None
+        return Past(latents=take.latents, prompts={r.segment: r.prompt for r in take.records}, text=text)
 
     def _unwatch(self, observer: Observer) -> None:
         if self.observer is observer:

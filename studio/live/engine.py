@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -118,6 +119,26 @@ class Engine:
     def take(self) -> int:
         """Number of the take."""
         return self._take
+
+    def fork(
+        self, order: Callable[[], Order | None], observer: Callable[[], Observer | None], check: Callable[[], None]
+    ) -> Engine:
+        """Another engine that goes on from here with a cache and a decoder of its own, which hold the same.
+
+        Args:
+            order: its orders.
+            observer: who looks on at it.
+            check: called before every denoising step.
+
+        Returns:
+            The other engine; its noise is that of this one.
+        """
+        other = copy.copy(self)
+        other._order, other._observer, other._check = order, observer, check
+        with torch.inference_mode():
+            other._cache, other._stream = copy.deepcopy(self._cache), self._stream.clone()
+        other._blocks = other._rollout()
+        return other
 
     def rebuild(self, latents: Sequence[Tensor], orders: Sequence[Order], stream: Any = None) -> None:
         """Take over blocks that were already made, as for a fork or after an error.

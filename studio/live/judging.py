@@ -40,6 +40,16 @@ class Alignment:
         self._judge = judge
         self._frames: list[np.ndarray] = []
 
+    def fork(self) -> Alignment:
+        """One that goes on by itself after the same frames."""
+        other = Alignment(self._judge)
+        other._frames = list(self._frames)
+        return other
+
+    def forget(self) -> None:
+        """Forget the frames so far: another film begins."""
+        self._frames = []
+
     def of(self, frames: np.ndarray, prompts: Mapping[int, str], *, cut: bool = False) -> dict[int, float]:
         """Judge a block.
 

@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -44,7 +44,7 @@ from studio.probes.passes import Watch
 from studio.sampler import Block, BlockPlan
 from studio.shapes import VideoShape
 
-__all__ = ["BlockReading", "Observer", "Watching"]
+__all__ = ["BlockReading", "Observer", "Past", "Watching"]
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +225,21 @@ class BlockReading:
         ]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Past:
+    """What was made of a take before somebody began to look.
+
+    Args:
+        latents: Latents of each block so far.
+        prompts: The text of each prompt so far, by its number.
+        text: Text embeddings of the last block, or `None` before the first.
+    """
+
+    latents: Sequence[Tensor] = ()
+    prompts: Mapping[int, str] = field(default_factory=dict)
+    text: Tensor | None = None
+
+
 class _Engine(Protocol):
     """What an observer asks of the engine."""
 
@@ -243,7 +258,7 @@ class Observer:
         samples: Queries sampled of each latent frame.
         budget: Bytes that the kept readings may take; the oldest go first.
         gone: Called when nobody watches any more.
-        past: Gives the latents of each block of the take so far.
+        past: Tells what was made of the take so far.
         judge: Tells how well frames show a prompt; `None` for nobody.
 
     Attributes:
@@ -256,7 +271,7 @@ class Observer:
         samples: int = SAMPLES,
         budget: int = BUDGET,
         gone: Callable[[Observer], None],
-        past: Callable[[], Sequence[Tensor]] = lambda: (),
+        past: Callable[[], Past] = Past,
         judge: Judge | None = None,
     ) -> None:
         self.samples, self._budget, self._gone = samples, budget, gone
@@ -533,7 +548,7 @@ class _Probed:
         engine: _Engine,
         samples: int,
         tell: Callable[[CacheWarning], None],
-        past: Callable[[], Sequence[Tensor]],
+        past: Callable[[], Past],
         judge: Judge | None,
     ) -> None:
         models = engine.models
@@ -544,14 +559,15 @@ class _Probed:
         sampling = AttentionSampling(samples=samples, positions=False)
         self._probe = AttentionProbe(config.dit, steps=len(config.sampler.steps), sampling=sampling, keep=1)
         self._check = HealthCheck(models.dit, tell=tell)
-        self._residue = ResidueFollower(models.dit, self.cache, config.sampler, past)
+        self._residue = ResidueFollower(models.dit, self.cache, config.sampler, lambda: past().latents)
         self._alignment = Alignment(judge)
         listeners = self._probe, self._check, self._residue
         self._watch = Watch(models.dit, config.sampler, *listeners, cache=self.cache)
-        self._text_before: Tensor | None = None
+        before = past()
+        self._text_before = before.text
         self._measured = False
         self._history = History(self.cache)
-        self._prompts: dict[int, str] = {}
+        self._prompts = dict(before.prompts)
         self._words: tuple[str, tuple[Word, ...] | None] | None = None
         self._before: tuple[Slot, ...] | None = None
         self._prompt = ""

@@ -10,6 +10,7 @@ WORDS = frozenset({"config", "shapes", "timeline", "schedule", "events", "format
 ROOMS = {
     **dict.fromkeys(WORDS, "words"),
     **dict.fromkeys(("sampler", "solvers", "probes"), "loop"),
+    "opening": "facade",
     **{room: room for room in ("model", "live", "train", "evaluate", "world", "widgets", "cli")},
 }
 MAY_IMPORT = {
