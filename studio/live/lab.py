@@ -215,7 +215,7 @@ class Lab:
 
     @property
     def state(self) -> str:
-        """ "making", "ready", "error" or "closed"."""
+        """What it is doing: "making", "ready", "error" or "closed"."""
         with self._changed:
             if self._closed:
                 return "closed"

@@ -26,7 +26,7 @@ class ResidueFollower:
 
     A listener of `Watch`. What the cache would hold under each prompt alone is computed when the switch comes, from the
     latents made so far: from all of them up to `reach` windows, beyond that from the sink's and the latest ones. At the
-    switch this costs two commits for each of those blocks, then two more a block. Until the first switch it does nothing.
+    switch this costs two commits for each of those blocks, then two more a block; before the first switch nothing.
 
     Args:
         dit: The network.

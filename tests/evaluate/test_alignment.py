@@ -70,7 +70,9 @@ def test_a_text_that_names_nothing_has_no_number(probe):
     assert math.isnan(found)
 
 
-@pytest.mark.parametrize("frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
 def test_what_is_no_film_is_refused(probe, frames):
     with pytest.raises(ValueError, match=r"`frames` must be uint8 \[T, H, W, 3\]"):
         ProbeJudge(probe)(frames, ["a red fox"])

@@ -90,7 +90,13 @@ def test_all_follow_a_change_of_the_switch_and_of_a_prompt(models) -> None:
         events = []
         lab.subscribe(lambda kind, payload: events.append((kind, payload)))
         lab.wait(120)
-        for changes in ({"at": 3}, {"at": 6}, {"first": "a blue fox runs"}, {"seed": 3}, {"policies": ["clear", "keep"]}):
+        for changes in (
+            {"at": 3},
+            {"at": 6},
+            {"first": "a blue fox runs"},
+            {"seed": 3},
+            {"policies": ["clear", "keep"]},
+        ):
             lab.change(**changes)
             lab.wait(120)
             wanted = lab.settings

@@ -48,7 +48,9 @@ def test_it_finds_what_a_meter_finds_that_was_there_from_the_start(policy, sink_
             # After the switch the block's own slots are free already.
             seen = [i for i, slot in enumerate(other.slots) if slot in mine.slots]
             assert mine.slots == tuple(other.slots[i] for i in seen)
-            assert len(seen) == len(other.slots) - (3 if mine.moment == "after" and len(other.slots) == tiny.cache().capacity else 0)
+            assert len(seen) == len(other.slots) - (
+                3 if mine.moment == "after" and len(other.slots) == tiny.cache().capacity else 0
+            )
             np.testing.assert_array_equal(mine.keys, other.keys[:, seen])
             np.testing.assert_array_equal(mine.values, other.values[:, seen])
             if len(seen) == len(other.slots):
@@ -98,4 +100,4 @@ def test_a_take_that_began_elsewhere_is_not_guessed_at():
 
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="`reach` must be at least 1 window, got 0"):
-        ResidueFollower(tiny.dit(), tiny.cache(), tiny.SAMPLER, lambda: [], reach=0)
+        ResidueFollower(tiny.dit(), tiny.cache(), tiny.SAMPLER, list, reach=0)

@@ -24,7 +24,9 @@ def test_the_residue_of_a_session_is_that_of_the_lab(policy) -> None:
         readings, latents, seed = watching.readings, session.latents, session.seed
     shape = VideoShape.of(models.config)
     old, new = (models.text.encode([prompt]) for prompt in (PROMPT, NEXT))
-    plan = [BlockPlan(text=old)] * 5 + [BlockPlan(text=new, prompt=1, policy=policy)] + [BlockPlan(text=new, prompt=1)] * 2
+    plan = (
+        [BlockPlan(text=old)] * 5 + [BlockPlan(text=new, prompt=1, policy=policy)] + [BlockPlan(text=new, prompt=1)] * 2
+    )
     noise = NoiseSource(seed, shape.latents(1, shape.block))
     with torch.inference_mode():
         taken = list(residue_over_take(models.dit, make_cache(models.config), plan, noise, models.config.sampler))
