@@ -25,23 +25,24 @@ class Scrub:
         self._core = core
         self._recent: dict[tuple[int, int], DecodedBlock] = {}
 
-    def block(self, index: int) -> DecodedBlock | None:
-        """A block of the current take.
+    def block(self, index: int, take: int | None = None) -> DecodedBlock | None:
+        """A block of a take.
 
         Args:
             index: its number.
+            take: number of the take; None for the current one.
 
         Returns:
-            The block, or None where it was not made yet.
+            The block, or None where it was not made yet, and where there is no such take.
         """
         core = self._core
         with core.changed:
-            take = core.take.number
-            found = core.take.block(index)
-        if found is None or isinstance(found, DecodedBlock):
+            owner = core.take if take is None else core.takes.get(take)
+            found = None if owner is None else owner.block(index)
+        if owner is None or found is None or isinstance(found, DecodedBlock):
             return found
-        key = (take, index)
-        block = self._recent.pop(key, None) or replace(found.get(), take=take)
+        key = (owner.number, index)
+        block = self._recent.pop(key, None) or replace(found.get(), take=owner.number)
         self._recent[key] = block
         while len(self._recent) > LOOKED_AT:
             self._recent.pop(next(iter(self._recent)), None)

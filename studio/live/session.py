@@ -220,17 +220,18 @@ class Session:
         """Number of the current take; `restart` raises it."""
         return self._core.take.number
 
-    def block(self, index: int) -> DecodedBlock | None:
+    def block(self, index: int, take: int | None = None) -> DecodedBlock | None:
         """The frames of a block.
 
         Args:
             index: block number.
+            take: number of the take; None for the current one.
 
         Returns:
             The block, or None when it was not made yet. Blocks that left memory as they were come back as good as
             JPEG of high quality keeps them.
         """
-        return self._scrub.block(index)
+        return self._scrub.block(index, take)
 
     def frame(self, index: int) -> np.ndarray:
         """A frame of what was made, wherever it is kept.

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from studio.events import DecodedBlock
@@ -18,6 +19,7 @@ __all__ = ["Outbox"]
 Message = dict[str, Any]
 Send = Callable[[Message, list[bytes] | None], None]
 Encode = Callable[[Any], Sequence[bytes]]
+Fetch = Callable[[int, int], DecodedBlock | None]
 
 # Of these only the latest matters, so an unsent one is replaced.
 _LATEST = frozenset({"state", "timeline", "stats", "takes", "quick"})
@@ -45,6 +47,8 @@ class Outbox:
         send: Sends a message with its buffers; called from the outbox's thread only. Must not raise.
         encode: Compresses the frames of a block, one file a frame; an empty list is not sent. Must not raise.
         silent: Called without arguments when no page confirms any more.
+        fetch: Finds a block by its take and number, for pages that look back; called from the outbox's thread and may
+            take a moment. None where it is gone. Must not raise.
         window: Largest number of unconfirmed block messages.
         timeout_s: Seconds after which an unconfirmed message counts as lost.
         silent_s: Seconds after which a visible page that says nothing counts as gone; it speaks every two or three.
@@ -59,6 +63,7 @@ class Outbox:
         encode: Encode,
         *,
         silent: Callable[[], None] = lambda: None,
+        fetch: Fetch = lambda take, index: None,
         window: int = 2,
         timeout_s: float = 15.0,
         silent_s: float = 6.0,
@@ -66,13 +71,15 @@ class Outbox:
         beat_s: float = 2.0,
         stats_s: float = 0.5,
     ):
-        self._send, self._encode, self._silent = send, encode, silent
+        self._send, self._encode, self._silent, self._fetch = send, encode, silent, fetch
         self._window, self._timeout_s, self._silent_s, self._forget_s = window, timeout_s, silent_s, forget_s
         self._beat_s, self._stats_s = beat_s, stats_s
         self._wake = threading.Condition()
         self._clients: dict[str, _Client] = {}
         self._messages: deque[tuple[Message, list[bytes] | None]] = deque()
         self._blocks: deque[tuple[DecodedBlock, int, int]] = deque()
+        self._wants: dict[str, deque[tuple[int, int]]] = {}
+        self._flying: dict[int, tuple[int, int]] = {}
         self._serial = 0
         self._next_beat = self._next_stats = 0.0
         self._thread: threading.Thread | None = None
@@ -96,6 +103,7 @@ class Outbox:
         """Count a page out; without any page nothing is kept for sending."""
         with self._wake:
             self._clients.pop(client, None)
+            self._wants.pop(client, None)
             if not self._clients:
                 self._messages.clear()
                 self._blocks.clear()
@@ -126,6 +134,8 @@ class Outbox:
                 return
             known.acked = max(known.acked, min(serial, self._serial))
             known.sent = {number: when for number, when in known.sent.items() if number > known.acked}
+            sent = self._serial - self._in_flight()
+            self._flying = {number: block for number, block in self._flying.items() if number > sent}
             self._wake.notify_all()
 
     @property
@@ -167,10 +177,27 @@ class Outbox:
             self._blocks.extend((block, start, stop) for start, stop in itertools.pairwise(cuts) if stop > start)
             self._wake.notify_all()
 
+    def want(self, client: str, take: int, blocks: Sequence[int]) -> None:
+        """Send blocks that a page asks for, before those that come by themselves; never blocks.
+
+        Args:
+            client: The page; what it asked for before and was not sent yet is forgotten.
+            take: Number of their take.
+            blocks: Their numbers; those under way already are not sent twice.
+        """
+        with self._wake:
+            known = self._clients.get(client)
+            if self._closed or known is None or not known.fresh:
+                return
+            flying = set(self._flying.values())
+            self._wants[client] = deque((take, index) for index in blocks if (take, index) not in flying)
+            self._wake.notify_all()
+
     def drop_blocks(self) -> None:
         """Forget the blocks not sent yet: a new take makes them stale."""
         with self._wake:
             self._blocks.clear()
+            self._wants.clear()
 
     def close(self) -> None:
         """End the thread and wait for it, unless called from it."""
@@ -179,6 +206,7 @@ class Outbox:
             self._clients.clear()
             self._messages.clear()
             self._blocks.clear()
+            self._wants.clear()
             thread = self._thread
             self._wake.notify_all()
         if thread is not None and thread is not threading.current_thread():
@@ -188,42 +216,47 @@ class Outbox:
 
     def _run(self) -> None:
         while True:
-            item: tuple[Message, list[bytes] | None] | tuple[DecodedBlock, int, int] | None = None
+            action: Callable[[], None] | None = None
             with self._wake:
                 silenced = self._give_up(time.monotonic())
                 if not self._clients and not silenced:
                     self._thread = None
                     return
                 if not silenced:
-                    item, wait = self._next(time.monotonic())
-                    if item is None:
+                    action, wait = self._next(time.monotonic())
+                    if action is None:
                         self._wake.wait(wait)
             # Nothing foreign is called under the lock.
             if silenced:
                 self._silent()
-            elif item is not None and len(item) == 2:
-                self._send(*item)
-            elif item is not None:
-                self._send_block(*item)
+            elif action is not None:
+                action()
 
-    def _next(
-        self, now: float
-    ) -> tuple[tuple[Message, list[bytes] | None] | tuple[DecodedBlock, int, int] | None, float]:
-        """What to send now, or nothing and how long to wait."""
+    def _next(self, now: float) -> tuple[Callable[[], None] | None, float]:
+        """What to do now, or nothing and how long to wait."""
         wait = min(self._next_beat - now, min(self._timeout_s, self._silent_s) / 4)
         for position, (message, buffers) in enumerate(self._messages):
             if message["type"] != "stats" or now >= self._next_stats:
                 del self._messages[position]
                 if message["type"] == "stats":
                     self._next_stats = now + self._stats_s
-                return (message, buffers), 0.0
+                return partial(self._send, message, buffers), 0.0
             wait = min(wait, self._next_stats - now)
         if now >= self._next_beat:
             self._next_beat = now + self._beat_s
-            return ({"type": "beat"}, None), 0.0
-        if self._blocks and self._in_flight() < self._window and any(c.fresh for c in self._clients.values()):
-            return self._blocks.popleft(), 0.0
+            return partial(self._send, {"type": "beat"}, None), 0.0
+        if self._in_flight() < self._window and any(client.fresh for client in self._clients.values()):
+            for wanted in self._wants.values():
+                if wanted:
+                    return partial(self._send_wanted, *wanted.popleft()), 0.0
+            if self._blocks:
+                return partial(self._send_block, *self._blocks.popleft()), 0.0
         return None, max(0.01, min(wait, self._beat_s))
+
+    def _send_wanted(self, take: int, index: int) -> None:
+        block = self._fetch(take, index)
+        if block is not None:
+            self._send_block(block, 0, len(block.frames))
 
     def _send_block(self, block: DecodedBlock, start: int, stop: int) -> None:
         jpegs = list(self._encode(block.frames[start:stop]))
@@ -236,6 +269,7 @@ class Outbox:
             for client in self._clients.values():
                 client.sent[self._serial] = now
             message["serial"] = self._serial
+            self._flying[self._serial] = (block.take, block.index)
         self._send(message, [b"".join(jpegs)])
 
     def _in_flight(self) -> int:
@@ -256,4 +290,5 @@ class Outbox:
         if silenced:
             # Whoever comes back gets the recent blocks anew.
             self._blocks.clear()
+            self._wants.clear()
         return silenced

@@ -1,10 +1,10 @@
 """The messages between the kernel and the browser: their shapes, and the checks on what comes in.
 
-Down (kernel to browser), dictionaries with a `type`: hello, block, state, timeline, switch, stats, restart, error,
-words, cache, takes, quick, thumbs, reply, pong, beat. A block carries one binary buffer, its JPEG files back to back,
-and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
-Up (browser to kernel): ready, bye, ack, played, ping, words, thumbs, failure, and the commands of `COMMANDS`. Every
-message up names its `client`, a page that shows the widget.
+Down (kernel to browser), dictionaries with a `type`: hello, block, missing, state, timeline, switch, stats, restart,
+error, words, cache, takes, quick, thumbs, reply, pong, beat. A block carries one binary buffer, its JPEG files back to
+back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
+Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, and the commands of `COMMANDS`.
+Every message up names its `client`, a page that shows the widget.
 """
 
 from __future__ import annotations
@@ -156,6 +156,13 @@ COMMANDS: dict[str, _Fields] = {
     "take": {"do": _text, "take": _maybe(_integer), "name": _maybe(_text), "at": _maybe(_integer)},
     "quick": {"prompts": _list},
     "watch": {"on": _flag},
+    "fork": {
+        "at": _integer,
+        "prompt": _maybe(_text),
+        "policy": _maybe(_text),
+        "seed": _maybe(_integer),
+        "name": _text,
+    },
     "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""
@@ -164,7 +171,8 @@ _FIELDS: dict[str, _Fields] = {
     "ready": {"hidden": _flag},
     "bye": {},
     "ack": {"serial": _integer},
-    "played": {"frame": _integer, "take": _integer, "hidden": _flag},
+    "played": {"frame": _integer, "take": _integer, "hidden": _flag, "dropped": _maybe(_integer)},
+    "want": {"take": _integer, "block": _integer, "count": _integer},
     "ping": {"id": _integer},
     "words": {"id": _integer, "text": _text},
     "thumbs": {"take": _integer, "blocks": _integers},
@@ -250,11 +258,12 @@ def switch_fields(switch: Switch) -> dict[str, Any]:
     }
 
 
-def stats_message(stats: Stats, seed: int, device: str) -> dict[str, Any]:
+def stats_message(stats: Stats, seed: int, device: str, take: int = 0) -> dict[str, Any]:
     """Describe how fast the source is; figures that are not known are null."""
     figures = ("generated_fps", "denoise_ms", "commit_ms", "recache_ms", "vae_ms", "switch_latency_s", "lead_s")
     return {
         "type": "stats",
+        "take": take,
         **{name: _finite(getattr(stats, name)) for name in figures},
         "generated_blocks": stats.generated_blocks,
         "generated_frames": stats.generated_frames,

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch
+from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch, TakeInfo
 from studio.timeline import Timeline, Transition
 from studio.timeline.plain import transition_from_dict
 from studio.widgets import protocol
@@ -16,7 +16,7 @@ from studio.widgets.desk import Desk, check_quick, takes_fields
 from studio.widgets.outbox import Outbox
 from studio.widgets.palette import Palette
 from studio.widgets.seeing import cache_message
-from studio.widgets.source import CacheSource, CacheWatch, FrameSource, Reading
+from studio.widgets.source import CacheSource, CacheWatch, EditSource, FrameSource, Reading, TakeSource
 from studio.widgets.thumbs import Thumbs
 
 __all__ = ["Relay", "Steering"]
@@ -24,6 +24,8 @@ __all__ = ["Relay", "Steering"]
 # A page that is shown or reloaded gets what was played last, so that it has a picture at once.
 RECENT_BLOCKS = 4
 KEPT_SWITCHES = 200
+# Blocks that a page may ask for at a time.
+MOST_WANTED = 8
 # Readings of the cache that a page gets when it opens, for looking back.
 RECENT_READINGS = 160
 
@@ -73,7 +75,8 @@ class Relay:
         self._lock = threading.RLock()
         self._consumer: Consumer | None = None
         self._playheads: dict[str, tuple[int, bool]] = {}
-        self._take = self._last_block = 0
+        self._take = next((take.number for take in self.takes if take.current), 0)
+        self._last_block = 0
         self.playhead = 0
         self._palette = Palette()
         self._desk = Desk(source)
@@ -81,7 +84,7 @@ class Relay:
         self._switches: dict[int, Switch] = {}
         report = getattr(source, "error", None)
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
-        self.outbox = Outbox(self._transmit, self._encode, silent=self._detach)
+        self.outbox = Outbox(self._transmit, self._encode, silent=self._detach, fetch=self._fetch)
         self._thumbs = Thumbs(source.block, self.outbox.post, note)
         self._unsubscribe = source.subscribe(self.listen)
 
@@ -212,18 +215,48 @@ class Relay:
 
     def _begin_take(self, take: int) -> None:
         self.outbox.drop_blocks()
+        source = self.source
+        info = next((item for item in self.takes if item.number == take), None)
+        blocks = 0 if info is None else info.blocks
+        made = source.timeline.start_frame(blocks)
+        # A fork that has made nothing yet shows the last frame that it shares.
+        start = 0 if info is None else min(source.timeline.start_frame(info.forked_at), max(0, made - 1))
         with self._lock:
-            self._take, self._last_block = take, 0
-        # A fork has a past already: it is shown from a little before its end, so that there is a picture at once.
-        recent = self.recent() if self._frames else []
-        start = recent[0].first_frame if recent else 0
-        with self._lock:
-            self.playhead, self._switches = start, {}
+            self._take, self._last_block, self.playhead = take, max(0, blocks - 1), start
+            self._switches = {}
             self._playheads = {client: (start, hidden) for client, (_, hidden) in self._playheads.items()}
-        self.outbox.post({"type": "restart", "take": take, "seed": self.source.seed})
-        self.outbox.post(self._timeline_message(self.source.timeline))
-        for block in recent:
-            self.outbox.post_block(block)
+        self.outbox.post(
+            {"type": "restart", "take": take, "seed": source.seed, "start": start, "live": blocks, "made": made}
+        )
+        self.outbox.post(self._timeline_message(source.timeline))
+
+    # Takes, and what was made long ago
+
+    @property
+    def takes(self) -> list[TakeInfo]:
+        """The takes of the source; none where it keeps none."""
+        return list(self.source.takes) if isinstance(self.source, EditSource) else []
+
+    def _fetch(self, take: int, index: int) -> DecodedBlock | None:
+        try:
+            block = self._block_of(take, index)
+            if block is None:
+                there = self._next_held(take, index)
+                self.outbox.post({"type": "missing", "take": take, "block": index, "next": there})
+            return block
+        except Exception:
+            self.note(traceback.format_exc())
+            return None
+
+    def _block_of(self, take: int, index: int) -> DecodedBlock | None:
+        if isinstance(self.source, TakeSource):
+            return self.source.block(index, take)
+        return self.source.block(index) if take == self._take else None
+
+    def _next_held(self, take: int, index: int) -> int:
+        """The first block after one that is gone which is still there; looking on would be for nothing before it."""
+        last = self._last_block
+        return next((at for at in range(index + 1, last + 1) if self._block_of(take, at) is not None), last + 1)
 
     # Messages from the browser; called on the main thread or on a subshell
 
@@ -252,6 +285,9 @@ class Relay:
             self.outbox.ack(client, message["serial"])
         elif kind == "played":
             self._played(client, message["frame"], message["take"], message["hidden"])
+        elif kind == "want":
+            first = message["block"]
+            self.outbox.want(client, message["take"], range(first, first + min(message["count"], MOST_WANTED)))
         elif kind == "ping":
             # Another page may have vanished since: this one need not wait for it any longer.
             self._advance()
@@ -294,6 +330,8 @@ class Relay:
             self._steering.restart(message["seed"])
         elif kind == "quick":
             self.set_quick(message["prompts"])
+        elif kind == "fork":
+            self._fork(message.fields)
         elif kind == "watch":
             self._steering.watch(message["on"])
         elif kind == "look":
@@ -301,6 +339,12 @@ class Relay:
         else:
             getattr(self._steering, kind)()
         return {}
+
+    def _fork(self, fields: dict[str, Any]) -> None:
+        source = self.source
+        if not isinstance(source, TakeSource):
+            raise ValueError(f"`{source.name}` cannot be forked; open a live session")
+        source.fork(**{name: value for name, value in fields.items() if name != "id"})
 
     # Pages
 
@@ -310,10 +354,10 @@ class Relay:
             self._playheads[client] = (self.playhead, hidden)
         if self._frames:
             self._attach()
-        self.outbox.post(self._hello())
-        if self._frames:
-            for block in self.recent():
-                self.outbox.post_block(block)
+        recent = self.recent() if self._frames else []
+        self.outbox.post(self._hello(recent))
+        for block in recent:
+            self.outbox.post_block(block)
         self._welcome_readings()
         if self._autoplay and self.source.state == "idle":
             self._autoplay = False
@@ -340,8 +384,9 @@ class Relay:
         elif self.playhead:
             consumer.played(self.playhead, self._take)
 
-    def _hello(self) -> dict[str, Any]:
+    def _hello(self, recent: Sequence[DecodedBlock] = ()) -> dict[str, Any]:
         source, timeline = self.source, self.source.timeline
+        stats = source.stats
         return {
             "type": "hello",
             "version": protocol.VERSION,
@@ -352,6 +397,9 @@ class Relay:
             "grid": protocol.grid_of(timeline),
             "take": self._take,
             "playhead": self.playhead,
+            "live": recent[0].index if recent else stats.generated_blocks,
+            "made": max(stats.generated_frames, recent[-1].end_frame if recent else 0),
+            "forkable": isinstance(source, TakeSource),
             "frames": self._frames,
             "watchable": self.watchable,
             "watching": self._wants_watch,
@@ -361,7 +409,7 @@ class Relay:
             "state": source.state,
             "timeline": self._timeline_message(timeline),
             "switches": [protocol.switch_fields(switch) for switch in list(self._switches.values())[-KEPT_SWITCHES:]],
-            "stats": self._stats_message(source.stats),
+            "stats": self._stats_message(stats),
             "error": self._last_error,
         }
 
@@ -440,4 +488,4 @@ class Relay:
         return protocol.timeline_message(timeline, colours, shades, history)
 
     def _stats_message(self, stats: Stats) -> dict[str, Any]:
-        return protocol.stats_message(stats, self.source.seed, self.source.device)
+        return protocol.stats_message(stats, self.source.seed, self.source.device, self._take)

@@ -10,7 +10,17 @@ import numpy as np
 from studio.events import Consumer, DecodedBlock, Listener, Stats, Switch, TakeInfo, UnknownWord
 from studio.timeline import Operation, Timeline
 
-__all__ = ["CacheSource", "CacheWatch", "EditSource", "EditorLike", "FrameSource", "Reading", "SlotLike", "TakesLike"]
+__all__ = [
+    "CacheSource",
+    "CacheWatch",
+    "EditSource",
+    "EditorLike",
+    "FrameSource",
+    "Reading",
+    "SlotLike",
+    "TakeSource",
+    "TakesLike",
+]
 
 
 @runtime_checkable
@@ -231,3 +241,21 @@ class EditSource(Protocol):
     def editor(self) -> EditorLike: ...
     @property
     def takes(self) -> TakesLike: ...
+
+
+@runtime_checkable
+class TakeSource(Protocol):
+    """A source that keeps what it made, in takes, and goes on from any block of them."""
+
+    @property
+    def takes(self) -> TakesLike: ...
+
+    def block(self, index: int, take: int | None = None) -> DecodedBlock | None:
+        """A block of a take, of the current one unless another is named; None where it was not made."""
+        ...
+
+    def fork(
+        self, at: int, *, prompt: str | None = None, policy: str | None = None, seed: int | None = None, name: str = ""
+    ) -> TakeInfo:
+        """Begin another take with the first `at` blocks of the current one."""
+        ...

@@ -30,7 +30,7 @@ class DoubleConsumer:
     def __init__(self, owner: Double):
         self.owner, self.frame = owner, 0
 
-    def played(self, frame: int, take: int | None = None) -> None:
+    def played(self, frame: int, take: int | None = None, dropped: int = 0) -> None:
         self.owner.note_played(self, frame, take)
 
     def close(self) -> None:
@@ -153,9 +153,9 @@ class Double:
         self._latency: float | None = None
         self._asked: dict[int, float] = {}
         self._wake = threading.Condition(threading.RLock())
-        self._thread = threading.Thread(target=self._run, name="double", daemon=True) if threaded else None
-        if self._thread is not None:
-            self._thread.start()
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._start()
 
     # The protocol
 
@@ -274,6 +274,10 @@ class Double:
             self._thread.join(timeout=5)
 
     # Behind it
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="double", daemon=True)
+        self._thread.start()
 
     def note_played(self, consumer: DoubleConsumer, frame: int, take: int | None) -> None:
         with self._wake:

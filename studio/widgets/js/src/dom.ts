@@ -18,12 +18,18 @@ const SVG = "http://www.w3.org/2000/svg";
 const SHAPES = {
   play: "M7 4.5v15l12-7.5z",
   pause: "M6.5 5h4v14h-4zM13.5 5h4v14h-4z",
-  restart: "M5 5h2.6v14H5zM19 5v14L9 12z",
   back: "M16 5v14L6 12z",
   forward: "M8 5v14l10-7z",
   add: "M11 5h2v6h6v2h-6v6h-2v-6H5v-2h6z",
   enter: "M19 5h2v8H8.4l3.3 3.3-1.4 1.4L4.6 12l5.7-5.7 1.4 1.4L8.4 11H19z",
   less: "M5 11h14v2H5z",
+  first: "M5 5h2.6v14H5zM19 5v14L9 12z",
+  wide: "M4 4h6v2H6v4H4zM14 4h6v6h-2V6h-4zM4 14h2v4h4v2H4zM18 14h2v6h-6v-2h4z",
+  narrow: "M8 4h2v6H4V8h4zM14 4h2v4h4v2h-6zM4 14h6v6H8v-4H4zM14 14h6v2h-4v4h-2z",
+  loop: "M7 6h9V3l5 4.5L16 12V9H8v4H5V8a2 2 0 0 1 2-2zM17 18H8v3l-5-4.500L8 12v3h8v-4h3v5a2 2 0 0 1-2 2z",
+  more: "M4 10h4v4H4zM10 10h4v4h-4zM16 10h4v4h-4z",
+  pen: "M4 20l1-5L15.500 4.500l4 4L9 19zM6.700 16l1.300 1.300 8-8-1.300-1.300z",
+  cross: "M6.400 5L12 10.600 17.600 5 19 6.400 13.400 12 19 17.600 17.600 19 12 13.400 6.400 19 5 17.600 10.600 12 5 6.400z",
 } as const;
 
 export function icon(name: keyof typeof SHAPES): SVGSVGElement {

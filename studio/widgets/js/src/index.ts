@@ -73,6 +73,9 @@ function mount(store: Store, { model, el }: Opened): () => void {
       player.draw(picture, frame);
       timeline.moveHead();
     },
+    drawRival(picture: ImageBitmap | null) {
+      player.drawRival(picture);
+    },
   };
   const leave = [
     followTheme(root),
@@ -80,7 +83,9 @@ function mount(store: Store, { model, el }: Opened): () => void {
       prompt: () => composer.focus(),
       help: () => help.toggle(),
       escape: () => help.close(),
-      restart: () => store.restart(store.stats?.seed ?? null),
+      start: () => player.toStart(),
+      fullscreen: () => player.toggleFull(),
+      loop: () => player.toggleLoop(),
     }),
   ];
   model.on("change:width", setWidth);

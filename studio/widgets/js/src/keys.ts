@@ -11,7 +11,9 @@ export interface Doors {
   prompt(): void;
   help(): void;
   escape(): void;
-  restart(): void;
+  start(): void;
+  fullscreen(): void;
+  loop(): void;
 }
 
 /** Steer by keys while the studio has the focus, without taking any from text boxes or from the notebook. */
@@ -27,12 +29,21 @@ export function listen(root: HTMLElement, store: Store, doors: Doors): () => voi
     if (event.key === " " && target.closest("button, summary") !== null) return;
     const action = {
       " ": () => store.toggle(),
-      ArrowLeft: () => store.stepBack(),
-      ArrowRight: () => store.stepForward(),
-      Home: doors.restart,
+      ArrowLeft: () => (event.shiftKey ? store.stepFrame(-1) : store.stepBack()),
+      ArrowRight: () => (event.shiftKey ? store.stepFrame(1) : store.stepForward()),
+      ",": () => store.stepFrame(-1),
+      ".": () => store.stepFrame(1),
+      Home: doors.start,
+      End: () => store.goLive(),
+      "[": () => store.changeTempo(-1),
+      "]": () => store.changeTempo(1),
+      i: () => store.markRange("from"),
+      o: () => store.markRange("to"),
+      l: doors.loop,
+      f: doors.fullscreen,
       "/": doors.prompt,
       "?": doors.help,
-    }[event.key];
+    }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (action === undefined) return;
     event.preventDefault();
     action();

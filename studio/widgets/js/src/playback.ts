@@ -5,6 +5,16 @@ const LONGEST_TICK_MS = 250;
 /** Below this share of the video's own rate a machine is too slow to keep up. */
 const SLOW = 0.97;
 const SLOWEST_FPS = 2;
+/** So many seconds before the newest frame, playing keeps to the pace at which new ones are made. */
+const EDGE_S = 1.6;
+
+export const TEMPOS = [0.25, 0.5, 1, 2, 4] as const;
+
+/** Frames that are played over and over: from one to just before another. */
+export interface Range {
+  from: number;
+  to: number;
+}
 
 /** Decides which frame to show: paced by the clock, bounded by what is held, standing still while nobody looks. */
 export class Playback {
@@ -15,29 +25,43 @@ export class Playback {
   until: number | null = null;
   /** Whether it would go on but has no frame to show. */
   starved = false;
+  /** How fast to play, 1 being as the clock. */
+  tempo = 1;
+  range: Range | null = null;
+  /** Frames gone past since the beginning of the take. */
+  passed = 0;
+  private origin = 0;
+  private generated: number | null = null;
   private fraction = 0;
   private last: number | null = null;
   private shown: number[] = [];
 
-  private pace: number;
-
-  constructor(private readonly film: Film, private fps: number) {
-    this.pace = fps;
-  }
+  constructor(private readonly film: Film, private fps: number) {}
 
   setFps(fps: number): void {
-    this.fps = this.pace = fps;
+    this.fps = fps;
   }
 
   /** Keep to what is generated where that is slower than the clock: evenly slow is calmer than stop and go. */
   keepTo(generated: number | null): void {
-    const slow = generated !== null && generated < SLOW * this.fps;
-    this.pace = slow ? Math.max(SLOWEST_FPS, 0.97 * generated) : this.fps;
+    this.generated = generated;
+  }
+
+  /** Frames a second to show now. */
+  get pace(): number {
+    const wanted = this.fps * this.tempo;
+    if (this.generated === null || this.generated >= SLOW * wanted || !this.atEdge) return wanted;
+    return Math.min(wanted, Math.max(SLOWEST_FPS, SLOW * this.generated));
   }
 
   /** How fast it plays, 1 being as the clock. */
   get speed(): number {
     return this.pace / this.fps;
+  }
+
+  /** Whether what is shown was made just now. */
+  get atEdge(): boolean {
+    return this.film.end - this.frame <= EDGE_S * this.fps;
   }
 
   play(): void {
@@ -52,27 +76,46 @@ export class Playback {
     this.last = null;
   }
 
+  /** Stand still for a moment without pausing, as while the playhead is dragged. */
+  hold(): void {
+    this.last = null;
+  }
+
   /** Play as far as `frame` and stop there. */
   runTo(frame: number): void {
     this.until = frame;
     this.running = true;
   }
 
-  /** Show a frame now, the nearest one held. */
+  /** Show a frame of what was made, as soon as it is there. */
   seek(frame: number): void {
-    const at = this.film.atOrAfter(Math.max(0, frame));
-    this.frame = at >= 0 ? at : Math.max(0, this.film.end - 1);
+    const last = Math.max(0, this.film.end - 1);
+    this.frame = Math.min(this.film.skip(Math.min(Math.max(0, Math.round(frame)), last)), last);
     this.fraction = 0;
     this.last = null;
   }
 
-  /** Begin a new take. */
-  reset(): void {
+  /** Begin a take, at a frame. */
+  reset(origin = 0): void {
     this.frame = -1;
+    this.origin = origin;
     this.fraction = 0;
     this.last = null;
     this.starved = false;
+    this.range = null;
     this.shown = [];
+    this.passed = 0;
+  }
+
+  /** Where it is, or where it will begin. */
+  get place(): number {
+    return this.frame < 0 ? this.origin : this.frame;
+  }
+
+  /** The frame after one, at the end of the range its beginning. */
+  after(frame: number): number {
+    const { range } = this;
+    return range !== null && frame < range.to && frame + 1 >= range.to ? range.from : frame + 1;
   }
 
   /** Advance to time `now` in milliseconds; returns whether another frame is to be shown. */
@@ -91,8 +134,8 @@ export class Playback {
         this.pause();
         break;
       }
-      // A frame that never came while later ones did is skipped: waiting for it would be for ever.
-      const next = this.film.atOrAfter(this.frame + 1);
+      // A frame that is gone for good is skipped: waiting for it would be for ever.
+      const next = this.film.next(this.after(this.frame));
       this.starved = next < 0;
       if (this.starved) {
         this.fraction = 1;
@@ -100,6 +143,7 @@ export class Playback {
       }
       this.frame = next;
       this.fraction -= 1;
+      this.passed++;
       this.shown.push(now);
     }
     return this.frame !== before;
@@ -112,7 +156,7 @@ export class Playback {
   }
 
   private begin(now: number): boolean {
-    const first = this.film.atOrAfter(0);
+    const first = this.film.next(this.origin);
     this.starved = first < 0;
     if (first < 0) return false;
     this.frame = first;

@@ -1,9 +1,11 @@
 import { Decoder } from "./decoder";
+import { Fetching } from "./fetching";
 import { Film } from "./film";
 import { Grid } from "./grid";
 import { Link } from "./link";
-import { Playback } from "./playback";
+import { Playback, TEMPOS, type Range } from "./playback";
 import { ALL, Readings, type Pin, type Reading } from "./readings";
+import { Rival } from "./rival";
 import { Thumbs } from "./thumbs";
 import type {
   BlockMessage, CacheMessage, Choice, Failure, Hello, Message, Model, Operation, Past, Quick, Reply, Segment, SourceState, Stats, Switch, Take,
@@ -12,6 +14,8 @@ import type {
 
 const REPORT_MS = 500;
 const FLASH_MS = 7000;
+/** Blocks asked for ahead of the playhead where they are not here, at the video's own rate. */
+const LOOK_AHEAD = 2;
 
 /** A part of the page that shows the studio. */
 export interface View {
@@ -19,6 +23,8 @@ export interface View {
   update(): void;
   /** Another frame is to be drawn. */
   draw(picture: ImageBitmap, frame: number): void;
+  /** Another frame of the take that it is compared to; null where that take has none. */
+  drawRival?(picture: ImageBitmap | null): void;
 }
 
 /** What was just switched, told on the picture for a moment. */
@@ -40,11 +46,16 @@ export interface Held {
 
 /** Everything one widget knows in this page; all its views show the same. */
 export class Store {
-  readonly film = new Film();
+  readonly film = new Film(new Grid({ first: 9, rest: 12 }, 16));
   readonly playback = new Playback(this.film, 16);
   readonly decoder: Decoder;
   readonly link: Link;
-  grid = new Grid({ first: 9, rest: 12 }, 16);
+  /** The take beside which this one is shown; null for none. */
+  rival: Rival | null = null;
+  /** Whether the playhead is being dragged: it stands where it is put. */
+  scrubbing = false;
+  /** Frames of this take that were gone past without being shown, because this page was too slow. */
+  dropped = 0;
   hello: Hello | null = null;
   source: SourceState = "idle";
   timeline: Timeline = { segments: [], length: null, markers: [], shades: {}, history: null };
@@ -73,6 +84,7 @@ export class Store {
   private scheduled = false;
   private looping = false;
   private drawn = -1;
+  private readonly fetching: Fetching;
   private reported = { frame: -1, at: 0 };
   private stepping = false;
   private resumed = { frame: 0, blocks: 0 };
@@ -83,6 +95,7 @@ export class Store {
     this.link = new Link(model, (message, buffers) => this.guard(() => this.receive(message, buffers)), () => this.changed());
     this.thumbs = new Thumbs((blocks) => this.link.tell("thumbs", { take: this.film.take, blocks }), () => this.changed());
     this.decoder = new Decoder(this.film, (frame) => this.decoded(frame), (error) => this.fail(error));
+    this.fetching = new Fetching((take, block, count) => this.want(take, block, count));
   }
 
   // Views
@@ -109,6 +122,7 @@ export class Store {
     if (this.ticker !== null) clearInterval(this.ticker);
     this.ticker = null;
     this.decoder.clear();
+    this.rival?.release();
     this.drawn = -1;
   }
 
@@ -116,6 +130,7 @@ export class Store {
     this.views.clear();
     this.link.destroy();
     this.decoder.clear();
+    this.rival?.release();
   }
 
   /** Let the views show what has changed, once for many changes. */
@@ -145,8 +160,12 @@ export class Store {
 
   // What is shown
 
+  get grid(): Grid {
+    return this.film.grid;
+  }
+
   get playhead(): number {
-    return Math.max(0, this.playback.frame);
+    return Math.max(0, this.playback.place);
   }
 
   get paused(): boolean {
@@ -155,7 +174,8 @@ export class Store {
 
   /** First block that a switch asked for now would change. */
   get nextBlock(): number {
-    const made = Math.max(this.stats?.generated_blocks ?? 0, this.film.end > 0 ? this.grid.blockAt(this.film.end - 1) + 1 : 0);
+    const told = this.stats?.take === this.film.take ? this.stats.generated_blocks : 0;
+    const made = Math.max(told, this.film.end > 0 ? this.grid.blockAt(this.film.end - 1) + 1 : 0);
     return made + (this.source === "playing" || this.source === "warming" ? 1 : 0);
   }
 
@@ -219,8 +239,9 @@ export class Store {
   play(): void {
     const over = this.done && (this.settled || this.source === "closed");
     if (over) {
-      if (this.playhead >= this.film.end - 1) this.seek(this.film.first);
-      this.playback.runTo(this.film.end - 1);
+      if (this.playhead >= this.film.end - 1) this.seek(this.playback.range?.from ?? this.film.first);
+      if (this.playback.range === null) this.playback.runTo(this.film.end - 1);
+      else this.playback.play();
     } else {
       this.playback.play();
       void this.command("play");
@@ -246,7 +267,7 @@ export class Store {
   stepForward(): void {
     const from = this.playback.frame;
     const block = from < 0 ? 0 : this.grid.blockAt(from + 1);
-    const held = this.film.has(this.grid.start(block + 1) - 1);
+    const held = this.grid.start(block + 1) <= this.film.end;
     if (this.playback.running) {
       this.playback.pause();
       void this.command("pause");
@@ -267,10 +288,74 @@ export class Store {
     this.seek(at > start ? start : this.grid.start(Math.max(0, block - 1)));
   }
 
+  /** Show the next frame or the one before, and hold there. */
+  stepFrame(by: number): void {
+    if (this.playback.running) this.pause();
+    this.seek(this.playhead + by);
+  }
+
   seek(frame: number): void {
+    if (this.playback.until !== null) this.halt(true);
     this.playback.seek(frame);
+    this.drawn = -1;
     this.show();
-    this.report(true);
+    this.report(!this.scrubbing);
+    this.changed();
+  }
+
+  /** Hold the playhead to drag it, or let go of it: it plays on from where it was left if it did before. */
+  scrub(on: boolean): void {
+    this.scrubbing = on;
+    if (!on) this.report(true);
+    this.loop();
+    this.changed();
+  }
+
+  /** Go to the newest frame and on from there. */
+  goLive(): void {
+    this.playback.range = null;
+    this.seek(this.film.end - 1);
+    if (!this.done) this.play();
+  }
+
+  setTempo(tempo: number): void {
+    this.playback.tempo = tempo;
+    this.changed();
+  }
+
+  /** Play one step slower or faster. */
+  changeTempo(by: 1 | -1): void {
+    const at = TEMPOS.indexOf(this.playback.tempo as (typeof TEMPOS)[number]);
+    this.setTempo(TEMPOS[at + by] ?? this.playback.tempo);
+  }
+
+  /** Play a range over and over; null plays on. */
+  setRange(range: Range | null): void {
+    const { playback, film } = this;
+    if (range === null || range.to <= range.from) {
+      playback.range = null;
+    } else {
+      playback.range = { from: Math.max(0, range.from), to: Math.min(range.to, Math.max(film.end, range.from + 1)) };
+      if (playback.frame < playback.range.from || playback.frame >= playback.range.to) this.seek(playback.range.from);
+    }
+    this.changed();
+  }
+
+  /** Begin the range here, or end it here; the other end stays or is that of what was made. */
+  markRange(end: "from" | "to"): void {
+    const { range } = this.playback;
+    const at = this.playhead;
+    const from = end === "from" ? at : range !== null && range.from < at ? range.from : 0;
+    const to = end === "to" ? at + 1 : range !== null && range.to > at ? range.to : this.film.end;
+    this.setRange({ from, to });
+  }
+
+  /** Show another take beside this one; null for this one alone. */
+  compareTo(take: number | null): void {
+    this.rival?.release();
+    const info = take === null || take === this.film.take ? undefined : this.takes.find((one) => one.number === take);
+    this.rival = info === undefined ? null : new Rival(info, this.film.grid, (t, b, c) => this.want(t, b, c), () => this.showRival(), (error) => this.fail(error));
+    this.showRival();
     this.changed();
   }
 
@@ -341,6 +426,10 @@ export class Store {
       case "block":
         this.store(message, buffers);
         return;
+      case "missing":
+        this.filmOf(message.take)?.miss(message.block, message.next);
+        this.loop();
+        break;
       case "cache":
         this.read(message, buffers);
         break;
@@ -352,6 +441,7 @@ export class Store {
         break;
       case "takes":
         this.takes = message.takes;
+        this.rival?.follow(message.takes);
         break;
       case "quick":
         this.quick = message.prompts;
@@ -373,7 +463,7 @@ export class Store {
         this.error = { message: message.message, traceback: message.traceback };
         break;
       case "restart":
-        this.begin(message.take);
+        this.begin(message.take, message.live, message.made, message.start);
         break;
       default:
         return;
@@ -385,7 +475,7 @@ export class Store {
     const first = this.hello === null;
     this.hello = hello;
     this.watching = hello.watching;
-    this.grid = new Grid(hello.grid, hello.fps);
+    this.film.grid = new Grid(hello.grid, hello.fps);
     this.playback.setFps(hello.fps);
     this.timeline = hello.timeline;
     this.takes = hello.takes;
@@ -395,41 +485,65 @@ export class Store {
     this.switches = hello.switches;
     this.error = hello.error;
     if (hello.take !== this.film.take) {
-      this.begin(hello.take);
+      this.begin(hello.take, hello.live, hello.made, hello.playhead);
       this.switches = hello.switches;
+    } else {
+      this.film.live = hello.live;
+      this.film.end = Math.max(this.film.end, hello.made);
     }
-    if (first && hello.playhead > 0) this.playback.frame = hello.playhead - 1;
+    if (first && hello.made > 0) this.playback.seek(hello.playhead);
     this.enter(hello.state);
+    this.show();
   }
 
-  private begin(take: number): void {
-    this.film.clear(take);
+  private begin(take: number, live: number, made: number, start: number): void {
+    this.film.clear(take, live, made);
     this.thumbs.clear();
-    if (take > this.readings.take) this.readings.clear(take);
+    if (take !== this.readings.take) this.readings.clear(take);
     this.chosen = null;
-    this.playback.reset();
+    this.playback.reset(start);
+    this.playback.until = null;
     this.decoder.clear();
     this.drawn = -1;
+    this.dropped = 0;
     this.switches = [];
     this.error = null;
     this.flash = null;
     this.asked = null;
     this.reported = { frame: -1, at: 0 };
+    this.resumed = { frame: made, blocks: 0 };
+    if (this.rival?.film.take === take) this.compareTo(null);
+    if (made > 0) {
+      this.playback.seek(start);
+      this.show();
+    }
+    if (this.source === "playing" || this.source === "waiting" || this.source === "warming") this.playback.play();
+    this.loop();
+  }
+
+  private filmOf(take: number): Film | null {
+    return take === this.film.take ? this.film : take === this.rival?.film.take ? this.rival.film : null;
+  }
+
+  private want(take: number, block: number, count: number): void {
+    this.link.tell("want", { take, block, count });
   }
 
   private store(message: BlockMessage, buffers: DataView[]): void {
     this.link.tell("ack", { serial: message.serial });
-    if (message.take < this.film.take) return;
-    if (message.take > this.film.take) this.begin(message.take);
+    const film = this.filmOf(message.take);
+    if (film === null) return;
     const data = buffers[0];
     if (data === undefined) throw new Error(`block ${message.index} came without its frames`);
-    const fresh = this.film.put(
-      message.index, message.first, message.sizes, new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+    const fresh = film.put(
+      message.index, message.first, message.sizes, new Uint8Array(data.buffer, data.byteOffset, data.byteLength), this.playhead,
     );
+    if (film !== this.film) return this.showRival();
     if (!fresh) return;
     if (message.switch !== null) this.note(message.switch);
-    if (message.first + message.sizes.length >= message.end) this.resumed.blocks++;
+    if (message.first + message.sizes.length >= message.end && message.index >= film.live) this.resumed.blocks++;
     if (this.playback.frame < 0 && !this.playback.running) this.poster();
+    else if (this.drawn !== this.playback.frame) this.show();
     this.loop();
     this.changed();
   }
@@ -442,7 +556,7 @@ export class Store {
 
   /** Show the first picture although nothing plays. */
   private poster(): void {
-    this.playback.seek(this.film.first);
+    this.playback.seek(this.playback.place);
     this.show();
   }
 
@@ -468,7 +582,11 @@ export class Store {
     this.loop();
   }
 
-  private halt(): void {
+  private halt(atOnce = false): void {
+    if (atOnce) {
+      this.stepping = false;
+      return this.playback.pause();
+    }
     if (this.playback.until !== null) return;
     // One block since it went on means that Python made a step: it is shown to its end.
     const stepped = this.resumed.blocks === 1 && this.playback.frame <= this.resumed.frame;
@@ -498,9 +616,7 @@ export class Store {
       }
       const starved = this.playback.starved;
       const running = this.playback.running;
-      this.guard(() => {
-        if (this.playback.tick(now, !document.hidden)) this.show();
-      });
+      this.guard(() => this.turn(now));
       if (starved !== this.playback.starved || running !== this.playback.running) this.changed();
       if (running && !this.playback.running) {
         this.stepping = false;
@@ -512,8 +628,22 @@ export class Store {
     requestAnimationFrame(turn);
   }
 
+  private turn(now: number): void {
+    if (this.scrubbing) return this.playback.hold();
+    const { frame, passed } = this.playback;
+    const unseen = frame >= 0 && this.drawn !== frame ? 1 : 0;
+    if (this.playback.tick(now, !document.hidden)) {
+      // At more than the video's own rate frames are left out on purpose.
+      if (this.playback.tempo <= 1) this.dropped += unseen + Math.max(0, this.playback.passed - passed - 1);
+      this.show();
+    } else if (this.playback.starved) {
+      this.fetch();
+    }
+  }
+
   private show(): void {
     const frame = this.playback.frame;
+    this.fetch();
     if (frame < 0) return;
     this.decoder.want(frame);
     const picture = this.decoder.picture(frame);
@@ -521,8 +651,29 @@ export class Store {
       this.drawn = frame;
       for (const view of this.views) this.guard(() => view.draw(picture, frame));
     }
+    this.showRival();
     this.announce(frame);
     this.report(false);
+  }
+
+  /** Have what is needed next sent, where it is not here. */
+  private fetch(): void {
+    const { playback, grid } = this;
+    const place = playback.place;
+    const now = performance.now();
+    const ahead = this.scrubbing ? 1 : 1 + Math.ceil(LOOK_AHEAD * Math.max(1, playback.tempo));
+    const block = grid.blockAt(place);
+    if (this.fetching.need(this.film, block, ahead, now) || playback.range === null) return;
+    // Near the end of a range its beginning comes next.
+    if (block + ahead > grid.blockAt(playback.range.to - 1)) this.fetching.need(this.film, grid.blockAt(playback.range.from), 2, now);
+  }
+
+  private showRival(): void {
+    const { rival } = this;
+    if (rival === null) return;
+    const picture = rival.show(this.playhead, 1 + Math.ceil(LOOK_AHEAD * Math.max(1, this.playback.tempo)));
+    if (picture === undefined) return; // Not here yet: the one before stays.
+    for (const view of this.views) this.guard(() => view.drawRival?.(picture));
   }
 
   private decoded(frame: number): void {
@@ -548,7 +699,7 @@ export class Store {
     const crossed = this.grid.blockAt(frame) !== this.grid.blockAt(Math.max(0, this.reported.frame));
     if (!now && this.reported.frame >= 0 && !crossed && at - this.reported.at < REPORT_MS) return;
     this.reported = { frame, at };
-    this.link.tell("played", { frame, take: this.film.take, hidden: document.hidden });
+    this.link.tell("played", { frame, take: this.film.take, hidden: document.hidden, dropped: this.dropped });
   }
 
   private onVisibility = (): void => {

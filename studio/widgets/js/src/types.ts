@@ -104,6 +104,8 @@ export interface Switch {
 }
 
 export interface Stats {
+  /** The take that was current. */
+  take: number;
   generated_fps: number | null;
   denoise_ms: number | null;
   commit_ms: number | null;
@@ -142,6 +144,12 @@ export interface Hello {
   grid: GridSize;
   take: number;
   playhead: number;
+  /** First block that arrives by itself; earlier ones are asked for. */
+  live: number;
+  /** Frames made. */
+  made: number;
+  /** Whether it keeps takes and goes on from any block of them. */
+  forkable: boolean;
   /** Whether frames come as well; else the newest block is shown. */
   frames: boolean;
   /** Whether the cache can be watched, and whether it is. */
@@ -248,7 +256,8 @@ export type Message =
   | ({ type: "error" } & Failure)
   | { type: "state"; state: SourceState }
   | { type: "switch"; switch: Switch }
-  | { type: "restart"; take: number; seed: number }
+  | { type: "restart"; take: number; seed: number; start: number; live: number; made: number }
+  | { type: "missing"; take: number; block: number; next: number }
   | { type: "words"; client: string; id: number; unknown: UnknownWord[] }
   | { type: "pong"; client: string; id: number }
   | { type: "beat" };

@@ -10,7 +10,7 @@ export function timeline(starts: number[], length: number | null = null): Timeli
 
 /** A film that holds some frames, one byte each. */
 export function film(from: number, to: number): Film {
-  const made = new Film();
+  const made = new Film(grid);
   made.clear(0);
   for (let at = from; at < to; at++) made.put(grid.blockAt(at), at, [1], new Uint8Array([at % 256]));
   return made;

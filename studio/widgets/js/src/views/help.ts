@@ -2,8 +2,13 @@ import { h, show } from "../dom";
 
 const KEYS: readonly [string, string][] = [
   ["Space", "play, pause"],
-  ["← →", "one block back, one block on"],
-  ["Home", "start again"],
+  ["← →", "one block back, one block on; with Shift one frame"],
+  [", .", "one frame back, one frame on"],
+  ["Home End", "to the beginning, to the newest frame"],
+  ["I O", "begin or end the loop here"],
+  ["L", "loop over this block, or play on"],
+  ["[ ]", "slower, faster"],
+  ["F", "full screen"],
   ["/", "go to the prompt box"],
   ["Enter", "in the prompt box: switch to this prompt"],
   ["Shift Enter", "in the prompt box: a new line"],

@@ -1,6 +1,11 @@
 import { colour, h, icon, setText, show } from "../dom";
 import { clock } from "../grid";
+import { TEMPOS } from "../playback";
 import type { Store } from "../store";
+import { Popover } from "./popover";
+import { SeekView } from "./seek";
+import { ForkView, TakesView } from "./takes";
+import { WipeView } from "./wipe";
 
 /** The picture, what state it is in, and the buttons that move in time. */
 export class PlayerView {
@@ -15,36 +20,71 @@ export class PlayerView {
   private readonly toggle = h("button", { class: "ls-primary ls-toggle", type: "button" });
   private readonly time = h("span", { class: "ls-time" });
   private readonly place = h("span", { class: "ls-muted" });
+  private readonly live = h("button", { class: "ls-golive", type: "button", title: "To the newest frame, and on from there (End)" }, h("span", { class: "ls-dot" }), "live");
+  private readonly tempo = h(
+    "select", { class: "ls-tempo ls-num", "aria-label": "Speed", title: "How fast to play ([ and ])" },
+    ...TEMPOS.map((value) => h("option", { value }, `${value}×`)),
+  );
+  private readonly loop = h("button", { type: "button", class: "ls-loop" }, icon("loop"));
+  private readonly full = h("button", { type: "button" }, icon("wide"));
   private readonly seed = h("input", {
     class: "ls-seed", type: "text", inputmode: "numeric", "aria-label": "Seed; Enter starts again with it", size: 6,
     title: "Seed of the noise: the same seed and prompts give the same video. Enter starts again with it.",
   });
   private readonly look = h("button", { type: "button", title: "See the cache that the model works with" }, "Cache");
   private readonly stage: HTMLElement;
+  private readonly seek: SeekView;
+  private readonly takes: TakesView;
+  private readonly fork: ForkView;
+  private readonly wipe: WipeView;
+  private readonly more: Popover;
   private sized = "";
   private glow = 0;
 
   constructor(private readonly store: Store, openKeys: () => void) {
-    this.stage = h("div", { class: "ls-stage" }, this.ambient, this.canvas, this.badge, this.flash, this.caption);
-    const button = (name: "restart" | "back" | "forward", label: string, action: () => void) =>
+    this.seek = new SeekView(store);
+    this.takes = new TakesView(store);
+    this.fork = new ForkView(store);
+    this.wipe = new WipeView(store);
+    this.stage = h("div", { class: "ls-stage" }, this.ambient, this.canvas, this.wipe.element, this.badge, this.flash, this.caption);
+    const button = (name: "first" | "back" | "forward", label: string, action: (event: MouseEvent) => void) =>
       h("button", { type: "button", "aria-label": label, title: label, click: action }, icon(name));
     this.toggle.addEventListener("click", () => store.toggle());
     this.look.addEventListener("click", () => void store.command("watch", { on: true }));
+    this.live.addEventListener("click", () => store.goLive());
+    this.tempo.addEventListener("change", () => store.setTempo(Number(this.tempo.value)));
+    this.loop.addEventListener("click", () => this.toggleLoop());
+    this.full.addEventListener("click", () => this.toggleFull());
     this.seed.addEventListener("keydown", (event) => this.onSeedKey(event));
     this.seed.addEventListener("blur", () => this.showSeed());
+    const again = h("button", { type: "button", title: "A new take from block 0; this one stays", click: () => this.restart() }, "Start again");
+    const more = new Popover("", "More", "More", () => this.showSeed(),
+      h("div", { class: "ls-formpair" }, h("label", { class: "ls-formrow" }, h("span", { class: "ls-muted" }, "seed"), this.seed), again),
+      h("div", { class: "ls-row" }, h("button", { type: "button", click: () => (more.close(), openKeys()) }, "Keys (?)")),
+    );
+    more.button.append(icon("more"));
+    more.button.setAttribute("aria-label", "More");
+    this.more = more;
     const bar = h(
       "div", { class: "ls-bar" },
       this.toggle,
-      button("restart", "Start again (Home)", () => this.restart()),
-      button("back", "One block back (left arrow)", () => store.stepBack()),
-      button("forward", "One block on (right arrow)", () => store.stepForward()),
+      button("first", "To the beginning (Home)", () => this.toStart()),
+      button("back", "One block back (left arrow); with Shift one frame", (event) => (event.shiftKey ? store.stepFrame(-1) : store.stepBack())),
+      button("forward", "One block on (right arrow); with Shift one frame", (event) => (event.shiftKey ? store.stepFrame(1) : store.stepForward())),
       h("span", { class: "ls-position ls-num" }, this.time, this.place),
+      this.live,
       h("span", { class: "ls-grow" }),
+      this.tempo,
+      this.loop,
+      this.takes.popover.element,
+      this.fork.popover.element,
       this.look,
-      h("label", { class: "ls-field" }, h("span", { class: "ls-muted" }, "seed"), this.seed),
-      h("button", { type: "button", "aria-label": "Keys (?)", title: "Keys (?)", click: openKeys }, "?"),
+      this.full,
+      more.element,
     );
-    this.element = h("section", { class: "ls-card ls-player", "aria-label": "Player" }, this.stage, bar);
+    this.element = h("section", { class: "ls-card ls-player", tabindex: -1, "aria-label": "Player" }, this.stage, this.seek.element, bar);
+    this.element.addEventListener("fullscreenchange", () => this.showFull());
+    this.showFull();
     new ResizeObserver(() => this.resize()).observe(this.stage);
   }
 
@@ -55,9 +95,13 @@ export class PlayerView {
     this.badge.dataset.kind = kind;
     this.updateToggle(store.playback.running);
     show(this.look, store.hello?.watchable === true && !store.watching);
+    for (const part of [this.seek, this.takes, this.fork, this.wipe]) part.update();
     this.updatePosition();
     this.updateFlash();
     this.updateCaption();
+    this.updateLoop();
+    this.tempo.value = String(store.playback.tempo);
+    show(this.live, !store.playback.atEdge && store.film.end > 0);
     if (document.activeElement !== this.seed) this.showSeed();
     const size = `${store.hello?.width ?? 0}x${store.hello?.height ?? 0}`;
     if (size !== this.sized) this.resize();
@@ -72,8 +116,32 @@ export class PlayerView {
     this.canvas.dataset.frame = String(frame);
     this.canvas.classList.add("ls-shown");
     this.drawAmbient(picture);
+    this.seek.moveKnob();
     this.updatePosition();
     this.updateCaption();
+  }
+
+  drawRival(picture: ImageBitmap | null): void {
+    this.wipe.draw(picture);
+  }
+
+  toStart(): void {
+    this.store.seek(this.store.film.first);
+  }
+
+  /** Fill the screen, or leave it. */
+  toggleFull(): void {
+    const root = this.element;
+    if (document.fullscreenElement === root) void document.exitFullscreen();
+    else root.requestFullscreen?.().then(() => root.focus()).catch((error: unknown) => this.store.refuse(`this page may not fill the screen: ${String(error)}`));
+  }
+
+  /** Loop over the block that is shown, or end the loop. */
+  toggleLoop(): void {
+    const { store } = this;
+    if (store.playback.range !== null) return store.setRange(null);
+    const block = store.grid.blockAt(store.playhead);
+    store.setRange({ from: store.grid.start(block), to: store.grid.start(block + 1) });
   }
 
   /** Put a notice over the picture. */
@@ -108,7 +176,28 @@ export class PlayerView {
     const pixels = [Math.max(1, Math.round(width * density)), Math.max(1, Math.round(height * density))] as const;
     if (this.canvas.width === pixels[0] && this.canvas.height === pixels[1]) return;
     [this.canvas.width, this.canvas.height] = pixels;
+    this.wipe.resize(width, height, pixels);
     this.store.redraw();
+  }
+
+  private showFull(): void {
+    const on = document.fullscreenElement === this.element;
+    const label = on ? "Leave the full screen (F)" : "Full screen (F)";
+    this.full.replaceChildren(icon(on ? "narrow" : "wide"));
+    this.full.setAttribute("aria-label", label);
+    this.full.title = label;
+  }
+
+  private updateLoop(): void {
+    const { store } = this;
+    const { range } = store.playback;
+    this.loop.setAttribute("aria-pressed", String(range !== null));
+    const told = range === null
+      ? "Loop over this block (L); I and O set where it begins and ends"
+      : `Loops ${clock(store.grid.seconds(range.from))} to ${clock(store.grid.seconds(range.to))}; press to play on (L)`;
+    if (this.loop.title === told) return;
+    this.loop.title = told;
+    this.loop.setAttribute("aria-label", told);
   }
 
   private updateToggle(running: boolean): void {
@@ -123,7 +212,8 @@ export class PlayerView {
     const { store } = this;
     const frame = store.playhead;
     setText(this.time, clock(store.grid.seconds(frame)));
-    const total = store.timeline.length === null ? "" : ` / ${clock(store.grid.blockSeconds(store.timeline.length))}`;
+    const end = store.timeline.length === null ? null : store.grid.blockSeconds(store.timeline.length);
+    const total = end === null ? (store.playback.atEdge ? "" : ` / ${clock(store.grid.seconds(store.film.end))}`) : ` / ${clock(end)}`;
     setText(this.place, `${total} · block ${store.grid.blockAt(frame)} · frame ${frame}`);
   }
 
@@ -169,6 +259,7 @@ export class PlayerView {
       this.store.refuse(`the seed must be a whole number from 0 up, got “${text.slice(0, 20)}”`);
       return;
     }
+    this.more.close();
     this.store.restart(seed);
   }
 }
@@ -184,9 +275,13 @@ export function situation(store: Store): { label: string; kind: string } {
   if (store.film.size === 0 && store.source !== "idle" && store.source !== "paused") return { label: "warming up", kind: "wait" };
   const ended = store.source === "finished" && store.playhead >= store.film.end - 1;
   if (ended) return { label: "finished", kind: "off" };
+  if (store.scrubbing) return { label: "looking", kind: "off" };
   if (!store.playback.running) return { label: store.source === "idle" ? "ready" : "paused", kind: "off" };
   if (store.playback.starved) return { label: "waiting for frames", kind: "wait" };
   if (store.source === "finished") return { label: "playing", kind: "live" };
-  const { speed } = store.playback;
+  const { speed, tempo, atEdge, range } = store.playback;
+  if (range !== null) return { label: "looping", kind: "off" };
+  if (!atEdge) return { label: tempo === 1 ? "replay" : `replay at ${tempo}×`, kind: "off" };
+  if (tempo < 1) return { label: `live at ${tempo}×`, kind: "live" };
   return { label: speed < 0.95 ? `live at ${speed.toFixed(1)}× speed` : "live", kind: "live" };
 }

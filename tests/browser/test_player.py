@@ -1,0 +1,184 @@
+"""The player's own parts in a real JupyterLab: looking back while it is made, takes, loops, full screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.browser.test_widget import CONTRAST, FRAME, SMALL, beyond, clean, frame, state
+
+SETUP = "from tests.widgets.takes import Forking\nfrom studio.widgets import Studio"
+SHOW = "source = Forking(block_s=0.25)\nwidget = Studio(source)\nwidget"
+MADE = "print(source.stats.generated_blocks)"
+
+
+def seek(notebook: Any, share: float) -> None:
+    """Drag the playhead to a share of the bar, and let go."""
+    box = notebook.page.locator(".ls-seek").bounding_box()
+    mouse = notebook.page.mouse
+    mouse.move(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2)
+    mouse.down()
+    for step in range(1, 6):
+        mouse.move(box["x"] + (0.9 + (share - 0.9) * step / 5) * box["width"], box["y"] + box["height"] / 2)
+        notebook.page.wait_for_timeout(40)
+    mouse.up()
+
+
+def test_looking_back_while_it_is_made(lab: Any, open_notebook: Any) -> None:
+    lab.add("scrub.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("scrub.ipynb")
+    page = notebook.page
+    notebook.run_all()
+    beyond(notebook, 60)
+
+    # Dragging shows the past, and playing goes on from there; nothing that was made is lost.
+    made = int(notebook.execute(MADE))
+    seek(notebook, 0.1)
+    notebook.until(f"() => {FRAME} < 30", "a frame of the beginning")
+    state(notebook, "replay")
+    at = frame(notebook)
+    beyond(notebook, at + 5)
+    assert int(notebook.execute(MADE)) >= made
+    page.get_by_role("button", name="live", exact=True).click()
+    beyond(notebook, 60)
+    notebook.until("() => !document.querySelector('.ls-golive').checkVisibility()", "the newest frame")
+
+    # A page that comes later gets the past as well, as it asks for it.
+    notebook.command("docmanager:save", wait=True)
+    page.reload(wait_until="domcontentloaded")
+    notebook.wait_idle()
+    beyond(notebook, 60)
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Home")
+    notebook.until(f"() => {FRAME} >= 0 && {FRAME} < 20", "the first frames")
+    page.keyboard.press("Space")
+    state(notebook, "paused")
+    at = frame(notebook)
+    page.keyboard.press(".")
+    page.keyboard.press(".")
+    notebook.until(f"() => {FRAME} === {at + 2}", "two frames on")
+    page.keyboard.press("Shift+ArrowLeft")
+    notebook.until(f"() => {FRAME} === {at + 1}", "one frame back")
+
+    # A range over and over, slower and faster.
+    page.keyboard.press("l")
+    state(notebook, "paused")
+    page.keyboard.press("]")
+    page.keyboard.press("Space")
+    state(notebook, "looping")
+    seen = {frame(notebook) for _ in range(40) if page.wait_for_timeout(30) is None}
+    block = [int(notebook.execute(f"print(source.timeline.start_frame(source.timeline.clock.block_at({at + 1}) + {i}))")) for i in (0, 1)]
+    assert min(seen) >= block[0] and max(seen) < block[1] and len(seen) > 4
+    assert page.locator(".ls-tempo").input_value() == "2"
+    page.keyboard.press("l")
+    page.keyboard.press("[")
+    page.keyboard.press("End")
+    notebook.until(f"() => {FRAME} > 60", "the newest frame")
+    clean(notebook)
+    assert notebook.execute("print(widget.errors)") == "[]"
+
+
+def test_takes_in_the_browser(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("takes.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("takes.ipynb")
+    page = notebook.page
+    notebook.run_all()
+    beyond(notebook, 50)
+    seek(notebook, 0.5)
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Space")
+    state(notebook, "paused")
+    notebook.until(f"() => {FRAME} < 60", "the middle")
+    at = int(notebook.execute(f"print(source.timeline.clock.block_at({frame(notebook)}))"))
+
+    # A fork from the block that is shown.
+    page.get_by_role("button", name="Fork", exact=True).click()
+    page.get_by_label("Prompt from there on").fill("the blue fox jumps at night")
+    page.get_by_label("Seed from there on").fill("never")
+    page.get_by_role("button", name="Fork here").click()
+    page.get_by_text("the seed must be a whole number from 0 up").first.wait_for()
+    page.get_by_label("Seed from there on").fill("11")
+    page.get_by_label("Name of the new take").fill("night")
+    page.screenshot(path=screenshots / "player-fork.png")
+    page.get_by_role("button", name="Fork here").click()
+    notebook.until("() => document.querySelector('.ls-down').textContent === 'night'", "the new take")
+    first = int(notebook.execute(f"print(source.timeline.start_frame({at}))"))
+    beyond(notebook, first + 20)
+    expected = f"1 night 0 {at} 11"
+    assert notebook.execute("t = list(source.takes)[1]; print(t.number, t.name, t.parent, t.forked_at, t.seed)") == expected
+    assert "night" in page.locator(".ls-caption").inner_text()
+
+    # Side by side with the take it came from.
+    page.locator(".ls-down").click()
+    page.screenshot(path=screenshots / "player-takes.png")
+    page.get_by_role("button", name="Compare with take 1").click()
+    page.keyboard.press("Escape")
+    page.locator(".ls-divider").wait_for()
+    page.wait_for_timeout(600)
+    differs = """() => {
+        const [a, b] = ['.ls-picture', '.ls-rival'].map((name) => {
+            const canvas = document.querySelector(name);
+            return canvas.getContext('2d').getImageData(canvas.width / 2, 8, 1, 1).data.join();
+        });
+        return a !== b && b !== '0,0,0,0';
+    }"""
+    notebook.until(differs, "two pictures")
+    page.locator(".ls-divider").focus()
+    before = page.locator(".ls-divider").get_attribute("aria-valuenow")
+    page.keyboard.press("PageUp")
+    assert int(page.locator(".ls-divider").get_attribute("aria-valuenow")) == int(before) + 10
+    page.screenshot(path=screenshots / "player-compare.png")
+    page.get_by_role("button", name="End A|B").click()
+
+    # Back to the first take, another name for it, and the other one removed.
+    page.locator(".ls-down").click()
+    page.get_by_role("button", name="take 1").first.click()
+    notebook.until("() => document.querySelector('.ls-down').textContent === 'take 1'", "the first take")
+    page.get_by_role("button", name="Rename take 1").click()
+    page.get_by_label("Name of the take").fill("day")
+    page.keyboard.press("Enter")
+    notebook.until("() => document.querySelector('.ls-down').textContent === 'day'", "its name")
+    page.get_by_role("button", name="Remove night").click()
+    notebook.until("() => document.querySelectorAll('.ls-tree li').length === 1", "the end of the other")
+    page.keyboard.press("Escape")
+    assert page.evaluate("() => document.querySelector('.ls-caption').textContent").startswith("a red ball")
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("End")
+    beyond(notebook, 60)
+    clean(notebook)
+    assert notebook.execute("print(widget.errors, source.run.name)") == "[] day"
+
+
+def test_full_screen_and_looks(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("full.ipynb", [SETUP, SHOW])
+    notebook = open_notebook("full.ipynb")
+    page = notebook.page
+    notebook.run_all()
+    beyond(notebook, 40)
+    notebook.execute("source.switch('the blue fox jumps at night')")
+    beyond(notebook, 90)
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("f")
+    notebook.until("() => document.fullscreenElement?.classList.contains('ls-player')", "the full screen")
+    page.wait_for_timeout(500)
+    page.screenshot(path=screenshots / "player-full.png")
+    size = page.evaluate("() => { const c = document.querySelector('.ls-picture'); return [c.clientWidth, c.clientHeight]; }")
+    assert size[0] == size[1] > 700
+    page.keyboard.press("f")
+    notebook.until("() => document.fullscreenElement === null", "the page again")
+    notebook.execute("source.fork(3, prompt='the green ball sleeps by the sea', name='sea')")
+    beyond(notebook, 60)
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        notebook.theme(theme)
+        for width in (700, 1000, 1600):
+            notebook.execute(f"widget.width = {width}")
+            page.set_viewport_size({"width": width + 190, "height": 1100})
+            page.wait_for_timeout(500)
+            page.locator(".ls-down").click()
+            assert page.evaluate(CONTRAST) == [], (theme, width)
+            assert page.evaluate(SMALL) == []
+            overflow = "() => { const s = document.querySelector('.ls-studio'); return s.scrollWidth - s.clientWidth; }"
+            assert page.evaluate(overflow) <= 0
+            page.locator(".ls-studio").screenshot(path=screenshots / f"player-{theme.split()[-1].lower()}-{width}.png")
+            page.keyboard.press("Escape")
+    clean(notebook)
