@@ -39,7 +39,9 @@ class Scrub:
         with core.changed:
             owner = core.take if take is None else core.takes.get(take)
             found = None if owner is None else owner.block(index)
-        if owner is None or found is None or isinstance(found, DecodedBlock):
+        if owner is None or found is None:
+            return None
+        if isinstance(found, DecodedBlock):
             return found
         key = (owner.number, index)
         block = self._recent.pop(key, None) or replace(found.get(), take=owner.number)

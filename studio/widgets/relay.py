@@ -249,9 +249,10 @@ class Relay:
             return None
 
     def _block_of(self, take: int, index: int) -> DecodedBlock | None:
-        if isinstance(self.source, TakeSource):
-            return self.source.block(index, take)
-        return self.source.block(index) if take == self._take else None
+        source: Any = self.source
+        if isinstance(source, TakeSource):
+            return source.block(index, take)
+        return source.block(index) if take == self._take else None
 
     def _next_held(self, take: int, index: int) -> int:
         """The first block after one that is gone which is still there; looking on would be for nothing before it."""

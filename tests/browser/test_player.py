@@ -67,7 +67,10 @@ def test_looking_back_while_it_is_made(lab: Any, open_notebook: Any) -> None:
     page.keyboard.press("Space")
     state(notebook, "looping")
     seen = {frame(notebook) for _ in range(40) if page.wait_for_timeout(30) is None}
-    block = [int(notebook.execute(f"print(source.timeline.start_frame(source.timeline.clock.block_at({at + 1}) + {i}))")) for i in (0, 1)]
+    block = [
+        int(notebook.execute(f"print(source.timeline.start_frame(source.timeline.clock.block_at({at + 1}) + {i}))"))
+        for i in (0, 1)
+    ]
     assert min(seen) >= block[0] and max(seen) < block[1] and len(seen) > 4
     assert page.locator(".ls-tempo").input_value() == "2"
     page.keyboard.press("l")
@@ -105,7 +108,10 @@ def test_takes_in_the_browser(lab: Any, open_notebook: Any, screenshots: Path) -
     first = int(notebook.execute(f"print(source.timeline.start_frame({at}))"))
     beyond(notebook, first + 20)
     expected = f"1 night 0 {at} 11"
-    assert notebook.execute("t = list(source.takes)[1]; print(t.number, t.name, t.parent, t.forked_at, t.seed)") == expected
+    assert (
+        notebook.execute("t = list(source.takes)[1]; print(t.number, t.name, t.parent, t.forked_at, t.seed)")
+        == expected
+    )
     assert "night" in page.locator(".ls-caption").inner_text()
 
     # Side by side with the take it came from.
@@ -162,7 +168,9 @@ def test_full_screen_and_looks(lab: Any, open_notebook: Any, screenshots: Path) 
     notebook.until("() => document.fullscreenElement?.classList.contains('ls-player')", "the full screen")
     page.wait_for_timeout(500)
     page.screenshot(path=screenshots / "player-full.png")
-    size = page.evaluate("() => { const c = document.querySelector('.ls-picture'); return [c.clientWidth, c.clientHeight]; }")
+    size = page.evaluate(
+        "() => { const c = document.querySelector('.ls-picture'); return [c.clientWidth, c.clientHeight]; }"
+    )
     assert size[0] == size[1] > 700
     page.keyboard.press("f")
     notebook.until("() => document.fullscreenElement === null", "the page again")

@@ -157,6 +157,7 @@ def test_keys(lab: Any, open_notebook: Any) -> None:
     notebook.until(f"() => !({dirty})()", "saving")
 
     # A new seed starts again.
+    page.get_by_role("button", name="More").click()
     seed = page.locator(".ls-seed")
     seed.fill("12")
     seed.press("Enter")

@@ -19,6 +19,7 @@ from studio.widgets import studio as module
 from studio.widgets.guard import keep_subshell
 from tests.widgets.double import Double
 from tests.widgets.recorder import Browser
+from tests.widgets.takes import Forking
 
 
 @pytest.fixture
@@ -517,3 +518,89 @@ def test_the_subshell_guard() -> None:
     assert comm._reply_subshell_for({}, "subshell") == "subshell"
     assert not keep_subshell(object())
     assert not keep_subshell(None)
+
+
+@pytest.fixture
+def forking():
+    double = Forking(threaded=False, block_s=0, size=(32, 48))
+    yield double
+    double.close()
+
+
+def test_a_page_gets_what_it_asks_for_from_long_ago(forking: Forking) -> None:
+    widget = Studio(forking)
+    page = Browser(widget)
+    for _ in range(12):
+        forking.make()
+    page.ready()
+    hello = page.wait(lambda: page.of("hello"))[0]
+    assert (hello["live"], hello["made"], hello["forkable"]) == (8, 9 + 11 * 12, True)
+    page.wait(lambda: page.blocks == [8, 9, 10, 11])
+    page.say("want", take=0, block=2, count=3)
+    page.wait(lambda: page.blocks[4:] == [2, 3, 4])
+    asked = [message for message in page.of("block") if message["index"] == 3][0]
+    assert (asked["first"], asked["end"]) == (33, 45)
+    page.say("want", take=0, block=40, count=2)
+    page.wait(lambda: page.of("missing"))
+    assert page.of("missing")[0] == {"type": "missing", "take": 0, "block": 40, "next": 12}
+    page.say("want", take=9, block=0, count=1)
+    page.wait(lambda: len(page.of("missing")) >= 3)
+    widget.close()
+    assert widget.errors == []
+
+
+def test_what_is_asked_for_waits_its_turn_and_the_last_question_counts(forking: Forking) -> None:
+    widget = Studio(forking)
+    for _ in range(12):
+        forking.make()
+    page = Browser(widget, confirms=False)
+    page.ready()
+    page.wait(lambda: len(page.of("block")) == 2)
+    page.say("want", take=0, block=0, count=4)
+    page.say("want", take=0, block=8, count=1)  # under way already
+    page.say("want", take=0, block=5, count=1000)
+    page.quiet()
+    assert page.blocks == [8, 9]
+    assert widget._relay.outbox.in_flight == 2
+    page.confirms = True
+    page.say("ack", serial=2)
+    # At most eight at a time, none that is under way, and then those that come by themselves.
+    page.wait(lambda: page.blocks[2:] == [5, 6, 7, 10, 11, 10, 11])
+    assert [message["block"] for message in page.of("missing")] == [12]
+    widget.close()
+
+
+def test_takes_from_the_browser(forking: Forking) -> None:
+    widget = Studio(forking)
+    page = Browser(widget)
+    page.ready()
+    for _ in range(6):
+        forking.make()
+    assert page.ask("fork", at=4, prompt="a blue fox", policy="keep", seed=11, name="other")["error"] is None
+    restart = page.wait(lambda: page.of("restart"))[0]
+    assert (restart["take"], restart["live"], restart["made"], restart["start"]) == (1, 4, 45, 44)
+    assert [take["name"] for take in page.wait(lambda: page.of("takes"))[-1]["takes"]] == ["take 1", "other"]
+    assert widget.timeline.segment_at(4).policy == "keep"
+    block = forking.make()
+    assert (block.index, block.take, block.prompt) == (4, 1, "a blue fox")
+    # The other take stays within reach, for a comparison.
+    page.say("want", take=0, block=5, count=1)
+    page.wait(lambda: [m for m in page.of("block") if (m["take"], m["index"]) == (0, 5)])
+    for fields, words in [
+        ({"at": 40, "prompt": None, "policy": None, "seed": None, "name": ""}, "`at` must be a block that was made"),
+        ({"at": 1, "prompt": " ", "policy": None, "seed": None, "name": ""}, "prompt"),
+    ]:
+        assert words in page.ask("fork", **fields)["error"]
+    assert page.ask("take", do="choose", take=0, name=None, at=None)["error"] is None
+    restart = page.wait(lambda: page.of("restart")[1:])[0]
+    assert (restart["take"], restart["live"], restart["start"]) == (0, 6, 0)
+    widget.close()
+    assert widget.errors == []
+
+
+def test_a_source_without_takes_cannot_be_forked(source: Double, widget: Studio) -> None:
+    page = Browser(widget)
+    page.ready()
+    assert page.wait(lambda: page.of("hello"))[0]["forkable"] is False
+    reply = page.ask("fork", at=0, prompt=None, policy=None, seed=None, name="")
+    assert "cannot be forked" in reply["error"]
