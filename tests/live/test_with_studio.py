@@ -58,7 +58,8 @@ def test_a_bad_wish_is_answered_and_the_video_goes_on(page):
     shown(page, 1)
     assert "must not be empty" in page.ask("switch", prompt=" ", policy=None, at=None)["error"]
     assert "has not begun" in page.ask("switch", prompt=SEA, policy=None, at=0)["error"]
-    assert "the past cannot be edited" in page.ask("edit", index=0, start=0, prompt=SEA)["error"]
+    put = {"op": "put", "segment": {"prompt": SEA, "start_block": 0}}
+    assert page.ask("edit", do="apply", operation=put)["past"]["block"] == 0
     page.say("played", frame=9, take=0, hidden=False)
     shown(page, 2)
 

@@ -538,7 +538,7 @@ def test_a_page_gets_what_it_asks_for_from_long_ago(forking: Forking) -> None:
     page.wait(lambda: page.blocks == [8, 9, 10, 11])
     page.say("want", take=0, block=2, count=3)
     page.wait(lambda: page.blocks[4:] == [2, 3, 4])
-    asked = [message for message in page.of("block") if message["index"] == 3][0]
+    asked = next(message for message in page.of("block") if message["index"] == 3)
     assert (asked["first"], asked["end"]) == (33, 45)
     page.say("want", take=0, block=40, count=2)
     page.wait(lambda: page.of("missing"))
