@@ -130,7 +130,9 @@ def _add_render(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--timeline", type=Path, metavar="FILE", help="a timeline: .json, or .txt with a prompt a line")
     what.add_argument("--prompt", help="one prompt for the whole film")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the film to write, .mp4")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the film to write: .mp4, .webm or .gif"
+    )
     parser.add_argument("--seed", type=int, help="seed of the noise (default: the timeline's)")
     parser.add_argument(
         "--policy",
@@ -148,10 +150,11 @@ def _add_render(commands: Any) -> None:
 
 def _render(options: Any) -> int:
     from studio.live.export import Film, check_out, encoder
+    from studio.live.pictures import Gif
 
     out = check_out(options.out, force=options.force)
     timeline = _film_timeline(options)
-    if encoder() != "libx264":
+    if out.suffix.lower() == ".mp4" and encoder() != "libx264":
         say(f"this build of PyAV has no libx264; writing with {encoder()} instead")
     from tqdm import tqdm
 
@@ -164,7 +167,8 @@ def _render(options: Any) -> int:
         _say_unknown(session)
         total = timeline.start_frame(timeline.length or 0)
         tags = {"title": timeline.segments[0].prompt, "comment": session.timeline.to_json()}
-        film = Film(out, width=session.width, height=session.height, fps=session.fps, tags=tags)
+        kind = Gif if out.suffix.lower() == ".gif" else Film
+        film = kind(out, width=session.width, height=session.height, fps=session.fps, tags=tags)
         bar = tqdm(total=total, unit="frame", desc=out.name, disable=options.quiet, file=sys.stderr)
         with film, bar, session.frames() as frames:
             for block in frames:

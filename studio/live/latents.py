@@ -36,7 +36,9 @@ def check_out(path: str | Path, *, force: bool) -> Path:
     return check_place(path, force=force, remedy="replace it")
 
 
-def save_latents(path: str | Path, latents: Sequence[Tensor], log: TakeLog, timeline: Timeline | None = None) -> None:
+def save_latents(
+    path: str | Path, latents: Sequence[Tensor], log: TakeLog, timeline: Timeline | None = None, *, first: int = 0
+) -> None:
     """Write the latents of a take, whole or not at all, with its log and its timeline in the metadata.
 
     Args:
@@ -44,6 +46,7 @@ def save_latents(path: str | Path, latents: Sequence[Tensor], log: TakeLog, time
         latents: of each block, `[1, f, C, H, W]`; they stand in the file as `latents`, `[1, F, C, H, W]`.
         log: the event log.
         timeline: the timeline.
+        first: number of the first block, where they begin later; it stands in the metadata as "first_block".
 
     Raises:
         ValueError: no block.
@@ -54,6 +57,8 @@ def save_latents(path: str | Path, latents: Sequence[Tensor], log: TakeLog, time
     tags = {"log": log.to_json()}
     if timeline is not None:
         tags["timeline"] = timeline.to_json()
+    if first:
+        tags["first_block"] = str(first)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file({"latents": torch.cat(list(latents), dim=1).contiguous()}, aside, metadata=tags)

@@ -13,10 +13,12 @@ from torch import Tensor
 from studio.live.engine import Engine, Models, Order, Texts
 from studio.live.log import MAX_BYTES, Origin, TakeLog
 from studio.live.origin import origin_of
+from studio.live.pictures import gif_words, png_words
 from studio.shapes import VideoShape
 from studio.timeline import shorten
 
 FILMS = (".mp4", ".webm", ".mkv", ".mov")
+FIRST_PICTURE, LOG_FILE = "000000.png", "log.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,10 +118,10 @@ def compare(there: Origin, here: Origin) -> list[str]:
 
 
 def read_log(path: str | Path) -> TakeLog:
-    """Read a log from a file of its own, or from a film or latents that carry it.
+    """Read a log from a file of its own, or from a film, pictures or latents that carry it.
 
     Args:
-        path: a log in JSON, a film, or latents in .safetensors.
+        path: a log in JSON, a film, a GIF, a folder of PNG files or the first of them, or latents in .safetensors.
 
     Returns:
         The log.
@@ -129,6 +131,8 @@ def read_log(path: str | Path) -> TakeLog:
         ValueError: it holds no log.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / LOG_FILE if (path / LOG_FILE).is_file() else path / FIRST_PICTURE
     if not path.is_file():
         raise FileNotFoundError(f"there is no log {shorten(str(path))}; check the path")
     try:
@@ -150,6 +154,8 @@ def _text_of(path: Path) -> str:
                 tags = {name.lower(): text for name, text in film.metadata.items()}
         except av.error.FFmpegError as error:
             raise ValueError(f"not a film: {error}") from None
+    elif path.suffix.lower() in (".gif", ".png"):
+        tags = (gif_words if path.suffix.lower() == ".gif" else png_words)(path)
     elif path.suffix.lower() == ".safetensors":
         from safetensors import SafetensorError, safe_open
 

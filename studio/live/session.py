@@ -17,6 +17,7 @@ from studio.live.consumers import Attachment
 from studio.live.core import Core
 from studio.live.editing import Editor
 from studio.live.engine import Models
+from studio.live.exporting import Export, plan_of
 from studio.live.frames import Frames
 from studio.live.judging import Judge
 from studio.live.latents import check_out, save_latents
@@ -79,6 +80,7 @@ class Session:
             timeline = self.plain_timeline(models, EXAMPLE)
         self._core = Core(models, timeline, policy=_policy(policy), lead=lead, load_s=load_s)
         self._takes, self._editor, self._scrub = Takes(self._core), Editor(self._core), Scrub(self._core)
+        self._exports: list[Export] = []
         self._device = describe_device(next(models.dit.parameters()).device)
         self._finalizer = weakref.finalize(self, _drop, weakref.ref(self._core))
         self._finalizer.atexit = False
@@ -215,6 +217,52 @@ class Session:
         save_latents(path, latents[: len(log)], log, timeline)
         return path
 
+    def export(
+        self,
+        path: str | Path,
+        *,
+        format: str | None = None,
+        codec: str | None = None,
+        take: int | str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        exact: bool = False,
+        force: bool = False,
+    ) -> Export:
+        """Write what was made to a file, in a thread of its own, while playing goes on.
+
+        The event log and the timeline go with it: in the metadata of films and latents, in the comments of a GIF, in
+        the first of the pictures and beside them. `studio replay` reads them all.
+
+        Args:
+            path: a file that ends in .mp4, .webm, .gif or .safetensors, or a folder for PNG files.
+            format: "mp4", "webm", "gif", "png" or "safetensors"; None goes by the ending.
+            codec: of a film: "h264" or "av1" where this build of PyAV has it; None for H.264 in MP4, VP9 in WebM.
+            take: number or name of the take; None for the current one.
+            start: first frame; latents begin with its block.
+            stop: frame just past the last; None for all made by now.
+            exact: whether to decode the latents anew, for the very pictures that were generated. Else they are taken
+                as they are kept: the recent ones as generated, older ones as good as JPEG of high quality keeps them.
+            force: whether it may replace another file, or a folder that holds an export and nothing else.
+
+        Returns:
+            The export: `wait()` for it, look at its `progress`, or `cancel()` it, which leaves no file.
+
+        Raises:
+            FileExistsError: the file exists, and `force` is not set.
+            FileNotFoundError: its folder does not exist.
+            RuntimeError: the session is closed, or there is no encoder for it.
+            ValueError: a value that makes no sense, or nothing was made yet.
+        """
+        core = self._core
+        with core.changed:
+            number = core.take.number if take is None else self._takes.number(take)
+        plan = plan_of(core, path, format, codec, number, start, stop, exact=exact, force=force)
+        self._exports = [one for one in self._exports if one.state == "running"]
+        export = Export(plan, core, self._scrub)
+        self._exports.append(export)
+        return export
+
     @property
     def take(self) -> int:
         """Number of the current take; `restart` raises it."""
@@ -321,7 +369,12 @@ class Session:
         self._core.stop()
 
     def close(self) -> None:
-        """End the session for good: its thread, its cache and its frames are gone; harmless when repeated."""
+        """End the session for good: its thread, its cache and its frames are gone; harmless when repeated.
+
+        Exports that are under way are cancelled: wait for them first.
+        """
+        for export in self._exports:
+            export.cancel()
         self._core.close()
 
     def __enter__(self) -> Session:

@@ -71,6 +71,17 @@ class Takes(Sequence[TakeInfo]):
         number = self._find(take).number
         return [other for other in self if other.parent == number]
 
+    def number(self, take: int | str) -> int:
+        """The number of a take.
+
+        Args:
+            take: its number or name.
+
+        Raises:
+            ValueError: no such take.
+        """
+        return self._find(take).number
+
     def timeline(self, take: int | str) -> Timeline:
         """The timeline of a take.
 
