@@ -40,9 +40,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 REPORTS = VENV / "reports"
 FRONT_END = ROOT / "studio" / "widgets" / "js"
-NOTEBOOKS = ROOT / "notebooks"
-MINIATURE = ROOT / "assets" / "miniature"
-FIRST_NOTEBOOK = NOTEBOOKS / "01_live_studio.ipynb"
+FIRST_NOTEBOOK = ROOT / "notebooks" / "01_live_studio.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OLDEST_NODE = 20
 
@@ -401,10 +399,6 @@ def test(quick: bool) -> int:
     else:
         rows.append(skip("pyright", "no Node.js on this machine, which the type checker runs on"))
     rows += pytest("pytest", ["-m", "not browser"])
-    if (MINIATURE / "config.json").exists():
-        rows += pytest("notebooks", ["--nbmake", "--nbmake-timeout=600", str(NOTEBOOKS)])
-    else:
-        rows.append(skip("notebooks", f"{MINIATURE} holds no generator yet, which the notebooks play"))
     rows += front_end()
     rows += [skip("browser", "left out by --quick")] if quick else browser_test()
     return summary(rows, time.monotonic() - start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +37,8 @@ FIRST_UNDER = """(prompt) => {
 }"""
 
 
-def copy_notebook(folder: Path) -> None:
-    """Put the notebook into a folder; while the miniature has no generator yet, with tiny networks of random weights.
-
-    They are of the same classes and go the same way; only the picture is noise.
-    """
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    if not (REPOSITORY / "assets" / "miniature" / "config.json").exists():
-        for cell in notebook["cells"]:
-            text = "".join(cell["source"])
-            text = text.replace("import studio\n", "import studio\nfrom tests.live.doubles import tiny_models\n")
-            text = text.replace('studio.open("miniature"', "studio.open(tiny_models()")
-            cell["source"] = text.replace('studio.load("miniature")', "tiny_models()")
-    (folder / NOTEBOOK.name).write_text(json.dumps(notebook), encoding="utf-8")
-
-
 def test_the_live_notebook(lab: Any, open_notebook: Any, screenshots: Path) -> None:
-    copy_notebook(lab.folder)
+    shutil.copy(NOTEBOOK, lab.folder)
     notebook = open_notebook(NOTEBOOK.name, width=1370, height=1200)
     page = notebook.page
     notebook.run_all()

@@ -9,11 +9,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NEEDS_GENERATOR = pytest.mark.skipif(
-    not (ROOT / "assets" / "miniature" / "config.json").exists(),
-    reason="assets/miniature holds no generator yet",
-)
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +36,6 @@ def test_it_carries_the_bundle_and_not_its_source(names: set[str]) -> None:
     assert not [name for name in names if "/js/" in name or "node_modules" in name or name.endswith(".ts")]
 
 
-@NEEDS_GENERATOR
 def test_it_carries_the_miniature(names: set[str]) -> None:
     weights = _below("assets/miniature")
     assert {"config.json", "tokenizer.json"} <= {name.rsplit("/", 1)[1] for name in weights}
@@ -57,7 +51,6 @@ def test_it_carries_every_module_the_licence_and_the_command(names: set[str]) ->
     assert not [name for name in names if name.startswith(("tests/", "notebooks/", "assets/"))]
 
 
-@NEEDS_GENERATOR
 def test_it_finds_the_miniature_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -1,4 +1,4 @@
-"""The labs run from top to bottom: on the miniature where it is there, else on tiny networks of random weights."""
+"""The labs run from top to bottom on the miniature, and show what they promise."""
 
 from __future__ import annotations
 
@@ -10,20 +10,11 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-TINY = """
-from studio.model.text import WordTokenizer
-from tests.live.doubles import WORDS, tiny_models as make
-models = make(window=9)
-models.text.tokenizer = WordTokenizer(WORDS)
-"""
 
 
 def run(name: str, folder: Path) -> Any:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
-    if not (REPOSITORY / "assets" / "miniature" / "config.json").exists():
-        for cell in notebook.cells:
-            cell.source = cell.source.replace('models = studio.load("miniature")', TINY.strip())
     client = nbclient.NotebookClient(
         notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(REPOSITORY)}}
     )
