@@ -19,6 +19,19 @@ MAX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
+class Given:
+    """Latents of a block that was given, as a picture or a clip, rather than generated.
+
+    Args:
+        shape: `[1, f, C, H, W]`.
+        data: little-endian float32 numbers in base 64.
+    """
+
+    shape: tuple[int, ...]
+    data: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockRecord:
     """What one block was made under; with the model, the records of a take determine its latents bit for bit.
 
@@ -35,6 +48,7 @@ class BlockRecord:
         segment: number of the segment, for the cache's provenance.
         mix: what was in force where it was more than `prompt`, else None.
         latents: SHA-256 of the bytes of its latents.
+        given: the latents themselves, where they were given rather than generated.
     """
 
     take: int
@@ -49,6 +63,7 @@ class BlockRecord:
     segment: int = 0
     mix: Mix | None = None
     latents: str = ""
+    given: Given | None = None
 
     @property
     def order(self) -> Order:
@@ -192,11 +207,13 @@ def script_of(records: Sequence[BlockRecord], like: Timeline) -> Timeline:
         A timeline as long as the log.
 
     Raises:
-        ValueError: the log is empty, or holds what a timeline cannot say: the cache was rebuilt in the middle, or a
-            spherical transition was under way.
+        ValueError: the log is empty, or holds what a timeline cannot say: it began with a picture or a clip, the cache
+            was rebuilt in the middle, or a spherical transition was under way.
     """
     if not records:
         raise ValueError("`records` must hold at least one block, got none; play first")
+    if any(record.given for record in records):
+        raise ValueError("the video began with a picture or a clip, which a timeline cannot repeat; replay the log")
     rebuilt = [record.block for record in records if record.resumed]
     if rebuilt:
         raise ValueError(f"the cache was rebuilt at block {rebuilt[0]}, which a timeline cannot repeat; replay the log")
@@ -229,6 +246,8 @@ def _record_to_dict(record: BlockRecord) -> dict[str, Any]:
     }
     if record.mix is not None:
         out["mix"] = asdict(record.mix)
+    if record.given is not None:
+        out["given"] = {"shape": list(record.given.shape), "data": record.given.data}
     return out
 
 
@@ -244,9 +263,18 @@ def _record_from_dict(item: Any, i: int) -> BlockRecord:
         for name in ("take", "first_frame", "segment"):
             check_whole(item.get(name, 0), name, 0, 2**53)
         mix = None if item.get("mix") is None else _mix_from_dict(item["mix"])
-        return BlockRecord(**{"take": 0, "first_frame": 0, **item, "mix": mix})
+        given = None if item.get("given") is None else _given_from_dict(item["given"])
+        return BlockRecord(**{"take": 0, "first_frame": 0, **item, "mix": mix, "given": given})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _given_from_dict(item: Any) -> Given:
+    check_keys(item, ("shape", "data"), "given")
+    shape = [check_whole(size, "shape", 1, 2**20) for size in check_list(item.get("shape"), "shape")]
+    if len(shape) != 5 or not isinstance(item.get("data"), str):
+        raise ValueError(f"given latents must have a shape of five numbers and data, got {shorten(item)}")
+    return Given(shape=tuple(shape), data=item["data"])
 
 
 def _mix_from_dict(item: Any) -> Mix:

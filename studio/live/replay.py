@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from studio.live.engine import Engine, Models, Order, Texts
+from studio.live.engine import Engine, Models, Order, Texts, digest_of
 from studio.live.log import MAX_BYTES, Origin, TakeLog
 from studio.live.origin import origin_of
 from studio.live.pictures import gif_words, png_words
+from studio.live.starting import unpack
 from studio.shapes import VideoShape
 from studio.timeline import shorten
 
@@ -58,14 +59,22 @@ def replay(
         The latents, and how they compare to those of the log.
 
     Raises:
-        ValueError: the log is empty or names another block size than the model has.
+        ValueError: the log is empty, names another block size than the model has, or holds given latents that do not
+            fit it.
     """
     if not len(log):
         raise ValueError("the log must hold at least one block, got none")
     differences = tuple(compare(log.origin, origin_of(models)))
     texts, latents, differing, unknown = Texts(models.text), [], [], []
     engine: Engine | None = None
+    units = VideoShape.of(models.config)
     for record in log:
+        if record.given is not None:
+            latents.append(unpack(record.given, units))
+            engine = None
+            if digest_of(latents[-1]) != record.latents:
+                differing.append(record.block)
+            continue
         if engine is None or record.resumed or record.seed != log[record.block - 1].seed:
             engine = _engine(models, texts, log, record.block, latents, check)
         block = engine.next()

@@ -467,6 +467,39 @@ class Session:
             take=take,
         )
 
+    def start_from(
+        self,
+        source: str | Path | bytes | np.ndarray,
+        *,
+        prompt: str | None = None,
+        seed: int | None = None,
+        seconds: float | None = None,
+        name: str = "",
+    ) -> TakeInfo:
+        """Begin another take with a picture or a clip, and go on from there.
+
+        It is scaled to cover the frame, encoded by the VAE and cut to whole blocks; a picture, or a clip shorter than
+        the first block, stands still to its end. The cache is computed from it under the prompt, as at a recache. The
+        log keeps the latents, so that a replay needs no file. Waits for the encoding.
+
+        Args:
+            source: path of an image or a clip, its bytes, or uint8 frames `[T, H, W, 3]` or `[H, W, 3]`.
+            prompt: the prompt of the new take; None takes over the timeline as it is.
+            seed: seed of the noise; None for the same.
+            seconds: at most so much of the clip, up to 60; None for all of it, up to 60.
+            name: name of the take; "" for one made up.
+
+        Returns:
+            What the new take is.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ImportError: PyAV is not installed.
+            RuntimeError: the session is closed.
+            ValueError: no picture, a clip longer than the timeline, or another value without sense.
+        """
+        return self._takes.start_from(source, prompt=prompt, seed=seed, seconds=seconds, name=name)
+
     @property
     def editor(self) -> Editor:
         """Edits the timeline by operations, with undo and redo."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from studio.events import DecodedBlock, Switch, TakeInfo
 from studio.live.archive import Archive, Packed
-from studio.live.engine import Engine, Made, Order
-from studio.live.log import BlockRecord
+from studio.live.engine import Engine, Made, Order, digest_of
+from studio.live.log import BlockRecord, Given
 from studio.live.meter import Meter
 from studio.live.orders import order_at
 from studio.live.ring import Ring
@@ -197,6 +198,39 @@ class Take:
         )
         self._drop(self.ring.add(block))
         return block, live is not None and asked is not None
+
+    def give(self, latents: Tensor, frames: np.ndarray, given: Given, units: VideoShape, policy: str) -> None:
+        """Take in a block that was given rather than generated.
+
+        Args:
+            latents: `[1, f, C, H, W]`, on the CPU.
+            frames: its pixels, uint8 `[T, H, W, 3]`.
+            given: the latents for the log.
+            units: counts frames.
+            policy: for switches that do not say it themselves.
+        """
+        index, timeline = self.begun, self.history.timeline
+        order = self.begin(timeline, policy)
+        assert order is not None, "whoever gives blocks checks their number"
+        first = units.first_frame(index)
+        self.records.append(
+            BlockRecord(
+                take=self.number,
+                block=index,
+                first_frame=first,
+                prompt=order.prompt,
+                seed=timeline.seed,
+                segment=order.number,
+                mix=order.mix,
+                latents=digest_of(latents),
+                given=given,
+            )
+        )
+        self._latents.append(self.keep(latents))
+        block = DecodedBlock(
+            index=index, first_frame=first, frames=frames, prompt=order.prompt, segment=order.number, take=self.number
+        )
+        self._drop(self.ring.add(block))
 
     def fail(self) -> None:
         """Give up the block under way and the engine with it."""

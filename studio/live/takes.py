@@ -9,6 +9,15 @@ from typing import Any, overload
 from studio.events import TakeInfo
 from studio.live.core import Core
 from studio.live.log import TakeLog
+from studio.live.starting import (
+    check_length,
+    check_seconds_of,
+    decode_stream,
+    encode_blocks,
+    pack,
+    read_pictures,
+    whole_blocks,
+)
 from studio.live.steering import check_units
 from studio.live.take import Take
 from studio.timeline import Segment, Timeline, check_seed, check_text, check_whole, nearest, shorten
@@ -162,6 +171,41 @@ class Takes(Sequence[TakeInfo]):
             _check_future(parent.history.timeline, line, at)
             line = line if seed is None else line.with_seed(check_seed(seed))
             new = parent.fork(core.new_number(), at, line, self._free(name))
+            core.turn(new)
+            info = new.info(True)
+        core.outbox.deliver()
+        return info
+
+    def start_from(
+        self,
+        source: object,
+        *,
+        prompt: str | None = None,
+        seed: int | None = None,
+        seconds: float | None = None,
+        name: str = "",
+    ) -> TakeInfo:
+        """Begin another take with a picture or a clip, and make it the current one; see `Session.start_from`."""
+        core = self._core
+        with core.changed:
+            core.check_open()
+            line, vae = core.timeline, core.models.vae
+            self._free(name)
+        if prompt is not None:
+            line = replace(line, segments=(Segment(prompt),), markers=())
+        line = line if seed is None else line.with_seed(check_seed(seed))
+        frames = read_pictures(source, units=core.units, seconds=check_seconds_of(seconds))
+        frames = whole_blocks(frames, core.units)
+        check_length(core.units.block_at(len(frames) - 1) + 1, line.length)
+        # Encoded before anything changes: this takes a while, and the current take plays on meanwhile.
+        stream = vae.stream()
+        blocks = [(latents, decode_stream(vae, latents, stream)) for latents in encode_blocks(vae, frames, core.units)]
+        with core.changed:
+            core.check_open()
+            new = Take(core.new_number(), core.take.ring.least, line, core.vault, core.archive, self._free(name))
+            for latents, pixels in blocks:
+                new.give(latents, pixels, pack(latents), core.units, core.policy)
+            new.stream = stream
             core.turn(new)
             info = new.info(True)
         core.outbox.deliver()
