@@ -22,7 +22,7 @@ Encode = Callable[[Any], Sequence[bytes]]
 Fetch = Callable[[int, int], DecodedBlock | None]
 
 # Of these only the latest matters, so an unsent one is replaced.
-_LATEST = frozenset({"state", "timeline", "stats", "takes", "quick"})
+_LATEST = frozenset({"state", "timeline", "stats", "takes", "quick", "export"})
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The messages between the kernel and the browser: their shapes, and the checks on what comes in.
 
 Down (kernel to browser), dictionaries with a `type`: hello, block, missing, state, timeline, switch, stats, restart,
-error, words, cache, takes, quick, thumbs, reply, pong, beat. A block carries one binary buffer, its JPEG files back to
+error, words, cache, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer, its JPEG files back to
 back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
 Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, and the commands of `COMMANDS`.
 Every message up names its `client`, a page that shows the widget.
@@ -50,21 +50,24 @@ class Incoming:
         kind: Its type.
         client: The page that sent it.
         fields: What else it carries, checked by kind.
+        data: The bytes that came with it.
     """
 
     kind: str
     client: str
     fields: dict[str, Any] = field(default_factory=dict)
+    data: bytes = b""
 
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
 
-def parse(content: object) -> Incoming:
+def parse(content: object, buffers: object = None) -> Incoming:
     """Check a message from the browser.
 
     Args:
         content: What arrived; nothing about it is trusted.
+        buffers: The bytes that came with it: a list of buffers, of which the first counts, or None.
 
     Returns:
         The message, with every field of its kind present and of the right type.
@@ -84,7 +87,15 @@ def parse(content: object) -> Incoming:
         kind=kind,
         client=client,
         fields={name: check(name, content.get(name)) for name, check in _FIELDS[kind].items()},
+        data=_bytes(buffers),
     )
+
+
+def _bytes(buffers: object) -> bytes:
+    first = buffers[0] if isinstance(buffers, (list, tuple)) and buffers else b""
+    if not isinstance(first, (bytes, bytearray, memoryview)):
+        raise ValueError(f"a buffer must be bytes, got {type(first).__name__}")
+    return bytes(first)
 
 
 def _short(value: object) -> str:
@@ -163,6 +174,15 @@ COMMANDS: dict[str, _Fields] = {
         "seed": _maybe(_integer),
         "name": _text,
     },
+    "upload": {"name": _text, "part": _integer, "parts": _integer, "prompt": _maybe(_text)},
+    "save": {
+        "path": _text,
+        "format": _maybe(_text),
+        "start": _integer,
+        "stop": _maybe(_integer),
+        "force": _flag,
+    },
+    "unsave": {},
     "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""

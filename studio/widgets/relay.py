@@ -13,6 +13,7 @@ from studio.timeline.plain import transition_from_dict
 from studio.widgets import protocol
 from studio.widgets.codec import encode_frames
 from studio.widgets.desk import Desk, check_quick, takes_fields
+from studio.widgets.files import Exports, Uploads
 from studio.widgets.outbox import Outbox
 from studio.widgets.palette import Palette
 from studio.widgets.seeing import cache_message
@@ -85,6 +86,7 @@ class Relay:
         report = getattr(source, "error", None)
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
         self.outbox = Outbox(self._transmit, self._encode, silent=self._detach, fetch=self._fetch)
+        self._uploads, self._exports = Uploads(source), Exports(source, self.outbox.post)
         self._thumbs = Thumbs(source.block, self.outbox.post, note)
         self._unsubscribe = source.subscribe(self.listen)
 
@@ -261,10 +263,10 @@ class Relay:
 
     # Messages from the browser; called on the main thread or on a subshell
 
-    def receive(self, content: object) -> None:
-        """Act on a message from the browser; never raises."""
+    def receive(self, content: object, buffers: object = None) -> None:
+        """Act on a message from the browser, with its buffers; never raises."""
         try:
-            message = protocol.parse(content)
+            message = protocol.parse(content, buffers)
         except ValueError as error:
             self.note(f"a message from the browser was not understood: {error}")
             return
@@ -300,14 +302,28 @@ class Relay:
             self._thumbs.ask(message["take"], message["blocks"])
         elif kind == "failure":
             self.note(f"{message['message']}\n{message['stack']}".strip())
+        elif kind == "upload":
+            self._upload(message)
         elif kind in protocol.COMMANDS:
-            self._command(message)
+            self._command(message, lambda: self._obey(message))
 
-    def _command(self, message: protocol.Incoming) -> None:
+    def _upload(self, message: protocol.Incoming) -> None:
+        def take() -> dict[str, Any]:
+            start = self._uploads.take(message.client, message.fields, message.data)
+            if start is not None:
+                start()
+            return {}
+
+        if message["part"] + 1 < message["parts"]:
+            return self._command(message, take)
+        # Encoding takes a while; meanwhile other messages want to be heard.
+        threading.Thread(target=self._command, args=(message, take), name="studio-widget-upload", daemon=True).start()
+
+    def _command(self, message: protocol.Incoming, obey: Callable[[], dict[str, Any]]) -> None:
         reply: dict[str, Any] = {"type": "reply", "client": message.client, "id": message["id"], "error": None}
         try:
-            reply.update(self._obey(message))
-        except (ValueError, RuntimeError) as error:
+            reply.update(obey())
+        except (ValueError, RuntimeError, OSError) as error:
             # What the user asked for does not make sense: the sentence goes to them, not to the log.
             reply["error"] = str(error)
             self.outbox.post(self._timeline_message(self.source.timeline))
@@ -333,6 +349,10 @@ class Relay:
             self.set_quick(message["prompts"])
         elif kind == "fork":
             self._fork(message.fields)
+        elif kind == "save":
+            self._exports.begin(message.fields)
+        elif kind == "unsave":
+            self._exports.cancel()
         elif kind == "watch":
             self._steering.watch(message["on"])
         elif kind == "look":
@@ -401,6 +421,9 @@ class Relay:
             "live": recent[0].index if recent else stats.generated_blocks,
             "made": max(stats.generated_frames, recent[-1].end_frame if recent else 0),
             "forkable": isinstance(source, TakeSource),
+            "startable": self._uploads.possible,
+            "exportable": self._exports.possible,
+            "export": self._exports.describe(),
             "frames": self._frames,
             "watchable": self.watchable,
             "watching": self._wants_watch,
@@ -447,6 +470,7 @@ class Relay:
 
     def _lose(self, client: str) -> None:
         self.outbox.leave(client)
+        self._uploads.forget(client)
         with self._lock:
             self._playheads.pop(client, None)
         if self.outbox.clients:

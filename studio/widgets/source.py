@@ -15,9 +15,12 @@ __all__ = [
     "CacheWatch",
     "EditSource",
     "EditorLike",
+    "ExportLike",
+    "ExportSource",
     "FrameSource",
     "Reading",
     "SlotLike",
+    "StartSource",
     "TakeSource",
     "TakesLike",
 ]
@@ -258,4 +261,43 @@ class TakeSource(Protocol):
         self, at: int, *, prompt: str | None = None, policy: str | None = None, seed: int | None = None, name: str = ""
     ) -> TakeInfo:
         """Begin another take with the first `at` blocks of the current one."""
+        ...
+
+
+@runtime_checkable
+class StartSource(Protocol):
+    """A source that can start from a picture or a clip."""
+
+    def start_from(self, source: bytes, *, prompt: str | None = None) -> TakeInfo:
+        """Begin another take with the bytes of an image or a clip; waits until it is encoded."""
+        ...
+
+
+class ExportLike(Protocol):
+    """An export under way; `studio.live.exporting.Export` says what each member is."""
+
+    changed: Callable[[], None]
+
+    @property
+    def path(self) -> Any: ...
+    @property
+    def progress(self) -> tuple[int, int]: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def error(self) -> str | None: ...
+
+    def cancel(self) -> None:
+        """Give it up."""
+        ...
+
+
+@runtime_checkable
+class ExportSource(Protocol):
+    """A source whose video can be written to a file."""
+
+    def export(
+        self, path: Any, *, format: str | None = None, start: int = 0, stop: int | None = None, force: bool = False
+    ) -> ExportLike:
+        """Write a range of frames to a file, in a thread of its own."""
         ...

@@ -300,9 +300,9 @@ class Studio(anywidget.AnyWidget):
 
     # Behind it
 
-    def _receive(self, _widget: object, content: object, _buffers: object) -> None:
+    def _receive(self, _widget: object, content: object, buffers: object) -> None:
         if self._relay is not None:
-            self._relay.receive(content)
+            self._relay.receive(content, buffers)
 
     def _note(self, text: str) -> None:
         with self._lock:

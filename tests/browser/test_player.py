@@ -190,3 +190,66 @@ def test_full_screen_and_looks(lab: Any, open_notebook: Any, screenshots: Path) 
             page.locator(".ls-studio").screenshot(path=screenshots / f"player-{theme.split()[-1].lower()}-{width}.png")
             page.keyboard.press("Escape")
     clean(notebook)
+
+
+REAL = """import torch
+torch.set_num_threads(1)
+from studio.live import Session
+from studio.timeline import Timeline
+from studio.widgets import Studio
+from tests.live.doubles import tiny_models
+source = Session(tiny_models(), timeline=Timeline.of('a red fox runs'))
+widget = Studio(source, inspect=False)"""
+
+DROP = """async (names) => {
+    const canvas = new OffscreenCanvas(64, 48);
+    const context = canvas.getContext('2d');
+    context.fillStyle = '#20c040';
+    context.fillRect(0, 0, 64, 48);
+    const data = new DataTransfer();
+    const picture = await canvas.convertToBlob({ type: 'image/png' });
+    data.items.add(names === 'text' ? new File(['words'], 'notes.txt', { type: 'text/plain' }) : new File([picture], 'green.png', { type: 'image/png' }));
+    const stage = document.querySelector('.ls-stage');
+    stage.dispatchEvent(new DragEvent('dragenter', { dataTransfer: data, bubbles: true, cancelable: true }));
+    window.covered = document.querySelector('.ls-drop').checkVisibility();
+    stage.dispatchEvent(new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""  # noqa: E501
+
+
+def test_a_file_on_the_player_and_an_export(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    lab.add("files.ipynb", [REAL, "widget"])
+    notebook = open_notebook("files.ipynb")
+    page = notebook.page
+    notebook.run_all()
+    beyond(notebook, 20)
+    page.evaluate(DROP, "text")
+    page.get_by_text("“notes.txt” is no image or clip").first.wait_for()
+    page.evaluate(DROP, "picture")
+    assert page.evaluate("() => window.covered")
+    notebook.until("() => document.querySelector('.ls-down').textContent === 'take 2'", "the take of the picture")
+    assert notebook.execute(
+        "print(source.take, source.log[0].given is not None, source.timeline.segments[0].prompt)"
+    ) == ("1 True a red fox runs")
+    beyond(notebook, 12)
+    notebook.until("() => !document.querySelector('.ls-drop').checkVisibility()", "the picture without a cover")
+
+    # An export while it plays; the file is there under its name when it is complete.
+    page.get_by_role("button", name="Export", exact=True).click()
+    page.get_by_label("Format").select_option("gif")
+    assert page.get_by_label("Name of the file").input_value() == "a_red_fox_runs.gif"
+    page.screenshot(path=screenshots / "player-export.png")
+    page.get_by_role("dialog", name="Export").get_by_role("button", name="Export").click()
+    page.get_by_text("written: a_red_fox_runs.gif").wait_for(timeout=30_000)
+    assert (lab.folder / "a_red_fox_runs.gif").read_bytes()[:6] == b"GIF89a"
+    page.get_by_role("dialog", name="Export").get_by_role("button", name="Export").click()
+    page.get_by_text("exists; name another file").first.wait_for()
+    told = notebook.execute(
+        "from studio.live import read_log, replay\n"
+        "log = read_log('a_red_fox_runs.gif')\n"
+        "print(len(log) > 0, list(log) == list(source.log)[:len(log)])"
+    )
+    assert told == "True True"
+    at = frame(notebook)
+    beyond(notebook, at + 3)
+    clean(notebook)
+    assert notebook.execute("print(widget.errors, source.error)") == "[] None"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
 import pytest
+import simplejpeg
 import torch
 
 from studio.live import Session
+from studio.live.export import Film
 from studio.timeline import Timeline
-from studio.widgets import Studio
+from studio.widgets import Studio, files
 from tests.live.doubles import generators, tiny_models, wait_for
 from tests.widgets.recorder import Browser
 
@@ -90,3 +95,93 @@ def test_a_page_that_leaves_holds_nothing_up(page):
     page.say("bye")
     wait_for(lambda: page.widget.source.state == "waiting")
     assert page.widget.source._core.gate.seats() == []
+
+
+def picture(shade: int) -> bytes:
+    return simplejpeg.encode_jpeg(np.full((32, 48, 3), shade, np.uint8), colorspace="RGB")
+
+
+def test_a_file_is_sent_in_parts_and_started_from(page):
+    page.ready()
+    shown(page, 1)
+    hello = page.of("hello")[0]
+    assert (hello["startable"], hello["exportable"], hello["export"]) == (True, True, None)
+    file = picture(200)
+    cut = len(file) // 2
+    assert page.ask("upload", name="a.jpg", part=0, parts=2, prompt=SEA, data=file[:cut])["error"] is None
+    assert page.ask("upload", name="a.jpg", part=1, parts=2, prompt=SEA, data=file[cut:])["error"] is None
+    session = page.widget.source
+    assert (session.take, session.timeline.segments[0].prompt) == (1, SEA)
+    assert session.log[0].given is not None
+    restart = page.wait(lambda: page.of("restart"))[0]
+    assert (restart["take"], restart["start"], restart["made"]) == (1, 0, 9)
+    page.say("want", take=1, block=0, count=1)
+    page.wait(lambda: [m for m in page.of("block") if (m["take"], m["index"]) == (1, 0)])
+    page.say("played", frame=8, take=1, hidden=False)
+    wait_for(lambda: len(session.log) > 1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([(0, 1, b"no picture")], "no image or clip that can be read"),
+        ([(1, 2, b"x")], "part 1 came before part 0"),
+        ([(0, 3, b"x"), (2, 3, b"x")], "part 2 came before part 1"),
+        ([(2, 2, b"x")], "`part` must be one of `parts`"),
+        ([(0, 5000, b"x")], "`part` must be one of `parts`"),
+        ([(0, 0, b"x")], "`part` must be one of `parts`"),
+    ],
+)
+def test_files_that_make_no_sense(page, parts, words):
+    page.ready()
+    shown(page, 1)
+    for part, of, data in parts:
+        reply = page.ask("upload", name="a", part=part, parts=of, prompt=None, data=data)
+    assert words in reply["error"]
+    assert page.widget.source.take == 0
+    assert page.widget.errors == []
+
+
+def test_a_file_that_is_too_large_is_refused_while_it_comes(page, monkeypatch):
+    monkeypatch.setattr(files, "MAX_UPLOAD", 1 << 20)
+    page.ready()
+    assert page.ask("upload", name="a", part=0, parts=3, prompt=None, data=bytes(1 << 20))["error"] is None
+    reply = page.ask("upload", name="a", part=1, parts=3, prompt=None, data=b"x")
+    assert "at most 1 MiB" in reply["error"]
+    assert "came before part 0" in page.ask("upload", name="a", part=2, parts=3, prompt=None, data=b"x")["error"]
+
+
+def test_an_export_from_the_browser(page, tmp_path):
+    page.ready()
+    shown(page, 1)
+    asked = {"path": str(tmp_path / "fox.mp4"), "format": None, "start": 0, "stop": 15, "force": False}
+    assert page.ask("save", **asked)["error"] is None
+    told = page.wait(lambda: [m["export"] for m in page.of("export") if m["export"]["state"] == "done"], timeout_s=20)
+    assert told[-1] == {"path": asked["path"], "state": "done", "done": 15, "total": 15, "error": None}
+    assert "exists" in page.ask("save", **asked)["error"]
+    assert "there is no folder" in page.ask("save", **{**asked, "path": str(tmp_path / "no" / "a.mp4")})["error"]
+    assert "needs a name" in page.ask("save", **{**asked, "path": " "})["error"]
+    assert "must be one of mp4" in page.ask("save", **{**asked, "path": "a.avi"})["error"]
+    assert page.ask("unsave")["error"] is None
+    assert [item.name for item in tmp_path.iterdir()] == ["fox.mp4"]
+    assert page.widget.errors == []
+
+
+def test_one_export_at_a_time_and_cancelling(page, tmp_path, monkeypatch):
+    go = threading.Event()
+    add = Film._add
+
+    def slow(self, frame):
+        assert go.wait(20)
+        add(self, frame)
+
+    monkeypatch.setattr(Film, "_add", slow)
+    page.ready()
+    shown(page, 1)
+    asked = {"path": str(tmp_path / "a.mp4"), "format": None, "start": 0, "stop": None, "force": False}
+    assert page.ask("save", **asked)["error"] is None
+    assert "under way" in page.ask("save", **{**asked, "path": str(tmp_path / "b.mp4")})["error"]
+    assert page.ask("unsave")["error"] is None
+    go.set()
+    page.wait(lambda: [m for m in page.of("export") if m["export"]["state"] == "cancelled"], timeout_s=20)
+    assert list(tmp_path.iterdir()) == []

@@ -36,16 +36,17 @@ class Browser:
         if content["type"] == "block" and self.confirms:
             self.say("ack", serial=content["serial"])
 
-    def say(self, kind: str, **fields: Any) -> None:
-        self.widget._receive(self.widget, {"type": kind, "client": self.client, **fields}, None)
+    def say(self, kind: str, *, data: bytes | None = None, **fields: Any) -> None:
+        buffers = None if data is None else [memoryview(data)]
+        self.widget._receive(self.widget, {"type": kind, "client": self.client, **fields}, buffers)
 
     def ready(self, hidden: bool = False) -> None:
         self.say("ready", hidden=hidden)
 
-    def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
+    def ask(self, kind: str, *, data: bytes | None = None, **fields: Any) -> dict[str, Any]:
         """Send a command and return the reply."""
         number = 1000 + len(self.messages)
-        self.say(kind, id=number, **fields)
+        self.say(kind, data=data, id=number, **fields)
         return self.wait(lambda: next((m for m in self.of("reply") if m["id"] == number), None))
 
     def of(self, kind: str) -> list[dict[str, Any]]:

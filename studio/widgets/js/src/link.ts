@@ -71,23 +71,25 @@ export class Link {
     this.model.off("comm:close", this.onConnection);
   }
 
-  tell(type: string, fields: Record<string, unknown> = {}): void {
+  tell(type: string, fields: Record<string, unknown> = {}, buffers: ArrayBuffer[] = []): void {
     try {
-      this.model.send({ type, client: this.client, ...fields });
+      const content = { type, client: this.client, ...fields };
+      if (buffers.length > 0) this.model.send(content, undefined, buffers);
+      else this.model.send(content);
     } catch {
       // The connection is gone; the watch says so.
     }
   }
 
   /** Send a command; resolves with its reply, which may be a refusal. */
-  ask(type: string, fields: Record<string, unknown> = {}): Promise<Reply> {
-    return new Promise((resolve) => this.askFor(type, fields, (answer) => resolve(answer as Reply)));
+  ask(type: string, fields: Record<string, unknown> = {}, buffers: ArrayBuffer[] = []): Promise<Reply> {
+    return new Promise((resolve) => this.askFor(type, fields, (answer) => resolve(answer as Reply), buffers));
   }
 
-  askFor(type: string, fields: Record<string, unknown>, answered: (answer: Message) => void): void {
+  askFor(type: string, fields: Record<string, unknown>, answered: (answer: Message) => void, buffers: ArrayBuffer[] = []): void {
     const id = ++this.numbers;
     this.waiting.set(id, answered);
-    this.tell(type, { id, ...fields });
+    this.tell(type, { id, ...fields }, buffers);
   }
 
   /** Look at the clock: is the kernel there, and do messages reach it? */

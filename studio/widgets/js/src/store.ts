@@ -8,7 +8,7 @@ import { ALL, Readings, type Pin, type Reading } from "./readings";
 import { Rival } from "./rival";
 import { Thumbs } from "./thumbs";
 import type {
-  BlockMessage, CacheMessage, Choice, Failure, Hello, Message, Model, Operation, Past, Quick, Reply, Segment, SourceState, Stats, Switch, Take,
+  BlockMessage, CacheMessage, Choice, Failure, Hello, Message, Model, Operation, Past, Quick, Reply, Saving, Segment, SourceState, Stats, Switch, Take,
   Timeline, Transition, UnknownWord,
 } from "./types";
 
@@ -60,6 +60,8 @@ export class Store {
   source: SourceState = "idle";
   timeline: Timeline = { segments: [], length: null, markers: [], shades: {}, history: null };
   takes: Take[] = [];
+  /** The last export, under way or over. */
+  saving: Saving | null = null;
   quick: Quick[] = [];
   /** Small pictures of what was generated. */
   readonly thumbs: Thumbs;
@@ -402,9 +404,9 @@ export class Store {
   }
 
   /** Ask the kernel for something; a refusal is shown until the next thing is asked for. */
-  async command(name: string, fields: Record<string, unknown> = {}): Promise<Reply> {
+  async command(name: string, fields: Record<string, unknown> = {}, buffers: ArrayBuffer[] = []): Promise<Reply> {
     this.refusal = null;
-    const reply = await this.link.ask(name, fields);
+    const reply = await this.link.ask(name, fields, buffers);
     this.refusal = reply.error;
     this.changed();
     return reply;
@@ -443,6 +445,9 @@ export class Store {
         this.takes = message.takes;
         this.rival?.follow(message.takes);
         break;
+      case "export":
+        this.saving = message.export;
+        break;
       case "quick":
         this.quick = message.prompts;
         break;
@@ -480,6 +485,7 @@ export class Store {
     this.timeline = hello.timeline;
     this.takes = hello.takes;
     this.quick = hello.quick;
+    this.saving = hello.export;
     this.stats = hello.stats;
     this.playback.keepTo(hello.stats.generated_fps);
     this.switches = hello.switches;

@@ -71,6 +71,16 @@ export interface Take {
   current: boolean;
 }
 
+/** A file that is written. */
+export interface Saving {
+  path: string;
+  state: "running" | "done" | "cancelled" | "failed";
+  /** Frames written, and in all. */
+  done: number;
+  total: number;
+  error: string | null;
+}
+
 /** A prompt that a key switches to. */
 export interface Quick {
   name: string;
@@ -150,6 +160,10 @@ export interface Hello {
   made: number;
   /** Whether it keeps takes and goes on from any block of them. */
   forkable: boolean;
+  /** Whether it can start from a picture or a clip, and be written to a file; the last such file. */
+  startable: boolean;
+  exportable: boolean;
+  export: Saving | null;
   /** Whether frames come as well; else the newest block is shown. */
   frames: boolean;
   /** Whether the cache can be watched, and whether it is. */
@@ -257,6 +271,7 @@ export type Message =
   | { type: "state"; state: SourceState }
   | { type: "switch"; switch: Switch }
   | { type: "restart"; take: number; seed: number; start: number; live: number; made: number }
+  | { type: "export"; export: Saving | null }
   | { type: "missing"; take: number; block: number; next: number }
   | { type: "words"; client: string; id: number; unknown: UnknownWord[] }
   | { type: "pong"; client: string; id: number }

@@ -2,7 +2,9 @@ import { colour, h, icon, setText, show } from "../dom";
 import { clock } from "../grid";
 import { TEMPOS } from "../playback";
 import type { Store } from "../store";
+import { DropView } from "./dropping";
 import { Popover } from "./popover";
+import { SaveView } from "./saving";
 import { SeekView } from "./seek";
 import { ForkView, TakesView } from "./takes";
 import { WipeView } from "./wipe";
@@ -37,6 +39,8 @@ export class PlayerView {
   private readonly takes: TakesView;
   private readonly fork: ForkView;
   private readonly wipe: WipeView;
+  private readonly save: SaveView;
+  private readonly drop: DropView;
   private readonly more: Popover;
   private sized = "";
   private glow = 0;
@@ -46,7 +50,10 @@ export class PlayerView {
     this.takes = new TakesView(store);
     this.fork = new ForkView(store);
     this.wipe = new WipeView(store);
+    this.save = new SaveView(store);
     this.stage = h("div", { class: "ls-stage" }, this.ambient, this.canvas, this.wipe.element, this.badge, this.flash, this.caption);
+    this.drop = new DropView(store, this.stage);
+    this.stage.append(this.drop.element);
     const button = (name: "first" | "back" | "forward", label: string, action: (event: MouseEvent) => void) =>
       h("button", { type: "button", "aria-label": label, title: label, click: action }, icon(name));
     this.toggle.addEventListener("click", () => store.toggle());
@@ -60,7 +67,7 @@ export class PlayerView {
     const again = h("button", { type: "button", title: "A new take from block 0; this one stays", click: () => this.restart() }, "Start again");
     const more = new Popover("", "More", "More", () => this.showSeed(),
       h("div", { class: "ls-formpair" }, h("label", { class: "ls-formrow" }, h("span", { class: "ls-muted" }, "seed"), this.seed), again),
-      h("div", { class: "ls-row" }, h("button", { type: "button", click: () => (more.close(), openKeys()) }, "Keys (?)")),
+      h("div", { class: "ls-row" }, this.drop.button, h("button", { type: "button", click: () => (more.close(), openKeys()) }, "Keys (?)")),
     );
     more.button.append(icon("more"));
     more.button.setAttribute("aria-label", "More");
@@ -78,6 +85,7 @@ export class PlayerView {
       this.loop,
       this.takes.popover.element,
       this.fork.popover.element,
+      this.save.popover.element,
       this.look,
       this.full,
       more.element,
@@ -95,7 +103,7 @@ export class PlayerView {
     this.badge.dataset.kind = kind;
     this.updateToggle(store.playback.running);
     show(this.look, store.hello?.watchable === true && !store.watching);
-    for (const part of [this.seek, this.takes, this.fork, this.wipe]) part.update();
+    for (const part of [this.seek, this.takes, this.fork, this.wipe, this.save, this.drop]) part.update();
     this.updatePosition();
     this.updateFlash();
     this.updateCaption();
