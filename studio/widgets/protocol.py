@@ -1,10 +1,10 @@
 """The messages between the kernel and the browser: their shapes, and the checks on what comes in.
 
 Down (kernel to browser), dictionaries with a `type`: hello, block, missing, state, timeline, switch, stats, restart,
-error, words, cache, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer, its JPEG files back to
-back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
+error, words, cache, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer, its JPEG files
+back to back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
 Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, and the commands of `COMMANDS`.
-Every message up names its `client`, a page that shows the widget.
+Every message up names its `client`, a page that shows the widget; an upload carries one binary buffer.
 """
 
 from __future__ import annotations

@@ -315,7 +315,8 @@ class Relay:
             return {}
 
         if message["part"] + 1 < message["parts"]:
-            return self._command(message, take)
+            self._command(message, take)
+            return
         # Encoding takes a while; meanwhile other messages want to be heard.
         threading.Thread(target=self._command, args=(message, take), name="studio-widget-upload", daemon=True).start()
 
