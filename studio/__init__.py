@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from studio.model.weights import load
     from studio.opening import compare, open
     from studio.timeline import Segment, Timeline
-    from studio.widgets import CacheStrip, HeadGrid, PointGaze, Studio, WordsOverTime
+    from studio.widgets import CacheStrip, Curves, HeadGrid, PointGaze, RecacheLab, Studio, WordsOverTime
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheStrip",
+    "Curves",
     "HeadGrid",
     "PointGaze",
+    "RecacheLab",
     "Segment",
     "Session",
     "Studio",
@@ -38,8 +40,10 @@ __all__ = [
 
 _HOMES = {
     "CacheStrip": "studio.widgets",
+    "Curves": "studio.widgets",
     "HeadGrid": "studio.widgets",
     "PointGaze": "studio.widgets",
+    "RecacheLab": "studio.widgets",
     "Segment": "studio.timeline",
     "Session": "studio.live",
     "Studio": "studio.widgets",

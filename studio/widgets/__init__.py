@@ -6,8 +6,21 @@ and a test double all fit.
 
 from __future__ import annotations
 
+from studio.widgets.lab import RecacheLab
+from studio.widgets.labsource import LabSource
 from studio.widgets.source import CacheSource, FrameSource
 from studio.widgets.studio import Studio
-from studio.widgets.views import CacheStrip, HeadGrid, PointGaze, WordsOverTime
+from studio.widgets.views import CacheStrip, Curves, HeadGrid, PointGaze, WordsOverTime
 
-__all__ = ["CacheSource", "CacheStrip", "FrameSource", "HeadGrid", "PointGaze", "Studio", "WordsOverTime"]
+__all__ = [
+    "CacheSource",
+    "CacheStrip",
+    "Curves",
+    "FrameSource",
+    "HeadGrid",
+    "LabSource",
+    "PointGaze",
+    "RecacheLab",
+    "Studio",
+    "WordsOverTime",
+]

@@ -15,7 +15,7 @@ from studio.widgets.palette import HEXES, css
 from studio.widgets.source import Reading, SlotLike
 from studio.widgets.tables import parts, reading_at, until
 
-__all__ = ["PAGE", "cache_figure", "gaze_figure", "heads_figure", "residue_figure", "words_figure"]
+__all__ = ["PAGE", "cache_figure", "curves_figure", "gaze_figure", "heads_figure", "residue_figure", "words_figure"]
 
 # Inches: the width of the text of a page.
 PAGE = 6.75
@@ -198,6 +198,66 @@ def gaze_figure(readings: Sequence[Reading], colours: Colours, block: int | None
         axis.imshow(np.ones((rows, columns)), cmap=_VERMILION, vmin=0, vmax=1, alpha=depth, extent=extent)
         axis.set_title(f"{slot.frame}, {slot.role}: {100 * gaze.sum():.1f} %", fontsize=6, pad=2)
     return figure
+
+
+def curves_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
+    """Alignment to each prompt, a line each, and the residue of the prompt that was left, dashed, block by block.
+
+    Args:
+        readings: Old to new.
+        colours: The colour of each prompt by its number.
+        block: The last block shown; `None` for the latest.
+
+    Returns:
+        The figure; switches are dotted.
+
+    Raises:
+        ValueError: If that block was not read, or neither was measured.
+    """
+    told = until(readings, block)
+    judged = sorted({number for reading in told for number in reading.alignment})
+    if not judged and not any(reading.residues for reading in told):
+        raise ValueError("neither was measured; give the session a judge, or measure the residue before a switch")
+    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
+    axes = figure.subplots()
+    names = {number: text for reading in told for number, text in reading.prompts.items()}
+    for number in judged:
+        points = [(r.block + 1, r.alignment[number]) for r in told if number in r.alignment]
+        label = f"shows “{_short(names.get(number, ''), 40)}”"
+        axes.plot(*zip(*points, strict=True), color=_tint(colours, number), lw=1.6, marker="o", ms=2.5, label=label)
+    for old, points in _residues(told):
+        label = f"left of “{_short(names.get(old, ''), 40)}”"
+        axes.plot(*zip(*points, strict=True), color=_tint(colours, old), lw=1.3, ls="--", marker="s", ms=2, label=label)
+    for reading in told:
+        if reading.policy is not None:
+            axes.axvline(reading.block, color=SOFT, lw=0.8, ls=":")
+            axes.annotate(reading.policy, (reading.block, 1), xycoords=("data", "axes fraction"), xytext=(3, -8),
+                          textcoords="offset points", fontsize=6, color=SOFT)  # fmt: skip
+    _plain(axes)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_xlabel("blocks made", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower left", ncols=2, fontsize=6, frameon=False)
+    return figure
+
+
+def _residues(readings: Sequence[Reading]) -> list[tuple[int, list[tuple[int, float]]]]:
+    """A line for each switch that was measured: the number of the prompt that was left, and (blocks made, residue)."""
+    lines: list[tuple[int, list[tuple[int, float]]]] = []
+    for reading in readings:
+        for found in reading.residues:
+            if found.moment == "before":
+                lines.append((_number_before(readings, reading), []))
+            if lines:
+                lines[-1][1].append((reading.block + (found.moment == "made"), found.total))
+    return lines
+
+
+def _number_before(readings: Sequence[Reading], reading: Reading) -> int:
+    """Number of the prompt that was in force before a switch."""
+    texts = {number: text for number, text in reading.prompts.items() if text != reading.prompt}
+    last = next((r.prompt for r in reversed(readings) if r.block < reading.block), None)
+    return max((n for n, text in texts.items() if last in (None, text)), default=0)
 
 
 def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:

@@ -3,8 +3,9 @@
 Down (kernel to browser), dictionaries with a `type`: hello, block, missing, state, timeline, switch, stats, restart,
 error, words, cache, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer, its JPEG files
 back to back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
-Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, and the commands of `COMMANDS`.
-Every message up names its `client`, a page that shows the widget; an upload carries one binary buffer.
+Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, lab (of the recache lab), and the
+commands of `COMMANDS`. Every message up names its `client`, a page that shows the widget; an upload carries one binary
+buffer.
 """
 
 from __future__ import annotations
@@ -183,6 +184,7 @@ COMMANDS: dict[str, _Fields] = {
         "force": _flag,
     },
     "unsave": {},
+    "measure": {"on": _flag},
     "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""
@@ -197,6 +199,7 @@ _FIELDS: dict[str, _Fields] = {
     "words": {"id": _integer, "text": _text},
     "thumbs": {"take": _integer, "blocks": _integers},
     "failure": {"message": _text, "stack": _text},
+    "lab": {"id": _integer, "changes": _object},
     **{name: {"id": _integer, **fields} for name, fields in COMMANDS.items()},
 }
 

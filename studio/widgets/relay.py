@@ -14,6 +14,7 @@ from studio.widgets import protocol
 from studio.widgets.codec import encode_frames
 from studio.widgets.desk import Desk, check_quick, takes_fields
 from studio.widgets.files import Exports, Uploads
+from studio.widgets.origins import name_of
 from studio.widgets.outbox import Outbox
 from studio.widgets.palette import Palette
 from studio.widgets.seeing import cache_message
@@ -55,6 +56,7 @@ class Relay:
         autoplay: Whether a source that was never played starts as soon as somebody looks.
         frames: Whether the pages show the frames; those that do not never hold generation back.
         watch: Whether the cache is watched as soon as somebody looks, where the source lets it be.
+        measure: Whether the residue is measured as well then.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Relay:
         autoplay: bool = True,
         frames: bool = True,
         watch: bool = False,
+        measure: bool = False,
     ):
         self.source, self._steering, self._send, self.note = source, steering, send, note
         self._autoplay, self._frames = autoplay and frames, frames
-        self._wants_watch = watch and self.watchable
+        self._wants_watch, self._measures = watch and self.watchable, measure
         self._watch: CacheWatch | None = None
         self._unread: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
@@ -145,9 +148,29 @@ class Relay:
                     self._watch, self._unread = watch, watch.subscribe(self._read)
             if not mine:
                 watch.close()
+            elif self._measures:
+                watch.measure_residue()
             for reading in watch.readings[-RECENT_READINGS:]:
                 self._read(reading)
-        self.outbox.post({"type": "watch", "on": on})
+        self.outbox.post({"type": "watch", "on": on, "measuring": self.measuring})
+
+    def measure(self, on: bool) -> None:
+        """Measure the residue of the prompt before the last switch, or no more.
+
+        Raises:
+            RuntimeError: If the cache is not watched.
+        """
+        watch = self._watch
+        if watch is None:
+            raise RuntimeError("the cache is not watched; open the inspector first")
+        watch.measure_residue(on)
+        self.outbox.post({"type": "watch", "on": True, "measuring": on})
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the residue is measured, or will be as soon as somebody looks."""
+        watch = self._watch
+        return self._measures if watch is None else watch.measures_residue
 
     def look(self, frame: int | None, row: int | None, column: int | None) -> None:
         """Read where a point looks from the next block on; `None` for no point any more.
@@ -356,6 +379,8 @@ class Relay:
             self._exports.cancel()
         elif kind == "watch":
             self._steering.watch(message["on"])
+        elif kind == "measure":
+            self.measure(message["on"])
         elif kind == "look":
             self.look(message["frame"], message["row"], message["column"])
         else:
@@ -428,6 +453,8 @@ class Relay:
             "frames": self._frames,
             "watchable": self.watchable,
             "watching": self._wants_watch,
+            "measuring": self.measuring,
+            "origin": name_of(source),
             "editable": self._desk.editable,
             "takes": self._desk.takes(),
             "quick": self._quick_message()["prompts"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from studio.widgets.codec import encode_frames
 from studio.widgets.source import Reading, SlotLike
 
-__all__ = ["PICTURE_QUALITY", "cache_message"]
+__all__ = ["PICTURE_QUALITY", "cache_message", "finite"]
 
 PICTURE_QUALITY = 85
 
@@ -57,6 +58,9 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
         "grid": [len({row for row, _ in samples}), len({column for _, column in samples})],
         "counts": [int(part.size) for part in parts],
         "sizes": [len(jpeg) for jpeg in jpegs],
+        "residue": {found.moment: finite(found.total) for found in reading.residues},
+        "left": _left(reading),
+        "alignment": {str(number): finite(value) for number, value in reading.alignment.items()},
         "warnings": [
             {
                 "kind": fault.kind,
@@ -70,6 +74,23 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
     }
     numbers = np.concatenate([np.ascontiguousarray(part, dtype="<f4").ravel() for part in parts])
     return message, [numbers.tobytes(), b"".join(jpegs)]
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON, which knows neither infinity nor NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _left(reading: Reading) -> list[float | None]:
+    """What is left of the prompt before in each slot when the block was made: the mean over layers, keys and values."""
+    made = next((found for found in reading.residues if found.moment == "made"), None)
+    if made is None:
+        return []
+    told = np.concatenate([made.keys, made.values])
+    known = np.isfinite(told).sum(axis=0)
+    by_slot = dict(zip(made.slots, zip(np.nan_to_num(told).sum(axis=0), known, strict=True), strict=True))
+    shares = [by_slot.get(slot, (0.0, 0)) for slot in reading.slots]
+    return [float(total / count) if count else None for total, count in shares]
 
 
 def _slots(slots: Sequence[SlotLike]) -> list[list[Any]]:

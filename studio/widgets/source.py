@@ -154,6 +154,14 @@ class Reading(Protocol):
     def warnings(self) -> Sequence[Any]: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def residues(self) -> Sequence[Any]: ...
+    @property
+    def alignment(self) -> Mapping[int, float]: ...
+
+    def curve_rows(self) -> list[dict[str, Any]]:
+        """A row for each prompt judged and each residue measured."""
+        ...
 
 
 class CacheWatch(Protocol):
@@ -173,6 +181,13 @@ class CacheWatch(Protocol):
     def look_away(self) -> None:
         """Read no point any more."""
         ...
+
+    def measure_residue(self, on: bool = True) -> None:
+        """Measure what is left of the prompt before the last switch, or no more."""
+        ...
+
+    @property
+    def measures_residue(self) -> bool: ...
 
     def close(self) -> None:
         """Let go; harmless when repeated."""

@@ -20,6 +20,7 @@ from studio.widgets.codec import film_strip, require_simplejpeg
 from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
 from studio.widgets.source import EditorLike, EditSource, FrameSource, Reading
+from studio.widgets.width import check_width
 
 __all__ = ["Studio"]
 
@@ -95,13 +96,8 @@ class Studio(anywidget.AnyWidget):
         _replacing.add(self)
 
     @t.validate("width")
-    def _check_width(self, proposal: Any) -> str | int:
-        width = proposal["value"]
-        text = f"{width}px" if isinstance(width, int) else width.strip()
-        number = text.removesuffix("px") if text.endswith("px") else text.removesuffix("%")
-        if number == text or not number.isascii() or not number.isdigit() or int(number) == 0:
-            raise ValueError(f'`width` must be a width like 800, "800px" or "100%", got {width!r}')
-        return text
+    def _check_width(self, proposal: Any) -> str:
+        return check_width(proposal["value"])
 
     # Steering, by one line each
 

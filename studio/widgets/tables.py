@@ -9,7 +9,7 @@ import numpy as np
 
 from studio.widgets.source import Reading
 
-__all__ = ["PARTS", "gaze_rows", "head_rows", "parts", "reading_at", "slot_rows", "until", "word_rows"]
+__all__ = ["PARTS", "curve_rows", "gaze_rows", "head_rows", "parts", "reading_at", "slot_rows", "until", "word_rows"]
 
 Row = dict[str, Any]
 
@@ -76,6 +76,11 @@ def slot_rows(readings: Iterable[Reading]) -> list[Row]:
         for reading in readings
         for index, (slot, share) in enumerate(zip(reading.slots, reading.mass.mean(axis=(0, 1)), strict=True))
     ]
+
+
+def curve_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block and prompt judged ("alignment", of the prompt) and each residue ("residue", at a moment)."""
+    return [row for reading in readings for row in reading.curve_rows()]
 
 
 def gaze_rows(readings: Iterable[Reading]) -> list[Row]:

@@ -17,7 +17,7 @@ from studio.widgets.studio import Studio
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CacheStrip", "CacheView", "HeadGrid", "PointGaze", "WordsOverTime"]
+__all__ = ["CacheStrip", "CacheView", "Curves", "HeadGrid", "PointGaze", "WordsOverTime"]
 
 
 class CacheView(Studio):
@@ -127,6 +127,42 @@ class PointGaze(CacheView):
         if self._relay is None:
             raise RuntimeError("this widget is closed; make another with studio.PointGaze(session)")
         self._relay.look(frame, row, column)
+
+
+class Curves(CacheView):
+    """What the film shows and what the cache remembers, along the time axis: alignment and residue.
+
+    Alignment, a line a prompt: how well the latest frames show it, as `Session.judge` says. Residue, dashed, in the
+    colour of the prompt that was left: how much of it is in the cache, from 1 for all to 0 for nothing. Measuring the
+    residue takes time; it begins with the next switch.
+
+    Args:
+        source: A live session, or anything else whose cache can be watched.
+        width: Width of the widget.
+        residue: Whether the residue is measured from the start; the page has a switch for it as well.
+    """
+
+    view = t.Unicode("curves", help="What the front end shows.").tag(sync=True)
+
+    _rows = staticmethod(tables.curve_rows)
+    _drawing = "curves_figure"
+
+    def __init__(self, source: FrameSource, *, width: str | int = "100%", residue: bool = True):
+        super().__init__(source, width=width)
+        self.measure(residue)
+
+    def measure(self, on: bool = True) -> None:
+        """Measure the residue from the next switch on, or no more.
+
+        Args:
+            on: Whether to measure.
+
+        Raises:
+            RuntimeError: If the widget is closed.
+        """
+        if self._relay is None:
+            raise RuntimeError("this widget is closed; make another with studio.Curves(session)")
+        self._relay.measure(on)
 
 
 class WordsOverTime(CacheView):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from studio.probes import compare_policies, policy_rows
 from tests.live.doubles import tiny_models, wait_for
 
 FIRST, THEN = "a red fox runs", "the blue rabbit jumps"
-POLICIES = ("clear", "keep", "recache", ("recache", "rewrite"))
+POLICIES: Any = ("clear", "keep", "recache", ("recache", "rewrite"))
 
 
 def settings(**changes):

@@ -10,7 +10,7 @@ const common = { bundle: true, minify: true, write: false, charset: "utf8", lega
 
 const results = await Promise.all([
   build({ ...common, entryPoints: ["src/index.ts"], format: "esm", target: "es2022", outfile: join(target, "studio.js") }),
-  build({ ...common, entryPoints: ["src/style.css"], target: "chrome111", outfile: join(target, "studio.css") }),
+  build({ ...common, entryPoints: ["src/all.css"], target: "chrome111", outfile: join(target, "studio.css") }),
 ]);
 const files = results.flatMap((result) => result.outputFiles);
 

@@ -1,11 +1,15 @@
 import { h, setText, show } from "./dom";
 import { listen } from "./keys";
+import { LabStore } from "./lab/store";
+import { span } from "./lane";
 import { Store } from "./store";
 import { followTheme } from "./theme";
 import type { Model } from "./types";
 import { ComposerView } from "./views/composer";
 import { HelpView } from "./views/help";
 import { InspectorView } from "./views/inspector";
+import { CurvesLane } from "./views/curves";
+import { LabView } from "./views/lab";
 import { NoticeView } from "./views/notice";
 import { PlayerView, situation } from "./views/player";
 import { StatusView } from "./views/status";
@@ -41,12 +45,36 @@ function mountCache(store: Store, { model, el }: Opened): () => void {
   };
 }
 
+/** Build a recache lab. */
+function mountLab(store: LabStore, { model, el }: Opened): () => void {
+  const lab = new LabView(store);
+  const root = h("div", { class: "ls-studio", tabindex: -1, role: "region", "aria-label": "Recache lab" }, lab.element);
+  const setWidth = () => (root.style.width = String(model.get("width") ?? "100%"));
+  setWidth();
+  el.replaceChildren(root);
+  const leave = followTheme(root);
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+  });
+  model.on("change:width", setWidth);
+  store.attach(lab);
+  lab.update();
+  return () => {
+    model.off("change:width", setWidth);
+    leave();
+    store.detach(lab);
+  };
+}
+
 /** Build one view of the studio; returns what takes it down again. */
 function mount(store: Store, { model, el }: Opened): () => void {
   const help = new HelpView();
   const player = new PlayerView(store, () => help.toggle());
   const composer = new ComposerView(store);
   const timeline = new TimelineView(store, (prompt) => composer.offerPrompt(prompt));
+  const curves = new CurvesLane(store, () => ({ from: 0, seconds: span(store.timeline, store.grid, store.grid.seconds(Math.max(store.film.end, store.playhead))) }));
+  timeline.element.append(curves.element);
   const status = new StatusView(store);
   const inspector = new InspectorView(store, "studio");
   const notice = new NoticeView(store);
@@ -63,7 +91,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
       const inspecting = store.hello?.watchable === true && store.watching;
       show(inspector.element, inspecting);
       grid.toggleAttribute("data-inspect", inspecting);
-      for (const part of [player, composer, timeline, status, notice]) part.update();
+      for (const part of [player, composer, timeline, curves, status, notice]) part.update();
       if (inspecting) inspector.update();
       // Short waits come and go; read aloud they would only disturb.
       const { label, kind } = situation(store);
@@ -100,13 +128,20 @@ function mount(store: Store, { model, el }: Opened): () => void {
 
 export default () => {
   let store: Store | null = null;
+  let lab: LabStore | null = null;
   return {
     initialize({ model }: { model: Model }) {
+      if (model.get("view") === "lab") {
+        const made = new LabStore(model);
+        lab = made;
+        return () => made.destroy();
+      }
       const made = new Store(model);
       store = made;
       return () => made.destroy();
     },
     render(opened: Opened) {
+      if (opened.model.get("view") === "lab") return mountLab((lab ??= new LabStore(opened.model)), opened);
       store ??= new Store(opened.model);
       const alone = (opened.model.get("view") ?? "studio") !== "studio";
       return alone ? mountCache(store, opened) : mount(store, opened);

@@ -1,4 +1,4 @@
-import type { CacheMessage, Fault, SlotFields } from "./types";
+import type { CacheMessage, Fault, Moment, SlotFields } from "./types";
 
 /** One slot of the cache. */
 export interface Slot {
@@ -52,6 +52,12 @@ export interface Reading {
   /** Where that point looks, by slot, token row and column. */
   gaze: Float32Array;
   faults: Fault[];
+  /** What was left of the prompt before the last switch, by moment; empty where it was not measured. */
+  residue: Partial<Record<Moment, number | null>>;
+  /** The same by slot, when the block was made. */
+  left: (number | null)[];
+  /** How well the latest frames show each prompt, by its number. */
+  alignment: Map<number, number>;
 }
 
 export type HeadKind = "sink" | "own" | "dynamic";
@@ -93,6 +99,9 @@ export function readingOf(message: CacheMessage, numbers: DataView): Reading {
     point: message.point,
     gaze: gaze as Float32Array,
     faults: message.warnings,
+    residue: message.residue,
+    left: message.left,
+    alignment: new Map(Object.entries(message.alignment).flatMap(([number, value]) => (value === null ? [] : [[Number(number), value] as [number, number]]))),
   };
 }
 

@@ -3,6 +3,7 @@ import { Fetching } from "./fetching";
 import { Film } from "./film";
 import { Grid } from "./grid";
 import { Link } from "./link";
+import { Linked, type Shown } from "./linked";
 import { Playback, TEMPOS, type Range } from "./playback";
 import { ALL, Readings, type Pin, type Reading } from "./readings";
 import { Rival } from "./rival";
@@ -74,10 +75,14 @@ export class Store {
   /** What the blocks saw of the cache. */
   readonly readings = new Readings();
   watching = false;
+  /** Whether what is left of an old prompt is measured. */
+  measuring = false;
   /** The layer and head that all views of the cache show. */
   pin: Pin = ALL;
   /** The block that the views of the cache show where no film says it; null for the newest. */
   chosen: number | null = null;
+  /** The other widgets of the same source. */
+  private readonly linked = new Linked((shown) => this.guard(() => this.follow(shown)));
   /** The latent frame whose slot is pointed at, in all views. */
   pointed: number | null = null;
   /** Why the kernel would not do what was asked for last. */
@@ -131,6 +136,7 @@ export class Store {
   destroy(): void {
     this.views.clear();
     this.link.destroy();
+    this.linked.close();
     this.decoder.clear();
     this.rival?.release();
   }
@@ -208,12 +214,14 @@ export class Store {
 
   pinTo(pin: Pin): void {
     this.pin = pin;
+    this.linked.tell({ pin });
     this.changed();
   }
 
   /** Show a block in the views of the cache; null for the newest. */
   choose(block: number | null): void {
     this.chosen = block;
+    this.linked.tell({ chosen: block });
     if (this.hello?.frames !== false && block !== null) this.seek(this.grid.start(block));
     this.changed();
   }
@@ -221,6 +229,16 @@ export class Store {
   point(frame: number | null): void {
     if (this.pointed === frame) return;
     this.pointed = frame;
+    this.linked.tell({ pointed: frame });
+    this.changed();
+  }
+
+  /** Another widget of the same source points at something. */
+  private follow(shown: Shown): void {
+    if (shown.pointed !== undefined) this.pointed = shown.pointed;
+    if (shown.pin !== undefined) this.pin = shown.pin;
+    // A film goes its own way; only views without one look at the same block.
+    if (shown.chosen !== undefined && this.hello?.frames === false) this.chosen = shown.chosen;
     this.changed();
   }
 
@@ -437,6 +455,7 @@ export class Store {
         break;
       case "watch":
         this.watching = message.on;
+        this.measuring = message.measuring;
         break;
       case "timeline":
         this.timeline = message;
@@ -481,6 +500,8 @@ export class Store {
     this.hello = hello;
     this.watching = hello.watching;
     this.film.grid = new Grid(hello.grid, hello.fps);
+    this.measuring = hello.measuring;
+    this.linked.join(hello.origin);
     this.playback.setFps(hello.fps);
     this.timeline = hello.timeline;
     this.takes = hello.takes;

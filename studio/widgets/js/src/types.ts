@@ -169,6 +169,10 @@ export interface Hello {
   /** Whether the cache can be watched, and whether it is. */
   watchable: boolean;
   watching: boolean;
+  /** Whether the residue is measured. */
+  measuring: boolean;
+  /** Name of what makes the frames, the same in all its widgets. */
+  origin: string;
   /** Whether the timeline can be edited. */
   editable: boolean;
   takes: Take[];
@@ -229,8 +233,16 @@ export interface CacheMessage {
   grid: [number, number];
   counts: number[];
   sizes: number[];
+  /** What was left of the prompt before the last switch, by moment. */
+  residue: Partial<Record<Moment, number | null>>;
+  /** The same by slot, when the block was made; empty where it was not measured. */
+  left: (number | null)[];
+  /** How well the latest frames show each prompt, by its number. */
+  alignment: Record<string, number | null>;
   warnings: Fault[];
 }
+
+export type Moment = "before" | "after" | "made";
 
 export interface Reply {
   type: "reply";
@@ -261,7 +273,7 @@ export type Message =
   | BlockMessage
   | CacheMessage
   | Reply
-  | { type: "watch"; on: boolean }
+  | { type: "watch"; on: boolean; measuring: boolean }
   | ({ type: "timeline" } & Timeline)
   | ThumbsMessage
   | { type: "takes"; takes: Take[] }

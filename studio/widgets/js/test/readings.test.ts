@@ -9,7 +9,7 @@ const own: SlotFields = [6, "window", 1, "commit", 3];
 function message(block: number, take = 0, extra: Partial<CacheMessage> = {}): CacheMessage {
   return {
     type: "cache", take, block, prompt: "p", policy: null, prompts: { 0: "o", 1: "p" }, slots: [sink, window, own], before: null,
-    own: [6], tokens: [1, 1], point: null, layers: [0, 4], heads: 2, words: ["red", "fox"], grid: [1, 2], counts: [12, 8, 4, 4], sizes: [2], warnings: [], ...extra,
+    own: [6], tokens: [1, 1], point: null, layers: [0, 4], heads: 2, words: ["red", "fox"], grid: [1, 2], counts: [12, 8, 4, 4], sizes: [2], residue: {}, left: [], alignment: {}, warnings: [], ...extra,
   };
 }
 

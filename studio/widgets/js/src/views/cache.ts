@@ -256,7 +256,9 @@ export class CacheView {
     const how = slot.written === "recache" ? `recomputed by the recache before block ${slot.block}` : `written at block ${slot.block}`;
     const share = this.past ? "" : ` · ${percentage(shares(reading, this.store.pin)[i] as number)} of the attention`;
     const own = this.isOwn(reading, slot) && !this.past ? ", made by this block" : "";
-    return `Latent frame ${slot.frame} · ${slot.role}, ${place}${own} · ${how}${prompt}${share}`;
+    const left = this.past ? null : reading.left[i] ?? null;
+    const kept = left === null ? "" : ` · holds ${left.toFixed(2)} of the prompt before`;
+    return `Latent frame ${slot.frame} · ${slot.role}, ${place}${own} · ${how}${prompt}${share}${kept}`;
   }
 
   private ordered(): HTMLButtonElement[] {

@@ -36,6 +36,7 @@ export class GazeView {
     show(this.empty, reading === undefined);
     this.body.classList.toggle("ls-blank", reading === undefined);
     if (reading === undefined) return;
+    for (const figure of this.seen.children) (figure as HTMLElement).dataset.on = String((figure as HTMLElement).dataset.frame === String(store.pointed));
     this.away.style.visibility = this.wanted === null && reading.point === null ? "hidden" : "visible";
     const key = JSON.stringify([reading.take, reading.block, reading.point, this.wanted]);
     if (key === this.key) return;
@@ -114,7 +115,10 @@ export class GazeView {
     const held = reading.slots.map((slot, i) => ({ slot, i })).filter(({ slot }) => slot.frame !== null);
     while (this.seen.children.length > held.length) this.seen.lastElementChild?.remove();
     while (this.seen.children.length < held.length) {
-      this.seen.append(h("figure", { class: "ls-heat ls-look" }, h("canvas"), h("canvas", { class: "ls-gaze" }), h("figcaption", { class: "ls-num" })));
+      const figure = h("figure", { class: "ls-heat ls-look" }, h("canvas"), h("canvas", { class: "ls-gaze" }), h("figcaption", { class: "ls-num" }));
+      figure.addEventListener("mouseenter", () => this.store.point(Number(figure.dataset.frame)));
+      figure.addEventListener("mouseleave", () => this.store.point(null));
+      this.seen.append(figure);
     }
     const [rows, columns] = reading.tokens;
     const most = Math.max(0, ...[...reading.gaze].filter(Number.isFinite));

@@ -1,6 +1,7 @@
 import { h, icon, setText, show } from "../dom";
 import type { Store } from "../store";
 import { CacheView } from "./cache";
+import { CurvesView } from "./curves";
 import { GazeView } from "./gaze";
 import { HeadsView } from "./heads";
 import { WordsView } from "./words";
@@ -16,6 +17,7 @@ const KINDS: Record<string, (store: Store) => Pane> = {
   gaze: (store) => new GazeView(store),
   words: (store) => new WordsView(store),
   heads: (store) => new HeadsView(store),
+  curves: (store) => new CurvesView(store),
 };
 
 /** What the model sees: one pane of its own, or all of them as tabs of the studio. */

@@ -25,6 +25,7 @@ export class WordsView {
   private readonly ruler = h("div", { class: "ls-ruler ls-num", "aria-hidden": "true" });
   private readonly list = h("div", { class: "ls-words", role: "group", "aria-label": "Words of the prompts over time" });
   private readonly head = h("div", { class: "ls-wordhead", "aria-hidden": "true" });
+  private readonly pointed = h("div", { class: "ls-pointed", "aria-hidden": "true", hidden: true });
   private readonly detail = h("div", { class: "ls-detail ls-num", "aria-live": "polite" });
   private readonly heats = h("div", { class: "ls-heats" });
   private readonly empty = h("div", { class: "ls-empty" });
@@ -43,7 +44,7 @@ export class WordsView {
         h("span", { class: "ls-heading", title: "Share of the cross-attention of each block's last denoising step, from sampled queries. What is missing to 100 % falls on the end of the prompt and on padding." }, "Which words it listens to"),
         this.scale, h("span", { class: "ls-grow" }), this.pins.element),
       h("div", { class: "ls-wordaxis" }, h("span"), this.ruler),
-      h("div", { class: "ls-wordbox" }, this.list, h("div", { class: "ls-wordover" }, h("span"), h("div", { class: "ls-over" }, this.head))),
+      h("div", { class: "ls-wordbox" }, this.list, h("div", { class: "ls-wordover" }, h("span"), h("div", { class: "ls-over" }, this.pointed, this.head))),
       this.detail,
       this.heats,
     );
@@ -72,6 +73,14 @@ export class WordsView {
       this.draw(seconds);
     }
     show(this.head, true);
+    const pointed = store.pointed === null ? null : Math.floor(store.pointed / Math.max(1, reading.own.length));
+    show(this.pointed, pointed !== null);
+    if (pointed !== null) {
+      const at = (block: number) => Math.min(100, (100 * store.grid.blockSeconds(block)) / seconds);
+      this.pointed.style.left = `${at(pointed)}%`;
+      this.pointed.style.width = `${at(pointed + 1) - at(pointed)}%`;
+    }
+    for (const figure of this.heats.children) (figure as HTMLElement).dataset.on = String((figure as HTMLElement).dataset.frame === String(store.pointed));
     this.head.style.left = `${Math.min(100, (100 * store.grid.blockSeconds(reading.block)) / seconds)}%`;
     this.drawHeat(reading);
   }
@@ -147,6 +156,13 @@ export class WordsView {
     return button;
   }
 
+  private makeHeat(): HTMLElement {
+    const figure = h("figure", { class: "ls-heat" }, h("canvas"), h("div", { class: "ls-heatover" }), h("figcaption", { class: "ls-num" }));
+    figure.addEventListener("mouseenter", () => this.store.point(Number(figure.dataset.frame)));
+    figure.addEventListener("mouseleave", () => this.store.point(null));
+    return figure;
+  }
+
   /** The frames that the shown block made, and where in them the chosen word is listened to. */
   private drawHeat(reading: Reading): void {
     const { chosen, store } = this;
@@ -161,10 +177,11 @@ export class WordsView {
     const drawing = ++this.drawing;
     const tint = this.rows.find((row) => row.prompt === reading.prompt)?.tint ?? "var(--ls-accent)";
     while (this.heats.children.length > reading.own.length) this.heats.lastElementChild?.remove();
-    while (this.heats.children.length < reading.own.length) this.heats.append(h("figure", { class: "ls-heat" }, h("canvas"), h("div", { class: "ls-heatover" }), h("figcaption", { class: "ls-num" })));
+    while (this.heats.children.length < reading.own.length) this.heats.append(this.makeHeat());
     const values = spoken ? heatOf(reading, chosen.index) : null;
     const most = values === null ? 0 : Math.max(...values.flat());
     reading.own.forEach((frame, i) => {
+      (this.heats.children[i] as HTMLElement).dataset.frame = String(frame);
       const [canvas, over, caption] = this.heats.children[i]?.children as unknown as [HTMLCanvasElement, HTMLElement, HTMLElement];
       const jpeg = store.readings.picture(frame);
       if (jpeg !== undefined) {
