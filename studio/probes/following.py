@@ -56,6 +56,8 @@ class ResidueFollower:
         self._meter: ResidueMeter | None = None
         self._awaited = False
         self._found: list[Residue] = []
+        self._switches: dict[int, BlockPlan] = {}
+        self._anew: tuple[int, str, int] | None = None
 
     def expect(self, entry: BlockPlan, previous: Tensor | None = None) -> None:
         """Say what the next block is planned to be, before its switch touches the cache.
@@ -66,13 +68,15 @@ class ResidueFollower:
         """
         self._found, self._awaited = [], False
         before, self._text = self._text if previous is None else previous, entry.text
-        if entry.policy is None or before is None or self._cache.end == self._cache.origin:
+        if entry.policy is None or self._cache.end == self._cache.origin:
             return
-        if before.shape != entry.text.shape or not torch.equal(before, entry.text):
+        if before is not None and before.shape == entry.text.shape and not torch.equal(before, entry.text):
             self._meter = self._measuring(before, entry.text)
         if self._meter is not None:
             self._found.append(self._meter.measure("before"))
+            self._meter.switch(entry)
             self._awaited = True
+        self._remember(self._cache.end // self._cache.block, entry)
 
     def stop(self) -> None:
         """Measure nothing more until the next switch."""
@@ -105,24 +109,55 @@ class ResidueFollower:
         return found
 
     def _measuring(self, old: Tensor, new: Tensor) -> ResidueMeter | None:
-        count = self._cache.end // self._cache.block
-        past = self._past()
+        cache = self._cache
+        count, past = cache.end // cache.block, self._past()
         if len(past) < count:
             return None  # the take began elsewhere, and what its cache was made of is not known
-        meter = ResidueMeter.late(self._dit, self._cache, self._sampler, old=old, new=new)
-        for block in self._history(meter, past, count):
-            meter.commit(past[block].to(self._cache.device))
+        meter = ResidueMeter.late(self._dit, cache, self._sampler, old=old, new=new)
+        first = self._base(meter, past)
+        for block in self._history(meter, past, first, count):
+            if block in self._switches:
+                meter.switch(self._switches[block])
+            meter.commit(past[block].to(cache.device))
         return meter
 
-    def _history(self, meter: ResidueMeter, past: Sequence[Tensor], count: int) -> Iterator[int]:
+    def _base(self, meter: ResidueMeter, past: Sequence[Tensor]) -> int:
+        """The first block to commit: after the latest switch that left nothing of what was before it, or the first."""
+        cache = self._cache
+        if self._anew is None:
+            return 0
+        at, policy, frames = self._anew
+        recached = frames if policy == "recache" else 0
+        meter.begin(_frames(past, at, recached, cache), end=at * cache.block)
+        return at
+
+    def _history(self, meter: ResidueMeter, past: Sequence[Tensor], first: int, count: int) -> Iterator[int]:
         """The blocks to commit; those in the middle of a long take are leapt over."""
-        block, device = self._cache.block, self._cache.device
-        window = -(-self._cache.capacity // block)
-        sink = max(1, -(-self._cache.config.sink // block))
+        cache = self._cache
+        window = -(-cache.capacity // cache.block)
+        sink = max(1, -(-cache.config.sink // cache.block))
         start = count - self._blocks
-        if self._cache.config.window is None or start - window < sink or start <= window:
-            yield from range(count)
+        if cache.config.window is None or start - window < first + sink or start <= first + window:
+            yield from range(first, count)
             return
-        yield from range(sink)
-        meter.leap(torch.cat(list(past[start - window : start]), dim=1).to(device), end=start * block)
+        yield from range(first, first + sink)
+        meter.leap(_frames(past, start, window * cache.block, cache), end=start * cache.block)
         yield from range(start, count)
+
+    def _remember(self, block: int, entry: BlockPlan) -> None:
+        """Keep a switch for later: what follows it, and whether it left anything of what was before."""
+        cache = self._cache
+        held = cache.end - cache.origin
+        whole = not cache.rolled or (entry.sink_policy or cache.config.sink_policy) == "rewrite"
+        whole = whole and cache.config.window is not None and cache.config.attend is None
+        if entry.policy == "clear" or (entry.policy == "recache" and whole):
+            self._anew, self._switches = (block, entry.policy, min(held, cache.capacity)), {}
+        else:
+            self._switches[block] = entry
+
+
+def _frames(past: Sequence[Tensor], end: int, count: int, cache: KVCache) -> Tensor:
+    """The last `count` latent frames before block `end`."""
+    blocks = past[end - max(1, -(-count // cache.block)) : end]
+    latents = torch.cat(list(blocks), dim=1)
+    return latents[:, latents.shape[1] - count :].to(cache.device)

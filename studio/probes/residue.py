@@ -1,9 +1,9 @@
 """Residue: how much of the old prompt is left in the cache.
 
-A cached slot is compared with what it would hold had the new prompt always been in force: the same latents, committed
-block by block into a second cache under the new prompt. The distance is given in units of the distance between the
-caches under the two prompts, so that 1 is "as if nothing had been switched" and 0 is "as if it had always been the new
-prompt".
+A cached slot is compared with what it would hold had the new prompt always been in force and nothing else been
+different: the same latents, committed block by block and recached where the cache was, into a second cache under the
+new prompt. The distance is given in units of the distance between the caches under the two prompts, so that 1 is "as
+if nothing had been switched" and 0 is "as if it had always been the new prompt".
 
 Source: the measure belongs to this project; what it looks at is the KV-recache of LongLive (ICLR 2026), section 3.1.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -79,19 +79,19 @@ class Residue:
 class ResidueMeter:
     """Measures a take's cache against the caches that each of two prompts alone would have made of its latents.
 
-    Each block costs two more commit passes. What those wrote is kept for the frames that the measured cache
-    holds or could bring back.
+    Both are kept as one cache of twice the batch: each block costs one more commit pass of that size, each recache one
+    more recache.
 
     Args:
         dit: The network.
         cache: The cache to be measured; nothing committed yet.
         sampler: Gives the timestep of the commits.
         old: Text embeddings of the old prompt `[B, text_len, text_dim]`.
-        new: Those of the new one.
+        new: Those of the new one, of the same shape.
 
     Raises:
         RuntimeError: If the cache holds something already.
-        ValueError: If the two texts are equal.
+        ValueError: If the two texts are equal or differ in shape.
     """
 
     def __init__(self, dit: WanDiT, cache: KVCache, sampler: SamplerConfig, *, old: Tensor, new: Tensor) -> None:
@@ -101,7 +101,7 @@ class ResidueMeter:
 
     @classmethod
     def late(cls, dit: WanDiT, cache: KVCache, sampler: SamplerConfig, *, old: Tensor, new: Tensor) -> ResidueMeter:
-        """A meter for a cache that holds something already: give it the blocks so far by `commit` before measuring.
+        """A meter for a cache that holds something already: give it what happened so far before measuring.
 
         Args:
             dit: The network.
@@ -114,17 +114,23 @@ class ResidueMeter:
             The meter.
 
         Raises:
-            ValueError: If the two texts are equal.
+            ValueError: If the two texts are equal or differ in shape.
         """
         meter = cls.__new__(cls)
         meter._begin(dit, cache, sampler, old, new)
         return meter
 
     def _begin(self, dit: WanDiT, cache: KVCache, sampler: SamplerConfig, old: Tensor, new: Tensor) -> None:
-        if old.shape == new.shape and torch.equal(old, new):
+        if old.shape != new.shape:
+            raise ValueError(f"`old` and `new` must have one shape, got {list(old.shape)} and {list(new.shape)}")
+        if torch.equal(old, new):
             raise ValueError("`old` and `new` must be different texts, got the same twice")
-        self._cache = cache
-        self._old, self._new = (_Alone(dit, cache, sampler, text) for text in (old, new))
+        self._cache, self._dit, self._sampler = cache, dit, sampler
+        self._text = torch.cat([old, new])
+        with torch.no_grad():
+            self._condition = dit.condition(self._text)
+        # The prompts' own caches, old and then new along the batch; made when the latents' shape is known.
+        self._alone: KVCache | None = None
 
     def fork(self, cache: KVCache) -> ResidueMeter:
         """A meter that goes on by itself with another cache that holds the same.
@@ -135,19 +141,44 @@ class ResidueMeter:
         Returns:
             The meter.
         """
-        other = type(self).__new__(type(self))
-        other._cache, other._old, other._new = cache, self._old.fork(), self._new.fork()
+        other = copy.copy(self)
+        other._cache, other._alone = cache, copy.deepcopy(self._alone)
         return other
 
+    @torch.no_grad()
     def commit(self, latents: Tensor) -> None:
         """Take over a finished block.
 
         Args:
             latents: Its clean latents `[B, block, C, H, W]`.
         """
-        self._old.commit(latents)
-        self._new.commit(latents)
+        both = torch.cat([latents, latents])
+        commit(self._dit, self._references(latents), both, self._condition, self._sampler)
 
+    @torch.no_grad()
+    def switch(self, entry: BlockPlan) -> None:
+        """Take part in a switch of the measured cache: the prompts' own caches are recached or cleared as well.
+
+        Args:
+            entry: The block's plan.
+        """
+        if self._alone is not None:
+            switch(self._dit, self._alone, self._condition, self._sampler, replace(entry, text=self._text))
+
+    @torch.no_grad()
+    def begin(self, latents: Tensor, *, end: int) -> None:
+        """Begin where a recache rewrote all slots of the measured cache, or where it was cleared.
+
+        Args:
+            latents: The latent frames that were recached `[B, frames, C, H, W]`; no frames where it was cleared.
+            end: Latent frames of the take up to there.
+        """
+        alone = self._references(latents)
+        alone.restore(torch.cat([latents, latents]), end=end)
+        if latents.shape[1]:
+            recache(self._dit, alone, self._condition, self._sampler, sink_policy="rewrite")
+
+    @torch.no_grad()
     def leap(self, latents: Tensor, *, end: int) -> None:
         """Leave out blocks of a long take: keep the sink and fill the window by one recache under each prompt.
 
@@ -157,10 +188,12 @@ class ResidueMeter:
 
         Raises:
             ValueError: If the cache has not rolled by then.
-            RuntimeError: If no block was given to `commit` before.
+            RuntimeError: If nothing was given to `commit` or `begin` before.
         """
-        self._old.leap(latents, end)
-        self._new.leap(latents, end)
+        if self._alone is None:
+            raise RuntimeError("no block was committed; the sink must be there before a leap")
+        self._alone.restore(torch.cat([latents, latents]), end=end, keep_sink=True)
+        recache(self._dit, self._alone, self._condition, self._sampler, sink_policy="keep")
 
     @torch.no_grad()
     def measure(self, moment: Moment) -> Residue:
@@ -178,25 +211,22 @@ class ResidueMeter:
         """
         if moment not in get_args(Moment):
             raise ValueError(f"`moment` must be one of {', '.join(get_args(Moment))}, got {moment!r}")
-        cache = self._cache
-        held = [(index, slot) for index, slot in zip(cache.order(), cache.slots, strict=True) if slot.frame is not None]
-        frames = [slot.frame or 0 for _, slot in held]
-        missing = sorted(set(frames) - set(self._new.frames))
-        if missing:
+        cache, alone = self._cache, self._alone
+        held, known = _places(cache), {} if alone is None else {slot.frame: at for at, slot in _places(alone)}
+        if missing := sorted({slot.frame or 0 for _, slot in held} - set(known)):
             raise RuntimeError(f"latent frames {missing} were never given to `commit`; give it every block")
-        distances = []
-        for part, tensors in enumerate((cache.keys, cache.values)):
-            now = [[_slot(tensor, index, cache.tokens) for index, _ in held] for tensor in tensors]
-            old, new = (
-                [[alone.frames[frame][part][layer] for frame in frames] for layer in range(len(tensors))]
-                for alone in (self._old, self._new)
-            )
-            distances.append((_distances(now, new), _distances(old, new), _sizes(new)))
-        # A recache that rewrites the sink brings back any of the last frames, so these are kept as well.
-        recent = range(cache.end - cache.capacity, cache.end)
-        for alone in (self._old, self._new):
-            alone.forget_all_but({*frames, *recent})
-        shares = [_shares(*found) for found in distances]
+        shares = []
+        for part in ("keys", "values"):
+            layers = range(len(getattr(cache, part)))
+            now, old, new = (np.zeros((len(layers), len(held))) for _ in range(3))
+            for layer in layers:
+                mine = getattr(cache, part)[layer].float()
+                prompts = getattr(alone, part)[layer].float().chunk(2) if held else ()
+                for column, (at, slot) in enumerate(held):
+                    a, b = (_slot(prompt, known[slot.frame], cache.tokens) for prompt in prompts)
+                    now[layer, column] = float((_slot(mine, at, cache.tokens) - b).norm())
+                    old[layer, column], new[layer, column] = float((a - b).norm()), float(b.norm())
+            shares.append(_shares(now, old, new))
         return Residue(
             block=cache.end // cache.block - (moment == "made"),
             moment=moment,
@@ -206,56 +236,27 @@ class ResidueMeter:
             total=(shares[0][1] + shares[1][1]) / 2,
         )
 
+    def _references(self, latents: Tensor) -> KVCache:
+        if self._alone is None:
+            self._alone = _empty_like(self._cache, self._dit, latents)
+        return self._alone
 
-class _Alone:
-    """The cache of the same latents under one prompt alone, and what it wrote for each frame."""
 
-    def __init__(self, dit: WanDiT, like: KVCache, sampler: SamplerConfig, text: Tensor) -> None:
-        self._dit, self._like, self._sampler = dit, like, sampler
-        with torch.no_grad():
-            self._condition = dit.condition(text)
-        self._cache: KVCache | None = None
-        self.frames: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-
-    def fork(self) -> _Alone:
-        """The same once more, to go on by itself."""
-        other = copy.copy(self)
-        other._cache, other.frames = copy.deepcopy(self._cache), dict(self.frames)
-        return other
-
-    def commit(self, latents: Tensor) -> None:
-        """Commit a block and remember what it wrote."""
-        cache = self._cache = self._cache or _empty_like(self._like, self._dit, latents)
-        commit(self._dit, cache, latents, self._condition, self._sampler)
-        where = {slot.frame: index for index, slot in zip(cache.order(), cache.slots, strict=True)}
-        for frame in range(cache.end - cache.block, cache.end):
-            keys, values = (
-                [_slot(tensor, where[frame], cache.tokens).clone() for tensor in tensors]
-                for tensors in (cache.keys, cache.values)
-            )
-            self.frames[frame] = keys, values
-
-    def leap(self, latents: Tensor, end: int) -> None:
-        """Go on from a later frame."""
-        if self._cache is None:
-            raise RuntimeError("no block was committed; the sink must be there before a leap")
-        self._cache.restore(latents, end=end, keep_sink=True)
-        recache(self._dit, self._cache, self._condition, self._sampler, sink_policy="keep")
-
-    def forget_all_but(self, frames: Set[int]) -> None:
-        """Let go of frames that can never be asked for again."""
-        self.frames = {frame: written for frame, written in self.frames.items() if frame in frames}
+def _places(cache: KVCache) -> list[tuple[int, Slot]]:
+    """The occupied slots with their indices, sink first, then from old to new."""
+    return [(index, slot) for index, slot in zip(cache.order(), cache.slots, strict=True) if slot.frame is not None]
 
 
 def _empty_like(cache: KVCache, dit: WanDiT, latents: Tensor) -> KVCache:
-    _, _, channels, rows, columns = latents.shape
+    """An empty cache of the same kind for two prompts at once."""
+    batch, _, channels, rows, columns = latents.shape
     return KVCache(
         cache.config,
         dit.config,
         grid=cache.grid,
         latents=(channels, rows, columns),
         block=cache.block,
-        batch=len(latents),
+        batch=2 * batch,
         frames=cache.capacity,
         device=cache.device,
         dtype=cache.keys[0].dtype,
@@ -264,17 +265,6 @@ def _empty_like(cache: KVCache, dit: WanDiT, latents: Tensor) -> KVCache:
 
 def _slot(tensor: Tensor, index: int, tokens: int) -> Tensor:
     return tensor[:, index * tokens : (index + 1) * tokens]
-
-
-def _distances(a: list[list[Tensor]], b: list[list[Tensor]]) -> np.ndarray:
-    """Distance `[layers, slots]` of two lists of slots a layer, in float64."""
-    return np.array(
-        [[float((x.float() - y.float()).norm()) for x, y in zip(*pair, strict=True)] for pair in zip(a, b, strict=True)]
-    )
-
-
-def _sizes(a: list[list[Tensor]]) -> np.ndarray:
-    return np.array([[float(x.float().norm()) for x in layer] for layer in a])
 
 
 def _shares(now: np.ndarray, prompts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, float]:
@@ -320,6 +310,7 @@ def residue_over_take(
         if index == at:
             found.append(meter.measure("before"))
             seconds = _switch_now(dit, cache, sampler, entry)
+            meter.switch(entry)
             found.append(meter.measure("after"))
         (block,) = rollout(dit, cache, [replace(entry, policy=None)], noise, sampler, schedule=schedule)
         meter.commit(block.latents)

@@ -75,6 +75,27 @@ def test_a_switch_to_the_same_text_is_measured_against_the_last_one_that_differe
     assert follow(takes.plan(3)[:1] + [replace(e, policy="recache") for e in takes.plan(3)[1:]])[0] == [(), (), ()]
 
 
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        {5: ("recache", "rewrite")},
+        {5: ("clear", None)},
+        {5: ("clear", None), 7: ("recache", "keep")},
+        {2: ("recache", "keep"), 8: ("keep", None)},
+        {5: ("recache", "rewrite"), 9: ("recache", "keep"), 13: ("recache", "rewrite")},
+    ],
+)
+def test_earlier_switches_are_taken_into_account_however_long_ago(earlier):
+    config = CacheConfig(sink=3, window=6, positions="window")
+    entries = takes.plan(22, {**earlier, 20: ("recache", "rewrite")})
+    near, _ = follow(entries, config, reach=1)
+    whole, _ = follow(entries, config, reach=9)
+    for mine, exact in zip(near[20], whole[20], strict=True):
+        assert mine.slots == exact.slots
+        assert mine.total == pytest.approx(exact.total, abs=0.1)
+    assert near[20][0].total > 0.9 and near[20][1].total < 1e-5 and near[21][0].total < 1e-5
+
+
 def test_a_long_take_is_measured_from_its_sink_and_its_latest_blocks():
     config = CacheConfig(sink=3, window=6, positions="window")
     entries = takes.plan(14, {12: ("recache", None)})
