@@ -16,6 +16,7 @@ from studio.events import DecodedBlock, Stats, Switch
 from studio.timeline import Segment, Timeline
 from studio.widgets import codec, protocol
 from studio.widgets.palette import COLOURS, Palette
+from tests.widgets import cases
 
 GOOD = [
     {"type": "ready", "client": "a", "hidden": False},
@@ -154,3 +155,7 @@ def test_a_prompt_keeps_its_colour() -> None:
     assert palette.colours(edited) == [0, 2, 1, 0]
     many = Timeline.of(*(f"p{i}" for i in range(3 * COLOURS)), blocks=1)
     assert set(Palette().colours(many)) == set(range(COLOURS))
+
+
+def test_the_front_end_is_held_against_the_timeline_of_today() -> None:
+    assert cases.FILE.read_text(encoding="utf-8") == cases.written(), "run: python -m tests.widgets.cases"

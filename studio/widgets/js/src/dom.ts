@@ -30,6 +30,18 @@ const SHAPES = {
   more: "M4 10h4v4H4zM10 10h4v4h-4zM16 10h4v4h-4z",
   pen: "M4 20l1-5L15.500 4.500l4 4L9 19zM6.700 16l1.300 1.300 8-8-1.300-1.300z",
   cross: "M6.400 5L12 10.600 17.600 5 19 6.400 13.400 12 19 17.600 17.600 19 12 13.400 6.400 19 5 17.600 10.600 12 5 6.400z",
+  undo: "M9 5 3.5 10 9 15v-3.6h4.6a3.3 3.3 0 0 1 0 6.6H9v2h4.6a5.3 5.3 0 0 0 0-10.6H9z",
+  redo: "M15 5l5.500 5-5.500 5v-3.600h-4.600a3.300 3.300 0 0 0 0 6.600H15v2h-4.600a5.300 5.300 0 0 1 0-10.600H15z",
+  split: "M11 3h2v18h-2zM3 8h6v8H3zM15 8h6v8h-6z",
+  double: "M4 4h11v3h-2V6H6v9h1v2H4zM9 9h11v11H9zM11 11v7h7v-7z",
+  bin: "M9 3h6v2h5v2H4V5h5zM6 8h12l-1 13H7zM9.500 10.500v8H11v-8zM13 10.500v8h1.500v-8z",
+  flag: "M6 3h2v1h10l-2.500 4L18 12H8v9H6z",
+  magnet: "M5 4h4v8a3 3 0 0 0 6 0V4h4v8a7 7 0 0 1-14 0zM5 4v3h4V4zM15 4v3h4V4z",
+  ripple: "M4 5h2v14H4zM9 8h5v8H9zM17 8h3v8h-3zM14 11h3v2h-3z",
+  whole: "M3 5h2v14H3zM19 5h2v14h-2zM6 12l4-4v3h4V8l4 4-4 4v-3h-4v3z",
+  fork: "M7 3a2 2 0 0 1 1 3.730V11h5a4 4 0 0 0 3-3.300A2 2 0 1 1 18 7.700 6 6 0 0 1 13 13H8v4.270A2 2 0 1 1 6 17.270V6.730A2 2 0 0 1 7 3z",
+  file: "M6 3h8l4 4v14H6zM8 5v14h8V8h-3V5z",
+  edit: "M4 20v-4L15.500 4.500l4 4L8 20zM6 17v1h1l9.700-9.500-1.200-1.200z",
 } as const;
 
 export function icon(name: keyof typeof SHAPES): SVGSVGElement {

@@ -1,7 +1,6 @@
 import { h, setText, show } from "./dom";
 import { listen } from "./keys";
 import { LabStore } from "./lab/store";
-import { span } from "./lane";
 import { Store } from "./store";
 import { followTheme } from "./theme";
 import type { Model } from "./types";
@@ -73,8 +72,9 @@ function mount(store: Store, { model, el }: Opened): () => void {
   const player = new PlayerView(store, () => help.toggle());
   const composer = new ComposerView(store);
   const timeline = new TimelineView(store, (prompt) => composer.offerPrompt(prompt));
-  const curves = new CurvesLane(store, () => ({ from: 0, seconds: span(store.timeline, store.grid, store.grid.seconds(Math.max(store.film.end, store.playhead))) }));
-  timeline.element.append(curves.element);
+  const curves = new CurvesLane(store, () => timeline.desk.axis);
+  timeline.addLane(curves.element, () => curves.update());
+  const clips = listenToClips(() => root, timeline);
   const status = new StatusView(store);
   const inspector = new InspectorView(store, "studio");
   const notice = new NoticeView(store);
@@ -110,7 +110,9 @@ function mount(store: Store, { model, el }: Opened): () => void {
     listen(root, store, {
       prompt: () => composer.focus(),
       help: () => help.toggle(),
-      escape: () => help.close(),
+      escape: () => help.close() || timeline.escape(),
+      timeline: (event) => timeline.key(event),
+      quick: (key) => composer.quick.choose(key),
       start: () => player.toStart(),
       fullscreen: () => player.toggleFull(),
       loop: () => player.toggleLoop(),
@@ -121,8 +123,28 @@ function mount(store: Store, { model, el }: Opened): () => void {
   view.update();
   return () => {
     model.off("change:width", setWidth);
+    clips();
     for (const action of leave) action();
     store.detach(view);
+  };
+}
+
+/** Copying and pasting reach the whole page: here they are told to the timeline of the studio that has the focus. */
+function listenToClips(studio: () => HTMLElement, timeline: TimelineView): () => void {
+  const has = (event: Event) => {
+    const root = studio();
+    const inside = root.contains(event.target as Node) || root.contains(document.activeElement);
+    return inside && !timeline.element.contains(event.target as Node);
+  };
+  const copy = (event: ClipboardEvent) => has(event) && timeline.onCopy(event, event.type === "cut");
+  const paste = (event: ClipboardEvent) => has(event) && timeline.onPaste(event);
+  addEventListener("copy", copy);
+  addEventListener("cut", copy);
+  addEventListener("paste", paste);
+  return () => {
+    removeEventListener("copy", copy);
+    removeEventListener("cut", copy);
+    removeEventListener("paste", paste);
   };
 }
 

@@ -10,10 +10,15 @@ function isNotebooks(event: KeyboardEvent): boolean {
 export interface Doors {
   prompt(): void;
   help(): void;
-  escape(): void;
+  /** Close what is open; returns whether there was anything. */
+  escape(): boolean;
   start(): void;
   fullscreen(): void;
   loop(): void;
+  /** Whether a key was meant for the timeline. */
+  timeline(event: KeyboardEvent): boolean;
+  /** Switch to a quick prompt; returns whether there is one. */
+  quick(key: number): boolean;
 }
 
 /** Steer by keys while the studio has the focus, without taking any from text boxes or from the notebook. */
@@ -21,12 +26,15 @@ export function listen(root: HTMLElement, store: Store, doors: Doors): () => voi
   const onKey = (event: KeyboardEvent) => {
     if (isNotebooks(event)) return;
     event.stopPropagation();
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.defaultPrevented || event.isComposing) return;
     const target = event.target as HTMLElement;
-    if (event.key === "Escape") return doors.escape();
+    if (event.key === "Escape") return void doors.escape();
     if (target.closest("input, textarea, select") !== null) return;
     // Space and Enter press the button that has the focus.
-    if (event.key === " " && target.closest("button, summary") !== null) return;
+    if ((event.key === " " || event.key === "Enter") && target.closest("button, summary") !== null) return;
+    if (doors.timeline(event)) return event.preventDefault();
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (/^[1-9]$/.test(event.key) && doors.quick(Number(event.key))) return event.preventDefault();
     const action = {
       " ": () => store.toggle(),
       ArrowLeft: () => (event.shiftKey ? store.stepFrame(-1) : store.stepBack()),

@@ -180,11 +180,15 @@ export class Store {
     return !this.playback.running;
   }
 
+  /** Blocks of this take that were generated. */
+  get made(): number {
+    const told = this.stats?.take === this.film.take ? this.stats.generated_blocks : 0;
+    return Math.max(told, this.film.end > 0 ? this.grid.blockAt(this.film.end - 1) + 1 : 0);
+  }
+
   /** First block that a switch asked for now would change. */
   get nextBlock(): number {
-    const told = this.stats?.take === this.film.take ? this.stats.generated_blocks : 0;
-    const made = Math.max(told, this.film.end > 0 ? this.grid.blockAt(this.film.end - 1) + 1 : 0);
-    return made + (this.source === "playing" || this.source === "warming" ? 1 : 0);
+    return this.made + (this.source === "playing" || this.source === "warming" ? 1 : 0);
   }
 
   /** Whether every block of a video with an end has begun: nothing is left to steer. */

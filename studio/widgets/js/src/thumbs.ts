@@ -15,6 +15,8 @@ export class Thumbs {
   private asked = new Map<number, number>();
   private wanted = new Set<number>();
   private generation = 0;
+  /** Raised by every picture that comes or goes. */
+  version = 0;
   private timer: ReturnType<typeof setTimeout> | null = null;
 
   constructor(
@@ -57,6 +59,7 @@ export class Thumbs {
 
   clear(): void {
     this.generation++;
+    this.version++;
     for (const picture of this.pictures.values()) picture.close();
     this.pictures.clear();
     this.asked.clear();
@@ -68,6 +71,7 @@ export class Thumbs {
     this.pictures.delete(block);
     this.pictures.set(block, picture);
     this.asked.delete(block);
+    this.version++;
     for (const [oldest, old] of this.pictures) {
       if (this.pictures.size <= this.limit) break;
       old.close();

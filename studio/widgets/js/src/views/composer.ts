@@ -1,8 +1,9 @@
 import { h, icon, setText, show } from "../dom";
 import { clock } from "../grid";
 import type { Store } from "../store";
-import type { UnknownWord } from "../types";
+import type { Transition, UnknownWord } from "../types";
 import { cut, fromCodePoints, replaceWord } from "../words";
+import { QuickView } from "./quick";
 
 const LOOK_UP_MS = 200;
 const NOTE_MS = 6000;
@@ -26,6 +27,11 @@ export class ComposerView {
     "select", { "aria-label": "What happens to the memory of the old prompt" },
     ...POLICIES.map(([name, meaning]) => h("option", { value: name, title: meaning }, name)),
   );
+  private readonly over = h(
+    "select", { class: "ls-overblocks", "aria-label": "How soon the new prompt takes over", title: "How soon the new prompt takes over" },
+    h("option", { value: "0" }, "at once"), ...[2, 4, 8].map((blocks) => h("option", { value: blocks }, `over ${blocks} blocks`)),
+  );
+  readonly quick: QuickView;
   private readonly button = h("button", { class: "ls-primary", type: "button" }, "Switch", icon("enter"));
   private readonly effect = h("span", { class: "ls-num" });
   private readonly advice = h("span", { class: "ls-warn", role: "status" });
@@ -42,10 +48,15 @@ export class ComposerView {
     this.box.addEventListener("scroll", () => (this.mirror.scrollTop = this.box.scrollTop));
     this.policy.addEventListener("change", () => this.update());
     this.button.addEventListener("click", () => void this.apply());
+    this.quick = new QuickView(store, () => ({
+      prompt: this.box.value,
+      switchTo: (prompt) => void this.apply(prompt),
+    }));
     this.element = h(
       "section", { class: "ls-card ls-compose", "aria-label": "Prompt" },
-      h("div", { class: "ls-box" }, h("div", { class: "ls-prompt" }, this.mirror, this.box), this.policy, this.button),
+      h("div", { class: "ls-box" }, h("div", { class: "ls-prompt" }, this.mirror, this.box), this.policy, this.over, this.button),
       h("div", { class: "ls-hint" }, this.effect, this.advice, this.meaning),
+      this.quick.element,
     );
     new ResizeObserver(() => this.fit()).observe(this.element);
   }
@@ -59,6 +70,7 @@ export class ComposerView {
     }
     this.showEffect();
     this.showAdvice();
+    this.quick.update();
     setText(this.meaning, `${this.policy.value} ${POLICIES.find(([name]) => name === this.policy.value)?.[1] ?? ""}`);
     this.button.disabled = this.box.value.trim() === "" || store.settled || store.link.contact === "restarted";
   }
@@ -172,12 +184,15 @@ export class ComposerView {
     }
   }
 
-  private async apply(): Promise<void> {
-    const prompt = this.box.value.trim();
-    if (prompt === "" || this.button.disabled) return;
-    const reply = await this.store.switchTo(prompt, this.policy.value);
+  private async apply(quick: string | null = null): Promise<void> {
+    const prompt = quick ?? this.box.value.trim();
+    if (prompt === "" || (quick === null && this.button.disabled)) return;
+    const blocks = Number(this.over.value);
+    const transition: Transition | null = blocks > 0 ? { blocks, kind: "linear" } : null;
+    const reply = await this.store.switchTo(prompt, this.policy.value, transition);
     if (reply.error !== null) return;
-    this.touched = false;
+    // A text that is being written stays where another prompt was switched to meanwhile.
+    if (quick === null) this.touched = false;
     if (reply.effective_block !== undefined) {
       const seconds = clock(this.store.grid.blockSeconds(reply.effective_block));
       this.note = { text: `switching at ${seconds} (block ${reply.effective_block})`, until: performance.now() + NOTE_MS };

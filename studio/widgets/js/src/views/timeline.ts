@@ -1,279 +1,307 @@
-import { colour, h, icon, setText, show } from "../dom";
-import { clock, shortClock } from "../grid";
-import { appendAt, marks, pieces, span, ticks, type Piece } from "../lane";
+import { h, icon, setText, show } from "../dom";
+import { Scale, type Axis } from "../editor/axis";
+import { count, Desk } from "../editor/desk";
+import { sharesAt, spelled } from "../editor/shares";
+import { clock } from "../grid";
+import { Paints } from "../paint";
 import type { Store } from "../store";
+import type { Marker } from "../types";
+import { FramesLane } from "./lanes/frames";
+import { MixLane } from "./lanes/mix";
+import { Overview } from "./lanes/overview";
+import { Ruler } from "./lanes/ruler";
+import { SegmentLane } from "./lanes/segments";
+import { TakesLane } from "./lanes/takes";
+import { PastView } from "./past";
+import { SegmentForm } from "./segmentform";
+import { Tools } from "./tools";
 
-const APPEND_GAP = 4;
-
-/** What can be done with a segment: a new one be placed, one to come edited, the one in force changed from now on. */
-type Reach = "new" | "ahead" | "now" | "made";
-
-interface Editing {
-  /** Index of the segment, or -1 for a new one at the end. */
-  index: number;
-  start: number;
-}
-
-/** The prompts along the time axis: where each begins, what plays now, what is still to come. */
+/** Prompts, pictures, weights and takes along one time axis, and everything that edits them. */
 export class TimelineView {
   readonly element: HTMLElement;
-  private readonly ruler = h("div", { class: "ls-ruler ls-num", "aria-hidden": "true" });
-  private readonly switches = h("div", { class: "ls-marks" });
-  private readonly lane = h("div", { class: "ls-lane", role: "list", "aria-label": "Prompts along the time axis" });
+  readonly desk: Desk;
+  private readonly ruler: Ruler;
+  private readonly frames = new FramesLane();
+  private readonly segments: SegmentLane;
+  private readonly mix = new MixLane();
+  private readonly takes: TakesLane;
+  private readonly overview: Overview;
+  private readonly tools: Tools;
+  private readonly form: SegmentForm;
+  private readonly past: PastView;
   private readonly blocks = h("div", { class: "ls-blocks", "aria-hidden": "true" });
   private readonly future = h("div", { class: "ls-future", "aria-hidden": "true" });
+  private readonly ahead = h("div", { class: "ls-future ls-ahead", "aria-hidden": "true" });
   private readonly head = h("div", { class: "ls-head", "aria-hidden": "true" });
+  private readonly cursor = h("div", { class: "ls-cursor", "aria-hidden": "true", hidden: true });
+  private readonly lines = h("div", { class: "ls-markerlines", "aria-hidden": "true" });
   private readonly over = h("div", { class: "ls-over" });
-  private readonly input = h("input", { class: "ls-input", type: "text", dir: "auto", "aria-label": "Text of this prompt", spellcheck: "false" });
-  private readonly note = h("span", { class: "ls-muted ls-num ls-editnote" });
-  private readonly apply = h("button", { type: "button", class: "ls-primary" }, "Apply", icon("enter"));
-  private readonly drop = h("button", { type: "button" }, "Remove");
-  private readonly again = h("button", { type: "button", class: "ls-primary" }, "Use again");
-  private readonly earlier = h("button", { type: "button", "aria-label": "One block earlier", title: "One block earlier" }, icon("less"));
-  private readonly later = h("button", { type: "button", "aria-label": "One block later", title: "One block later" }, icon("add"));
-  private readonly editor: HTMLElement;
-  private editing: Editing | null = null;
-  private opener: HTMLElement | null = null;
-  private segments: HTMLButtonElement[] = [];
-  private seconds = 20;
-  private drawn = "";
+  private readonly told = h("span", { class: "ls-told", role: "status" });
+  private readonly chosen = h("span", { class: "ls-num ls-muted" });
+  private readonly naming = h("input", { class: "ls-input ls-naming", type: "text", maxlength: 200, hidden: true, "aria-label": "Name of this marker; Enter applies it" });
+  private readonly takeTrack: HTMLElement;
+  private readonly lookers: (() => void)[] = [];
+  private looked: Axis | null = null;
+  private readonly paints: Paints;
+  private named: Marker | null = null;
+  private scheduled = false;
+  private width = 0;
 
-  constructor(private readonly store: Store, private readonly reuse: (prompt: string) => void) {
-    const add = h(
-      "button", { type: "button", class: "ls-add", "aria-label": "Add a prompt at the end", title: "Add a prompt at the end" }, icon("add"),
-    );
-    add.addEventListener("click", () => this.openNew(add));
-    const cancel = h("button", { type: "button", click: () => this.close() }, "Cancel");
-    this.editor = h(
-      "div", { class: "ls-editor", role: "group", "aria-label": "Edit a prompt of the timeline", hidden: true },
-      this.input,
-      h("div", { class: "ls-editrow" }, this.earlier, this.later, this.note, h("span", { class: "ls-grow" }), this.drop, cancel, this.again, this.apply),
-    );
-    this.input.addEventListener("keydown", (event) => this.onKey(event));
-    this.editor.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape") return;
-      event.preventDefault();
-      this.close();
-    });
-    this.apply.addEventListener("click", () => void this.commit());
-    this.drop.addEventListener("click", () => void this.remove());
-    this.again.addEventListener("click", () => {
-      const prompt = this.input.value;
-      this.close();
-      this.reuse(prompt);
-    });
-    this.earlier.addEventListener("click", () => this.shift(-1));
-    this.later.addEventListener("click", () => this.shift(1));
-    this.over.append(this.head, this.editor);
+  constructor(private readonly store: Store, reuse: (prompt: string) => void) {
+    const desk = new Desk(store, () => this.schedule());
+    this.desk = desk;
+    this.form = new SegmentForm(desk, reuse);
+    this.segments = new SegmentLane(desk, (index, opener) => this.form.edit(index, opener));
+    this.ruler = new Ruler(desk, (marker, at) => this.name(marker, at));
+    this.takes = new TakesLane(desk);
+    this.overview = new Overview(desk);
+    this.tools = new Tools(desk);
+    this.past = new PastView(desk);
+    const add = h("button", { type: "button", class: "ls-add", "aria-label": "Add a prompt at the end (A)", title: "Add a prompt at the end (A)" }, icon("add"));
+    add.addEventListener("click", () => this.form.add(add));
+    this.over.append(this.lines, this.cursor, this.head, this.form.element);
+    const label = (text: string, ...more: HTMLElement[]) => h("div", { class: "ls-label" }, h("span", {}, text), ...more);
+    const track = (name: Node, lane: Node) => h("div", { class: "ls-track" }, name, lane);
+    this.segments.element.append(this.blocks, this.future);
+    this.takeTrack = h("div", { class: "ls-taketrack" }, label("takes"), this.takes.element);
     this.element = h(
       "section", { class: "ls-card ls-timeline", "aria-label": "Timeline" },
-      h("div", { class: "ls-track ls-top" }, h("span"), h("div", { class: "ls-axis" }, this.ruler, this.switches)),
+      this.tools.element,
+      track(h("span"), this.overview.element),
       h("div", { class: "ls-lanes" },
-        h("div", { class: "ls-track" }, h("div", { class: "ls-label" }, h("span", {}, "prompts"), add), h("div", { class: "ls-lanebox" }, this.lane, this.blocks, this.future)),
+        track(h("span"), this.ruler.element),
+        track(label("frames"), h("div", { class: "ls-framebox" }, this.frames.element, this.ahead)),
+        track(label("prompts", add), this.segments.element),
+        track(label("weights"), h("div", { class: "ls-mixbox" }, this.mix.element)),
         h("div", { class: "ls-track ls-overlay" }, h("span"), this.over),
       ),
+      this.takeTrack,
+      h("div", { class: "ls-track ls-telling" }, h("span"), h("div", { class: "ls-info" }, this.told, this.chosen)),
+      this.naming, this.past.element,
     );
-    new ResizeObserver(() => this.update()).observe(this.element);
+    this.paints = new Paints(this.element);
+    this.listen();
+    new ResizeObserver(() => this.update()).observe(this.over);
+  }
+
+  /** Take in another lane under the same axis, with a label of its own; `look` draws it when the axis has moved. */
+  addLane(lane: HTMLElement, look: () => void): void {
+    this.takeTrack.before(lane);
+    this.lookers.push(look);
+  }
+
+  /** Whether something is open that Escape closes first; closes it. */
+  escape(): boolean {
+    if (this.segments.abort()) return true;
+    if (this.form.open) {
+      this.form.close();
+      return true;
+    }
+    if (this.desk.cursor !== null) {
+      this.desk.cursor = null;
+    } else if (this.desk.chosen.length > 0) {
+      this.desk.unpick();
+    } else {
+      return false;
+    }
+    this.schedule();
+    return true;
+  }
+
+  /** Whether a key was meant for the timeline. */
+  key(event: KeyboardEvent): boolean {
+    if (!this.past.element.hidden) return false;
+    const { target } = event;
+    const inside = this.segments.focused;
+    if (event.key === "Enter" && !event.ctrlKey && (inside || target === this.element.closest(".ls-studio")) && this.desk.chosen.length > 0) {
+      this.form.edit(this.desk.selection.focus, inside ? (document.activeElement as HTMLElement) : this.element);
+      return true;
+    }
+    if (event.key.toLowerCase() === "a" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      this.form.add(inside ? (document.activeElement as HTMLElement) : (target as HTMLElement));
+      return true;
+    }
+    const moves = event.key === "ArrowDown" || event.key === "ArrowUp";
+    if (!this.desk.key(event)) return false;
+    // The focus goes with the choice, so that it can be seen and read aloud.
+    if (moves) {
+      this.draw();
+      this.segments.focus();
+    }
+    return true;
   }
 
   update(): void {
-    const { store } = this;
-    const { grid, timeline } = store;
-    this.seconds = span(timeline, grid, grid.seconds(Math.max(store.film.end, store.playhead)));
-    this.drawRuler();
-    this.drawSegments(pieces(timeline, grid, this.seconds, store.playhead));
-    this.drawMarks();
-    this.future.style.left = percent(Math.min(1, grid.seconds(store.film.end) / this.seconds));
-    this.moveHead();
-    if (this.editing !== null) this.place();
+    this.desk.update();
+    this.past.update();
+    this.draw();
   }
 
-  /** The playhead moves with every frame; nothing else here does. */
+  /** The playhead moves with every frame; the rest only where the axis runs under it. */
   moveHead(): void {
-    const { store } = this;
-    show(this.head, store.playback.frame >= 0);
-    this.head.style.left = percent(Math.min(1, store.grid.seconds(store.playhead) / this.seconds));
+    const { axis } = this.desk;
+    this.desk.follow();
+    if (axis !== this.desk.axis) this.draw();
+    else this.placeHead();
   }
 
-  private drawRuler(): void {
-    const width = this.ruler.clientWidth;
-    const key = `${this.seconds} ${width}`;
-    if (width === 0 || key === this.drawn) return;
-    this.drawn = key;
-    this.ruler.replaceChildren(
-      ...ticks(this.seconds, width).map((at) => {
-        const label = h("span", {}, shortClock(at));
-        label.style.left = percent(at / this.seconds);
-        const share = at / this.seconds;
-        label.className = share < 0.02 ? "ls-firstlabel" : share > 0.97 ? "ls-lastlabel" : "";
-        return label;
-      }),
-    );
-    const { grid } = this.store;
-    const block = (grid.size.rest / grid.fps / this.seconds) * width;
-    const offset = ((grid.size.first - grid.size.rest) / grid.fps / this.seconds) * width;
-    this.blocks.style.setProperty("--ls-block", block >= 5 ? `${block}px` : "100%");
-    this.blocks.style.setProperty("--ls-offset", block >= 5 ? `${offset}px` : "0px");
+  private schedule(): void {
+    if (this.scheduled) return;
+    this.scheduled = true;
+    requestAnimationFrame(() => {
+      this.scheduled = false;
+      this.store.guard(() => this.update());
+    });
   }
 
-  private drawSegments(all: Piece[]): void {
-    while (this.segments.length > all.length) this.segments.pop()?.parentElement?.remove();
-    while (this.segments.length < all.length) {
-      const button = h("button", { type: "button", class: "ls-segment" }, h("span", { dir: "auto" }));
-      const index = this.segments.length;
-      button.addEventListener("click", () => this.open(index, button));
-      this.segments.push(button);
-      this.lane.append(h("div", { role: "listitem" }, button));
-    }
-    all.forEach((piece, i) => this.drawSegment(this.segments[i] as HTMLButtonElement, piece, all.length));
+  private get scale(): Scale {
+    return new Scale(this.desk.axis, this.width, this.store.grid);
   }
 
-  private drawSegment(button: HTMLButtonElement, piece: Piece, count: number): void {
-    const { segment, phase } = piece;
-    const at = clock(this.store.grid.blockSeconds(segment.start));
-    const when = { past: "over", current: "in force now", next: "still to come" }[phase];
-    const text = `${segment.prompt} · from ${at} (block ${segment.start})${segment.policy === undefined ? "" : `, ${segment.policy}`}`;
-    button.style.setProperty("--ls-c", colour(segment.colour));
-    button.style.left = percent(piece.left);
-    button.style.width = percent(piece.width);
-    button.dataset.phase = phase;
-    if (button.title !== text) {
-      button.title = text;
-      setText(button.firstElementChild as Element, segment.prompt);
-    }
-    const label = `Prompt ${piece.index + 1} of ${count}, ${when}: ${text}. Enter edits it.`;
-    if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
+  private draw(): void {
+    this.width = this.over.clientWidth;
+    if (this.width === 0) return;
+    const { desk } = this;
+    const scale = this.scale;
+    const scene = { desk, line: desk.line, scale, paints: this.paints };
+    this.ruler.draw(scene);
+    this.frames.draw(scene);
+    this.segments.draw(scene);
+    this.mix.draw(scene);
+    this.takes.draw(scene);
+    this.overview.draw(scene);
+    this.tools.update();
+    this.drawGrid(scale);
+    const made = `${Math.max(0, Math.min(scale.width, scale.blockX(desk.made))).toFixed(1)}px`;
+    this.future.style.left = this.ahead.style.left = made;
+    this.drawLines(scale);
+    this.placeHead();
+    if (this.looked !== desk.axis) for (const look of this.lookers) look();
+    this.looked = desk.axis;
+    this.tell();
+    if (this.form.open) this.form.place((block) => scale.blockX(block), this.width);
   }
 
-  private drawMarks(): void {
-    const { store } = this;
-    const all = marks(store.switches, store.grid, this.seconds);
-    const key = JSON.stringify([all, this.seconds]);
-    if (this.switches.dataset.key === key) return;
-    this.switches.dataset.key = key;
-    this.switches.replaceChildren(
-      ...all.map((mark) => {
-        const { requested_frame, effective_block, latency_s, policy } = mark.switch;
-        const asked = clock(store.grid.seconds(requested_frame));
-        const held = clock(store.grid.blockSeconds(effective_block));
-        const late = latency_s === null ? "" : `, first frame ${latency_s.toFixed(2)} s later`;
-        const element = h("span", { class: "ls-mark", title: `${policy}: asked for at ${asked}, in force from ${held} (block ${effective_block})${late}` });
-        element.style.left = percent(Math.min(mark.requested, mark.effective));
-        element.style.width = percent(Math.abs(mark.effective - mark.requested));
-        const segment = store.timeline.segments.find((candidate) => candidate.start === effective_block);
-        element.style.setProperty("--ls-c", segment === undefined ? "currentColor" : colour(segment.colour));
-        return element;
-      }),
-    );
+  private drawGrid(scale: Scale): void {
+    const wide = scale.blockWidth;
+    const shown = wide >= 5;
+    this.blocks.style.setProperty("--ls-block", shown ? `${wide}px` : "100%");
+    this.blocks.style.setProperty("--ls-offset", shown ? `${(scale.blockX(1) % wide).toFixed(2)}px` : "-2px");
   }
 
-  // Editing in place
-
-  private open(index: number, opener: HTMLElement): void {
-    const segment = this.store.timeline.segments[index];
-    if (segment !== undefined) this.begin({ index, start: segment.start }, segment.prompt, opener);
+  private drawLines(scale: Scale): void {
+    const { markers } = this.desk.line;
+    const shown = markers.map((marker) => scale.blockX(marker.block)).filter((x) => x >= 0 && x <= scale.width);
+    while (this.lines.childElementCount > shown.length) this.lines.lastElementChild?.remove();
+    while (this.lines.childElementCount < shown.length) this.lines.append(h("i"));
+    shown.forEach((x, i) => ((this.lines.children[i] as HTMLElement).style.left = `${x.toFixed(1)}px`));
   }
 
-  private openNew(opener: HTMLElement): void {
-    const { store } = this;
-    this.begin({ index: -1, start: appendAt(store.timeline, store.nextBlock, APPEND_GAP) }, store.timeline.segments.at(-1)?.prompt ?? "", opener);
+  private placeHead(): void {
+    const { store, desk } = this;
+    const scale = this.scale;
+    const x = scale.x(store.grid.seconds(store.playhead));
+    show(this.head, store.playback.frame >= 0 && x >= -1 && x <= this.width + 1);
+    this.head.style.transform = `translateX(${x.toFixed(1)}px)`;
+    show(this.cursor, desk.cursor !== null);
+    if (desk.cursor !== null) this.cursor.style.transform = `translateX(${scale.blockX(desk.cursor).toFixed(1)}px)`;
   }
 
-  private begin(editing: Editing, text: string, opener: HTMLElement): void {
-    this.editing = editing;
-    this.opener = opener;
-    this.store.refusal = null;
-    this.input.value = text;
-    show(this.editor, true);
-    this.place();
-    this.input.focus();
-    this.input.select();
+  /** One line: what was said last, else the weights at the block that is pointed at or shown. */
+  private tell(): void {
+    const { desk, store } = this;
+    const { grid } = store;
+    const block = desk.pointed ?? desk.cursor ?? grid.blockAt(store.playhead);
+    const length = desk.line.length;
+    const known = desk.line.segments.length > 0 && (length === null || block < length);
+    const weights = known ? ` · ${spelled(sharesAt(desk.line, block))}` : "";
+    setText(this.told, desk.told ?? `block ${block} · ${clock(grid.blockSeconds(block))}${weights}`);
+    this.told.classList.toggle("ls-strong", desk.told !== null);
+    const all = desk.line.segments.length;
+    const end = length === null ? "" : ` · ${clock(grid.blockSeconds(length))}`;
+    setText(this.chosen, desk.chosen.length > 0 ? `${desk.chosen.length} of ${count(all, "prompt")} chosen${end}` : `${count(all, "prompt")}${end}`);
   }
 
-  private close(): void {
-    if (this.editing === null) return;
-    this.editing = null;
-    show(this.editor, false);
-    this.opener?.focus();
-  }
+  // What reaches the card as a whole
 
-  private shift(by: number): void {
-    if (this.editing === null) return;
-    const { store } = this;
-    const last = store.timeline.segments.at(-1)?.start ?? 0;
-    this.editing.start = Math.max(last + 1, store.nextBlock, this.editing.start + by);
-    this.place();
-  }
-
-  private place(): void {
-    const { store, editing } = this;
-    if (editing === null) return;
-    const segment = store.timeline.segments[editing.index];
-    if (editing.index >= 0 && segment?.start !== editing.start) return this.close();
-    const left = Math.min(1, store.grid.blockSeconds(editing.start) / this.seconds) * this.over.clientWidth;
-    const room = this.over.clientWidth - this.editor.offsetWidth;
-    this.editor.style.left = `${Math.max(0, Math.min(left, room))}px`;
-    const reach = this.reach(editing);
-    for (const button of [this.earlier, this.later]) show(button, reach === "new");
-    show(this.drop, reach === "ahead" && store.timeline.segments.length > 1);
-    show(this.apply, reach !== "made");
-    show(this.again, reach === "made");
-    this.input.readOnly = reach === "made";
-    const at = (block: number) => `${clock(store.grid.blockSeconds(block))} (block ${block})`;
-    const told = {
-      new: `starts at ${at(editing.start)}`,
-      ahead: `from ${at(editing.start)}`,
-      now: `changes at ${at(store.nextBlock)}`,
-      made: "generated already",
-    }[reach];
-    setText(this.note, store.refusal ?? told);
-    this.note.classList.toggle("ls-warn", store.refusal !== null);
-  }
-
-  private reach(editing: Editing): Reach {
-    const { segments } = this.store.timeline;
-    const next = this.store.nextBlock;
-    if (editing.index < 0) return "new";
-    if (editing.start >= next) return "ahead";
-    return (segments[editing.index + 1]?.start ?? Infinity) > next ? "now" : "made";
-  }
-
-  private onKey(event: KeyboardEvent): void {
-    if (event.isComposing) return;
-    if (event.key === "Enter") {
+  private listen(): void {
+    const { element, desk } = this;
+    element.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
+    element.addEventListener("copy", (event) => this.onCopy(event, false));
+    element.addEventListener("cut", (event) => this.onCopy(event, true));
+    element.addEventListener("paste", (event) => this.onPaste(event));
+    element.addEventListener("dragover", (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
+    element.addEventListener("drop", (event) => {
+      const file = event.dataTransfer?.files[0];
+      if (file === undefined) return;
       event.preventDefault();
-      void this.commit();
-    } else if (this.editing !== null && this.editing.index < 0 && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+      event.stopPropagation();
+      void file.text().then((text) => desk.open(file.name, text));
+    });
+    this.naming.addEventListener("keydown", (event) => {
+      if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
       event.preventDefault();
-      this.shift(event.key === "ArrowUp" ? 1 : -1);
+      event.stopPropagation();
+      this.stopNaming(event.key === "Enter");
+    });
+    this.naming.addEventListener("blur", () => this.stopNaming(false));
+  }
+
+  private onWheel(event: WheelEvent): void {
+    const x = event.clientX - this.over.getBoundingClientRect().left;
+    const sideways = event.shiftKey ? event.deltaY || event.deltaX : event.deltaX;
+    if (event.ctrlKey || event.metaKey) {
+      event.preventDefault();
+      this.desk.zoom(Math.exp(Math.max(-60, Math.min(60, event.deltaY)) / 150), this.scale.seconds(Math.max(0, x)));
+    } else if (Math.abs(sideways) > Math.abs(event.shiftKey ? 0 : event.deltaY)) {
+      event.preventDefault();
+      this.desk.pan((sideways / Math.max(1, this.width)) * this.desk.axis.seconds);
     }
   }
 
-  private async commit(): Promise<void> {
-    const { editing, store } = this;
-    if (editing === null) return;
-    const prompt = this.input.value.trim();
-    const { index, start } = editing;
-    const reach = this.reach(editing);
-    if (reach === "made") return;
-    const reply = await {
-      new: () => store.edit({ op: "put", segment: { prompt, start_block: start } }),
-      ahead: () => store.edit({ op: "change", segments: [index], changes: { prompt } }),
-      now: () => store.command("switch", { prompt, policy: null, at: null }),
-    }[reach]();
-    if (reply.error === null) this.close();
-    else this.place();
+  /** Copy what is chosen; text boxes keep their own. */
+  onCopy(event: ClipboardEvent, cut: boolean): void {
+    if (isText(event.target)) return;
+    const text = this.desk.copy();
+    if (text === null) return;
+    event.clipboardData?.setData("text/plain", text);
+    event.preventDefault();
+    event.stopPropagation();
+    if (cut) void this.desk.remove(true);
   }
 
-  private async remove(): Promise<void> {
-    const { editing, store } = this;
-    if (editing === null) return;
-    const reply = await store.edit({ op: "remove", segments: [editing.index] });
-    if (reply.error === null) this.close();
-    else this.place();
+  onPaste(event: ClipboardEvent): void {
+    if (isText(event.target)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    void this.desk.paste(event.clipboardData?.getData("text/plain") ?? "");
+  }
+
+  // Naming a marker
+
+  private name(marker: Marker, at: HTMLElement): void {
+    if (!this.desk.editable) return;
+    this.named = marker;
+    const [box, card] = [at.getBoundingClientRect(), this.element.getBoundingClientRect()];
+    this.naming.style.left = `${Math.max(8, Math.min(box.left - card.left, card.width - 190))}px`;
+    this.naming.style.top = `${box.top - card.top - 4}px`;
+    this.naming.value = marker.name ?? "";
+    show(this.naming, true);
+    this.naming.focus();
+    this.naming.select();
+  }
+
+  private stopNaming(apply: boolean): void {
+    const marker = this.named;
+    if (marker === null) return;
+    this.named = null;
+    const name = this.naming.value.trim();
+    show(this.naming, false);
+    this.element.querySelector<HTMLElement>(`.ls-flag[data-block="${marker.block}"]`)?.focus();
+    if (apply && name !== (marker.name ?? "")) void this.desk.send({ op: "mark", marker: { ...marker, name } });
   }
 }
 
-function percent(share: number): string {
-  return `${(share * 100).toFixed(3)}%`;
+function isText(target: EventTarget | null): boolean {
+  return target instanceof HTMLElement && target.closest("input, textarea, select") !== null;
 }

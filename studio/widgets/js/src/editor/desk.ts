@@ -1,0 +1,396 @@
+import type { Store } from "../store";
+import type { Operation, Reply, Timeline } from "../types";
+import { extent, fitted, following, panned, sees, showing, within, zoomed, type Axis } from "./axis";
+import { copied } from "./clip";
+import { mark, reorder, resize, shift, split, swap, type Edit } from "./edits";
+import { endOf, preview, type Edge } from "./line";
+import { NOTHING, carried, pick, pickAll, step, type Pick, type Selection } from "./selection";
+
+const TOLD_MS = 6000;
+const ZOOM = 1.5;
+
+/** What the last copy or cut took, for pages whose clipboard cannot be read. */
+let clipboard = "";
+
+/** The editor's state and what it can do, apart from how it is drawn. */
+export class Desk {
+  axis: Axis = { from: 0, seconds: 20 };
+  selection: Selection = NOTHING;
+  /** What a drag or an open form shows before it is sent. */
+  draft: Timeline | null = null;
+  /** Where edits happen, beyond what was generated; null where they happen at the playhead. */
+  cursor: number | null = null;
+  /** Whether what follows an edge moves along. */
+  ripple = false;
+  snap = true;
+  /** The segment whose form is open; -1 for a new one. */
+  editing: number | null = null;
+  /** The block that is pointed at. */
+  pointed: number | null = null;
+  private follows = true;
+  private whole = true;
+  private seen: Timeline;
+  private note: { text: string; until: number } | null = null;
+
+  constructor(readonly store: Store, private readonly changed: () => void) {
+    this.seen = store.timeline;
+  }
+
+  // What there is
+
+  /** The timeline as it is shown. */
+  get line(): Timeline {
+    return this.draft ?? this.store.timeline;
+  }
+
+  /** Blocks that were generated. */
+  get made(): number {
+    return this.store.made;
+  }
+
+  /** Seconds that there are to look at. */
+  get extent(): number {
+    return extent(this.line, this.store.grid, this.store.grid.blockSeconds(this.made));
+  }
+
+  /** The block at which edits happen. */
+  get at(): number {
+    const { grid, playhead } = this.store;
+    return this.cursor ?? grid.nearestBlock(grid.seconds(playhead));
+  }
+
+  get editable(): boolean {
+    return this.store.hello?.editable === true && this.store.link.contact !== "restarted";
+  }
+
+  get fits(): boolean {
+    return this.whole;
+  }
+
+  /** What is said to the user at the moment. */
+  get told(): string | null {
+    return this.note !== null && performance.now() < this.note.until ? this.note.text : null;
+  }
+
+  say(text: string): void {
+    this.note = { text, until: performance.now() + TOLD_MS };
+    this.changed();
+  }
+
+  /** Take in what has changed elsewhere. */
+  update(): void {
+    const { timeline } = this.store;
+    if (timeline !== this.seen) {
+      this.selection = carried(this.selection, this.seen, timeline);
+      this.seen = timeline;
+    }
+    if (this.cursor !== null && this.cursor < this.made) this.cursor = null;
+    this.axis = this.whole ? fitted(this.extent) : within(this.axis, this.extent);
+    this.follow();
+  }
+
+  /** Keep up with the playhead while it plays. */
+  follow(): void {
+    const { store } = this;
+    const at = store.grid.seconds(store.playhead);
+    if (this.whole && this.extent <= this.axis.seconds + 1e-9) return;
+    if (!this.follows) this.follows = sees(this.axis, at) && store.playback.running;
+    if (this.follows && store.playback.running) this.axis = following(this.axis, at, this.extent);
+  }
+
+  // Looking
+
+  zoom(factor: number, anchor: number | null = null): void {
+    const { axis } = this;
+    const head = this.store.grid.seconds(this.store.playhead);
+    const about = anchor ?? (sees(axis, head) ? head : axis.from + axis.seconds / 2);
+    this.look(zoomed(axis, factor, about, this.extent));
+    this.whole = factor > 1 && this.axis.seconds >= fitted(this.extent).seconds - 1e-9 && this.axis.from === 0;
+  }
+
+  pan(seconds: number): void {
+    this.look(panned(this.axis, seconds, this.extent));
+    this.follows = false;
+  }
+
+  fit(): void {
+    this.look(fitted(this.extent));
+    this.whole = this.follows = true;
+  }
+
+  look(axis: Axis): void {
+    this.axis = axis;
+    this.whole = false;
+    this.changed();
+  }
+
+  /** Let what has changed here be drawn. */
+  redraw(): void {
+    this.changed();
+  }
+
+  show(block: number): void {
+    const next = showing(this.axis, this.store.grid.blockSeconds(block), this.extent);
+    if (next !== this.axis) this.look(next);
+  }
+
+  /** Go to a time: the playhead as far as there is something to see, the cursor beyond. */
+  go(seconds: number): void {
+    const { store } = this;
+    const frame = Math.round(Math.max(0, seconds) * store.grid.fps);
+    if (this.made === 0 || frame < store.grid.start(this.made)) {
+      this.cursor = null;
+      store.seek(Math.min(frame, Math.max(0, store.film.end - 1)));
+    } else {
+      const last = this.line.length ?? Infinity;
+      this.cursor = Math.min(store.grid.nearestBlock(seconds), last);
+      if (this.cursor < this.made) this.cursor = this.made;
+    }
+    this.changed();
+  }
+
+  /** Move the cursor, where there is one; it comes back to the playhead where it meets what was generated. */
+  stepCursor(by: number): boolean {
+    if (this.cursor === null) return false;
+    const next = Math.min(this.cursor + by, this.line.length ?? Infinity);
+    this.cursor = next < this.made ? null : next;
+    this.show(next);
+    this.changed();
+    return true;
+  }
+
+  // Choosing
+
+  pick(index: number, how: Pick): void {
+    this.selection = pick(this.selection, index, how);
+    this.changed();
+  }
+
+  pickAll(): void {
+    this.selection = pickAll(this.line.segments.length, this.selection.focus);
+    this.changed();
+  }
+
+  unpick(): void {
+    this.selection = { ...this.selection, chosen: [] };
+    this.changed();
+  }
+
+  step(by: number, extend: boolean): void {
+    const first = this.selection.chosen.length === 0 && !extend;
+    this.selection = first ? pick(this.selection, this.selection.focus, "only") : step(this.selection, by, this.line.segments.length, extend);
+    this.show(this.line.segments[this.selection.focus]?.start ?? 0);
+    this.changed();
+  }
+
+  /** The chosen segments, or the one that has the focus. */
+  get chosen(): readonly number[] {
+    return this.selection.chosen;
+  }
+
+  // Editing
+
+  /** Send an edit; until the answer is here its outcome is shown where it is known. */
+  async do(edit: Edit): Promise<Reply | null> {
+    if ("why" in edit) {
+      this.say(edit.why);
+      return null;
+    }
+    return this.send(edit.operation);
+  }
+
+  async send(operation: Operation): Promise<Reply | null> {
+    return this.ask(() => this.store.edit(operation), preview(this.store.timeline, operation));
+  }
+
+  private async ask(action: () => Promise<Reply>, shown: Timeline | null = null): Promise<Reply | null> {
+    if (!this.editable) {
+      this.say("this timeline can be looked at, not edited");
+      return null;
+    }
+    this.draft = shown;
+    this.changed();
+    const reply = await action();
+    this.draft = null;
+    if (reply.error !== null && !reply.past) this.say(reply.error);
+    else if (reply.notes?.length) this.say(reply.notes.join("; "));
+    this.changed();
+    return reply;
+  }
+
+  undo(): void {
+    void this.travel("undo");
+  }
+
+  redo(): void {
+    void this.travel("redo");
+  }
+
+  private async travel(direction: "undo" | "redo"): Promise<void> {
+    await this.ask(() => this.store.travel(direction));
+  }
+
+  split(): void {
+    void this.do(split(this.line, this.at));
+  }
+
+  duplicate(): void {
+    if (this.some()) void this.send({ op: "duplicate", segments: [...this.chosen] });
+  }
+
+  /** Remove the chosen segments; with `close` what follows moves up. */
+  async remove(close = this.ripple): Promise<boolean> {
+    if (!this.some()) return false;
+    if (this.chosen.length === this.line.segments.length) {
+      this.say("a timeline needs at least one prompt; edit its text instead");
+      return false;
+    }
+    const reply = await this.send({ op: "remove", segments: [...this.chosen], ripple: close });
+    return reply?.error === null;
+  }
+
+  mark(): void {
+    void this.do(mark(this.line, this.at));
+  }
+
+  move(by: number): void {
+    if (this.some()) void this.do(shift(this.line, this.chosen, by));
+  }
+
+  swap(by: -1 | 1): void {
+    if (this.some()) void this.do(swap(this.line, this.chosen, by));
+  }
+
+  /** Move an edge of the segment that has the focus by some blocks. */
+  nudge(edge: Edge, by: number): void {
+    if (!this.some()) return;
+    const index = this.selection.focus;
+    const at = edge === "start" ? (this.line.segments[index]?.start ?? 0) : endOf(this.line, index);
+    if (at === null) {
+      this.say("this prompt goes on for ever; give it an end by its form (Enter)");
+      return;
+    }
+    void this.do(resize(this.line, index, edge, at + by, this.ripple));
+  }
+
+  reorder(to: number): void {
+    void this.do(reorder(this.line, this.chosen, to));
+  }
+
+  private some(): boolean {
+    if (this.chosen.length > 0) return true;
+    this.say("choose a prompt first: click it, or press the down arrow");
+    return false;
+  }
+
+  // Clipboard
+
+  /** The chosen segments as text; null where none is chosen. */
+  copy(): string | null {
+    if (!this.some()) return null;
+    clipboard = copied(this.line, this.chosen);
+    this.say(`${count(this.chosen.length, "prompt")} copied; Ctrl V inserts at the playhead, in any studio`);
+    return clipboard;
+  }
+
+  /** Insert what was copied, here or in another studio, or lines of plain text. */
+  async paste(text: string): Promise<void> {
+    const clip = text.trim() === "" ? clipboard : text;
+    if (clip === "") return this.say("there is nothing to insert; copy a prompt first");
+    await this.ask(() => this.store.change("paste", { text: clip, at: this.at, over: false }));
+  }
+
+  // Files
+
+  async open(name: string, text: string): Promise<void> {
+    await this.ask(() => this.store.change("import", { name, text }));
+  }
+
+  /** Write the timeline in a format; returns the file, or null where it cannot be written. */
+  async written(format: string): Promise<{ name: string; text: string } | null> {
+    const reply = await this.store.command("export", { format });
+    if (reply.error !== null) this.say(reply.error);
+    else if (reply.lost?.length) this.say(`this format cannot hold ${reply.lost.join("; ")}`);
+    return reply.error === null && reply.text !== undefined ? { name: reply.name ?? "timeline.json", text: reply.text } : null;
+  }
+
+  // Modes
+
+  toggleRipple(): void {
+    this.ripple = !this.ripple;
+    this.say(this.ripple ? "an edge moves all that follows" : "an edge takes from its neighbour");
+  }
+
+  toggleSnap(): void {
+    this.snap = !this.snap;
+    this.say(this.snap ? "edges catch on markers, the playhead and what was generated" : "edges go to any block");
+  }
+
+  /** Blocks on which a dragged edge catches. */
+  magnets(): number[] {
+    if (!this.snap) return [];
+    return [...this.line.markers.map((marker) => marker.block), this.at, this.made];
+  }
+
+  /** Whether a key was meant for the timeline; the keys are told in the sheet. */
+  key(event: KeyboardEvent): boolean {
+    const command = event.ctrlKey || event.metaKey;
+    const action = command ? this.commands(event) : event.altKey && event.key.startsWith("Arrow") ? this.moves(event) : this.plainKeys(event);
+    if (action === undefined) return false;
+    action();
+    return true;
+  }
+
+  private commands(event: KeyboardEvent): (() => void) | undefined {
+    switch (event.key.toLowerCase()) {
+      case "z":
+        return () => (event.shiftKey ? this.redo() : this.undo());
+      case "y":
+        return () => this.redo();
+      case "a":
+        return () => this.pickAll();
+      default:
+        return undefined;
+    }
+  }
+
+  private moves({ key, shiftKey }: KeyboardEvent): (() => void) | undefined {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[key] as -1 | 1 | undefined;
+    if (by === undefined) return undefined;
+    return () => (shiftKey ? this.swap(by) : this.move(by));
+  }
+
+  private plainKeys(event: KeyboardEvent): (() => void) | undefined {
+    const { key, shiftKey } = event;
+    if (this.cursor !== null) {
+      // The playhead leaves for elsewhere: edits happen at it again.
+      if (key === "Home" || key === "End") this.cursor = null;
+      if (key === "ArrowLeft") return () => void this.stepCursor(-1);
+      if (key === "ArrowRight") return () => void this.stepCursor(1);
+    }
+    const keys: Record<string, () => void> = {
+      ArrowDown: () => this.step(1, shiftKey),
+      ArrowUp: () => this.step(-1, shiftKey),
+      Delete: () => void this.remove(shiftKey || this.ripple),
+      Backspace: () => void this.remove(shiftKey || this.ripple),
+      s: () => this.split(),
+      d: () => this.duplicate(),
+      m: () => this.mark(),
+      r: () => this.toggleRipple(),
+      n: () => this.toggleSnap(),
+      "<": () => this.nudge("start", -1),
+      ">": () => this.nudge("start", 1),
+      "{": () => this.nudge("end", -1),
+      "}": () => this.nudge("end", 1),
+      "+": () => this.zoom(1 / ZOOM),
+      "=": () => this.zoom(1 / ZOOM),
+      "-": () => this.zoom(ZOOM),
+      "0": () => this.fit(),
+    };
+    return keys[key.length === 1 ? key.toLowerCase() : key];
+  }
+}
+
+export function count(number: number, what: string): string {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
+}
