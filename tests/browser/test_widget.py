@@ -71,7 +71,7 @@ def test_steering(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     # Python edits, the page follows; the page edits, Python follows.
     notebook.execute("widget.append('the blue ball sleeps', widget.timeline.segments[-1].start + 30)")
     notebook.until("() => document.querySelectorAll('.ls-segment').length === 3", "a third segment")
-    page.locator(".ls-segment").nth(2).click()
+    page.locator(".ls-segment").nth(2).dblclick()
     page.keyboard.type("the green ball sleeps")
     page.keyboard.press("Enter")
     notebook.until(
@@ -79,8 +79,8 @@ def test_steering(lab: Any, open_notebook: Any, screenshots: Path) -> None:
         "the edited segment",
     )
     assert notebook.execute("print(widget.timeline.segments[2].prompt)") == "the green ball sleeps"
-    page.locator(".ls-segment").nth(2).click()
-    page.get_by_role("button", name="Remove").click()
+    page.locator(".ls-segment").nth(2).dblclick()
+    page.get_by_role("button", name="Remove", exact=True).click()
     notebook.until("() => document.querySelectorAll('.ls-segment').length === 2", "its removal")
     page.locator(".ls-add").click()
     page.keyboard.type("a fox runs at night")

@@ -397,14 +397,11 @@ export class Store {
     return this.change("edit", { do: direction });
   }
 
-  /** Ask for an edit of the version shown here. */
+  /** Ask for an edit of the version shown here; whoever asks says why it was refused. */
   async change(name: string, fields: Record<string, unknown>): Promise<Reply> {
     const version = this.timeline.history?.version ?? null;
-    const reply = await this.command(name, fields.do === "undo" || fields.do === "redo" ? fields : { version, ...fields });
-    if (reply.past) {
-      this.held = { name, fields, past: reply.past, why: reply.error ?? "" };
-      this.refusal = null;
-    }
+    const reply = await this.link.ask(name, fields.do === "undo" || fields.do === "redo" ? fields : { version, ...fields });
+    if (reply.past) this.held = { name, fields, past: reply.past, why: reply.error ?? "" };
     this.changed();
     return reply;
   }

@@ -2,12 +2,13 @@ import type { Store } from "../store";
 import type { Operation, Reply, Timeline } from "../types";
 import { extent, fitted, following, panned, sees, showing, within, zoomed, type Axis } from "./axis";
 import { copied } from "./clip";
-import { mark, reorder, resize, shift, split, swap, type Edit } from "./edits";
+import { mark, resize, shift, split, swap, type Edit } from "./edits";
 import { endOf, preview, type Edge } from "./line";
 import { NOTHING, carried, pick, pickAll, step, type Pick, type Selection } from "./selection";
 
 const TOLD_MS = 6000;
 const ZOOM = 1.5;
+const UNCHOSEN = "choose a prompt first: click it, or press the down arrow";
 
 /** What the last copy or cut took, for pages whose clipboard cannot be read. */
 let clipboard = "";
@@ -30,6 +31,9 @@ export class Desk {
   private follows = true;
   private whole = true;
   private seen: Timeline;
+  /** The edit under way, and a number that is raised where one was refused. */
+  private waiting: Promise<Reply | null> = Promise.resolve(null);
+  private round = 0;
   private note: { text: string; until: number } | null = null;
 
   constructor(readonly store: Store, private readonly changed: () => void) {
@@ -190,30 +194,49 @@ export class Desk {
 
   // Editing
 
-  /** Send an edit; until the answer is here its outcome is shown where it is known. */
-  async do(edit: Edit): Promise<Reply | null> {
-    if ("why" in edit) {
-      this.say(edit.why);
-      return null;
-    }
-    return this.send(edit.operation);
+  /**
+   * Make an edit; until the answer is here its outcome is shown where it is known.
+   *
+   * Edits follow each other: each is worked out on what the one before has left, and none after one that was refused.
+   */
+  do(make: () => Edit): Promise<Reply | null> {
+    return this.ask(() => {
+      const edit = make();
+      if ("why" in edit) {
+        this.say(edit.why);
+        return null;
+      }
+      this.draft = preview(this.store.timeline, edit.operation);
+      this.changed();
+      return this.store.edit(edit.operation);
+    });
   }
 
-  async send(operation: Operation): Promise<Reply | null> {
-    return this.ask(() => this.store.edit(operation), preview(this.store.timeline, operation));
+  send(operation: Operation): Promise<Reply | null> {
+    return this.do(() => ({ operation }));
   }
 
-  private async ask(action: () => Promise<Reply>, shown: Timeline | null = null): Promise<Reply | null> {
+  private async ask(action: () => Promise<Reply> | null): Promise<Reply | null> {
     if (!this.editable) {
       this.say("this timeline can be looked at, not edited");
       return null;
     }
-    this.draft = shown;
-    this.changed();
+    const { round } = this;
+    const before = this.waiting;
+    const asked = (async () => {
+      await before;
+      return round === this.round ? this.answer(action) : null;
+    })();
+    this.waiting = asked;
+    return asked;
+  }
+
+  private async answer(action: () => Promise<Reply> | null): Promise<Reply | null> {
     const reply = await action();
     this.draft = null;
-    if (reply.error !== null && !reply.past) this.say(reply.error);
-    else if (reply.notes?.length) this.say(reply.notes.join("; "));
+    if (reply !== null && reply.error !== null) this.round++;
+    if (reply !== null && reply.error !== null && !reply.past) this.say(reply.error);
+    else if (reply?.notes?.length) this.say(reply.notes.join("; "));
     this.changed();
     return reply;
   }
@@ -231,63 +254,62 @@ export class Desk {
   }
 
   split(): void {
-    void this.do(split(this.line, this.at));
+    void this.do(() => split(this.line, this.at));
   }
 
   duplicate(): void {
-    if (this.some()) void this.send({ op: "duplicate", segments: [...this.chosen] });
+    void this.do(() => this.withChosen((chosen) => ({ operation: { op: "duplicate", segments: [...chosen] } })));
   }
 
   /** Remove the chosen segments; with `close` what follows moves up. */
   async remove(close = this.ripple): Promise<boolean> {
-    if (!this.some()) return false;
-    if (this.chosen.length === this.line.segments.length) {
-      this.say("a timeline needs at least one prompt; edit its text instead");
-      return false;
-    }
-    const reply = await this.send({ op: "remove", segments: [...this.chosen], ripple: close });
+    const reply = await this.do(() =>
+      this.withChosen((chosen) =>
+        chosen.length === this.line.segments.length
+          ? { why: "a timeline needs at least one prompt; edit its text instead" }
+          : { operation: { op: "remove", segments: [...chosen], ripple: close } },
+      ),
+    );
     return reply?.error === null;
   }
 
   mark(): void {
-    void this.do(mark(this.line, this.at));
+    void this.do(() => mark(this.line, this.at));
   }
 
   move(by: number): void {
-    if (this.some()) void this.do(shift(this.line, this.chosen, by));
+    void this.do(() => this.withChosen((chosen) => shift(this.line, chosen, by)));
   }
 
   swap(by: -1 | 1): void {
-    if (this.some()) void this.do(swap(this.line, this.chosen, by));
+    void this.do(() => this.withChosen((chosen) => swap(this.line, chosen, by)));
   }
 
   /** Move an edge of the segment that has the focus by some blocks. */
   nudge(edge: Edge, by: number): void {
-    if (!this.some()) return;
-    const index = this.selection.focus;
-    const at = edge === "start" ? (this.line.segments[index]?.start ?? 0) : endOf(this.line, index);
-    if (at === null) {
-      this.say("this prompt goes on for ever; give it an end by its form (Enter)");
-      return;
-    }
-    void this.do(resize(this.line, index, edge, at + by, this.ripple));
+    void this.do(() =>
+      this.withChosen(() => {
+        const index = this.selection.focus;
+        const at = edge === "start" ? (this.line.segments[index]?.start ?? 0) : endOf(this.line, index);
+        return at === null
+          ? { why: "this prompt goes on for ever; give it an end by its form (Enter)" }
+          : resize(this.line, index, edge, at + by, this.ripple);
+      }),
+    );
   }
 
-  reorder(to: number): void {
-    void this.do(reorder(this.line, this.chosen, to));
-  }
-
-  private some(): boolean {
-    if (this.chosen.length > 0) return true;
-    this.say("choose a prompt first: click it, or press the down arrow");
-    return false;
+  private withChosen(make: (chosen: readonly number[]) => Edit): Edit {
+    return this.chosen.length > 0 ? make(this.chosen) : { why: UNCHOSEN };
   }
 
   // Clipboard
 
   /** The chosen segments as text; null where none is chosen. */
   copy(): string | null {
-    if (!this.some()) return null;
+    if (this.chosen.length === 0) {
+      this.say(UNCHOSEN);
+      return null;
+    }
     clipboard = copied(this.line, this.chosen);
     this.say(`${count(this.chosen.length, "prompt")} copied; Ctrl V inserts at the playhead, in any studio`);
     return clipboard;
@@ -308,7 +330,7 @@ export class Desk {
 
   /** Write the timeline in a format; returns the file, or null where it cannot be written. */
   async written(format: string): Promise<{ name: string; text: string } | null> {
-    const reply = await this.store.command("export", { format });
+    const reply = await this.store.link.ask("export", { format });
     if (reply.error !== null) this.say(reply.error);
     else if (reply.lost?.length) this.say(`this format cannot hold ${reply.lost.join("; ")}`);
     return reply.error === null && reply.text !== undefined ? { name: reply.name ?? "timeline.json", text: reply.text } : null;

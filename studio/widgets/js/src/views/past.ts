@@ -29,6 +29,13 @@ export class PastView {
     this.element.addEventListener("keydown", (event) => this.onKey(event));
   }
 
+  /** Let the edit be; returns whether there was one. */
+  cancel(): boolean {
+    if (this.element.hidden) return false;
+    this.settle(null);
+    return true;
+  }
+
   update(): void {
     const { held, grid } = this.desk.store;
     if (held === null) {

@@ -73,8 +73,7 @@ export class QuickView {
   }
 
   private async send(prompts: Quick[]): Promise<boolean> {
-    const reply = await this.store.command("quick", { prompts });
-    this.store.refusal = null;
+    const reply = await this.store.link.ask("quick", { prompts });
     setText(this.told, reply.error ?? "");
     return reply.error === null;
   }

@@ -84,12 +84,13 @@ export class SegmentForm {
     this.begin(-1, { prompt: timeline.segments.at(-1)?.prompt ?? "", start, colour: timeline.segments.length % COLOURS }, opener);
   }
 
-  close(): void {
+  close(refocus = true): void {
     if (!this.open) return;
     show(this.element, false);
     this.desk.draft = null;
     this.desk.editing = null;
     this.desk.redraw();
+    if (!refocus) return;
     if (this.opener?.isConnected) this.opener.focus();
     else this.element.closest<HTMLElement>(".ls-studio")?.focus();
   }
@@ -256,7 +257,8 @@ export class SegmentForm {
     this.sending = true;
     const reply = await desk.send(operations.length === 1 ? first : { op: "batch", operations });
     this.sending = false;
-    if (reply === null || reply.error === null || reply.past) this.close();
+    // Held back, it is asked about elsewhere, and there the focus is now.
+    if (reply === null || reply.error === null || reply.past) this.close(!reply?.past);
     else this.warn(reply.error);
   }
 

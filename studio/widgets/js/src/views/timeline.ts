@@ -92,7 +92,7 @@ export class TimelineView {
 
   /** Whether something is open that Escape closes first; closes it. */
   escape(): boolean {
-    if (this.segments.abort()) return true;
+    if (this.past.cancel() || this.segments.abort()) return true;
     if (this.form.open) {
       this.form.close();
       return true;

@@ -53,10 +53,10 @@ export class Tools {
     const able = desk.editable;
     name(this.undo, history?.undo ? `Undo ${NAMES[history.undo] ?? history.undo} (Ctrl Z)` : "Nothing to undo (Ctrl Z)");
     name(this.redo, history?.redo ? `Do again: ${NAMES[history.redo] ?? history.redo} (Shift Ctrl Z)` : "Nothing to do again (Shift Ctrl Z)");
-    this.undo.disabled = !able || !history?.undo;
-    this.redo.disabled = !able || !history?.redo;
-    for (const button of this.chosen) button.disabled = !able || desk.chosen.length === 0;
-    for (const button of this.edits) button.disabled = !able;
+    enable(this.undo, able && Boolean(history?.undo));
+    enable(this.redo, able && Boolean(history?.redo));
+    for (const button of this.chosen) enable(button, able && desk.chosen.length > 0);
+    for (const button of this.edits) enable(button, able);
     this.ripple.setAttribute("aria-pressed", String(desk.ripple));
     this.magnet.setAttribute("aria-pressed", String(desk.snap));
     this.fit.setAttribute("aria-pressed", String(desk.fits));
@@ -65,7 +65,9 @@ export class Tools {
   }
 
   private button(shape: Name, label: string, action: () => void): HTMLButtonElement {
-    return h("button", { type: "button", class: "ls-tool", "aria-label": label, title: label, click: action }, icon(shape));
+    const button = h("button", { type: "button", class: "ls-tool", "aria-label": label, title: label }, icon(shape));
+    button.addEventListener("click", () => button.getAttribute("aria-disabled") !== "true" && action());
+    return button;
   }
 
   private onFile(): void {
@@ -92,6 +94,12 @@ export class Tools {
 
 function group(...inside: HTMLElement[]): HTMLElement {
   return h("div", { class: "ls-toolgroup" }, ...inside);
+}
+
+/** Buttons keep the focus while they have nothing to do: a key pressed next would else reach nobody. */
+function enable(button: HTMLButtonElement, on: boolean): void {
+  const off = String(!on);
+  if (button.getAttribute("aria-disabled") !== off) button.setAttribute("aria-disabled", off);
 }
 
 function name(button: HTMLButtonElement, label: string): void {

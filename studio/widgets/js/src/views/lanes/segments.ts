@@ -295,8 +295,9 @@ export class SegmentLane {
       return;
     }
     desk.draft = null;
-    if (drag.edit !== null && "operation" in drag.edit) void desk.do(drag.edit);
-    else if (drag.edit !== null && drag.line === desk.store.timeline && "why" in drag.edit && !drag.edit.why.includes("already")) desk.say(drag.edit.why);
+    const { edit } = drag;
+    if (edit !== null && "operation" in edit && drag.line === desk.store.timeline) void desk.do(() => edit);
+    else if (edit !== null && "operation" in edit) desk.say("the timeline has changed meanwhile; try again");
     else desk.redraw();
   }
 

@@ -81,7 +81,7 @@ export class TakesLane {
   }
 
   private choose(take: Take): void {
-    if (!take.current) void this.desk.store.command("take", { do: "choose", take: take.number }).then(({ error }) => error !== null && this.desk.say(error));
+    if (!take.current) void this.desk.store.link.ask("take", { do: "choose", take: take.number }).then(({ error }) => error !== null && this.desk.say(error));
   }
 
   private takeOf(event: Event): Take | undefined {
@@ -107,7 +107,7 @@ export class TakesLane {
 
   private remove(take: Take): void {
     if (take.current) return this.desk.say("this take is shown; show another one first");
-    void this.desk.store.command("take", { do: "remove", take: take.number }).then(({ error }) => error !== null && this.desk.say(error));
+    void this.desk.store.link.ask("take", { do: "remove", take: take.number }).then(({ error }) => error !== null && this.desk.say(error));
   }
 
   private name(take: Take): void {
@@ -135,7 +135,7 @@ export class TakesLane {
     this.drawn = "";
     const name = this.input.value.trim();
     if (apply && take !== undefined && name !== "" && name !== take.name) {
-      void this.desk.store.command("take", { do: "rename", take: take.number, name }).then(({ error }) => error !== null && this.desk.say(error));
+      void this.desk.store.link.ask("take", { do: "rename", take: take.number, name }).then(({ error }) => error !== null && this.desk.say(error));
     }
     this.desk.redraw();
     queueMicrotask(() => {

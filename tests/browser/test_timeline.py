@@ -1,0 +1,466 @@
+"""The timeline editor in a real JupyterLab: every edit by mouse or key is an operation that both sides know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.browser.test_widget import BOX, CONTRAST, SETUP, SMALL, beyond, clean
+
+STORY = """from studio.timeline import *
+def story():
+    return Timeline(
+        (
+            Segment("a red ball rolls in the snow"),
+            Segment("the blue fox jumps", 30, transition=Transition(3), blend=(Weighted("a fox at night", 0.5),)),
+            Segment("the red fox sleeps by the sea", 38, transition=Transition(2, "spherical")),
+            Segment("a green ball in the desert", 46),
+        ),
+        56,
+        7,
+        markers=(Marker(33, "jump"),),
+    )
+"""
+SHOW = "source = Double(block_s=0.2)\nsource.timeline = story()\nwidget = Studio(source)\nwidget"
+COUNT = "() => document.querySelectorAll('.ls-segment').length"
+SCALE = """() => {
+    const lane = document.querySelector('.ls-lanebox').getBoundingClientRect();
+    const all = [...document.querySelectorAll('.ls-segment')];
+    const segments = all.map((element) => element.getBoundingClientRect().left);
+    return { left: lane.left, top: lane.top, width: lane.width, height: lane.height, segments };
+}"""
+
+
+def open_story(lab: Any, open_notebook: Any, name: str, **size: int) -> Any:
+    lab.add(name, [SETUP + "\n" + STORY, SHOW])
+    notebook = open_notebook(name, **{"width": 1400, "height": 1250, **size})
+    notebook.run_all()
+    beyond(notebook, 12)
+    notebook.page.locator(".ls-studio").focus()
+    notebook.page.keyboard.press("Space")  # What is made stays far before what is edited.
+    notebook.until(f"{COUNT.replace('() =>', '() => 4 ===')}", "four prompts")
+    return notebook
+
+
+def starts(notebook: Any) -> list[int]:
+    return json.loads(notebook.execute("print([s.start for s in widget.timeline.segments])"))
+
+
+def until_starts(notebook: Any, expected: list[int]) -> None:
+    for _ in range(50):
+        if starts(notebook) == expected:
+            return
+        notebook.page.wait_for_timeout(100)
+    raise AssertionError(f"starts are {starts(notebook)}, not {expected}")
+
+
+def drag(notebook: Any, index: int, blocks: float, *, edge: bool = False, shift: bool = False) -> None:
+    """Drag a segment, or the edge where it begins, by some blocks."""
+    page = notebook.page
+    page.wait_for_timeout(350)  # Segments move softly to where another edit has put them.
+    scale = page.evaluate(SCALE)
+    seconds = float(notebook.execute("print(widget.timeline.start_seconds(56))"))
+    block = 0.75 / seconds * scale["width"]
+    x = scale["segments"][index] + (1 if edge else 40)
+    y = scale["top"] + scale["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    if shift:
+        page.keyboard.down("Shift")
+    for step in range(1, 9):
+        page.mouse.move(x + blocks * block * step / 8, y)
+    page.wait_for_timeout(100)
+    page.mouse.up()
+    if shift:
+        page.keyboard.up("Shift")
+
+
+def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    notebook = open_story(lab, open_notebook, "mouse.ipynb")
+    page = notebook.page
+    assert starts(notebook) == [0, 30, 38, 46]
+
+    # A prompt is dragged to another place in time; undone from Python, done again from the page.
+    drag(notebook, 1, 3)
+    until_starts(notebook, [0, 33, 41, 46])
+    notebook.execute("widget.undo()")
+    until_starts(notebook, [0, 30, 38, 46])
+    page.get_by_role("button", name="Do again").click()
+    until_starts(notebook, [0, 33, 41, 46])
+    page.keyboard.press("Control+z")
+    until_starts(notebook, [0, 30, 38, 46])
+
+    # An edge takes from its neighbour; with Shift all that follows moves along. The marker catches an edge near it.
+    drag(notebook, 2, 2, edge=True)
+    until_starts(notebook, [0, 30, 40, 46])
+    notebook.execute("widget.undo()")
+    drag(notebook, 3, 4, edge=True)
+    until_starts(notebook, [0, 30, 38, 50])
+    notebook.execute("widget.undo()")
+    drag(notebook, 2, -4.85, edge=True)
+    until_starts(notebook, [0, 30, 33, 46])
+    notebook.execute("widget.undo()")
+
+    # Far enough it takes another place in the order.
+    drag(notebook, 3, -16)
+    until_starts(notebook, [0, 30, 40, 48])
+    assert notebook.execute("print(widget.timeline.segments[1].prompt)") == "a green ball in the desert"
+    notebook.execute("widget.undo()")
+
+    # Chosen with Shift, copied as one, removed as one: each is one step back.
+    page.locator(".ls-segment").nth(1).click()
+    page.locator(".ls-segment").nth(2).click(modifiers=["Shift"])
+    assert page.locator('.ls-segment[aria-selected="true"]').count() == 2
+    page.get_by_role("button", name="Duplicate").click()
+    notebook.until(f"() => ({COUNT})() === 6", "the copies")
+    notebook.execute("widget.undo()")
+    notebook.until(f"() => ({COUNT})() === 4", "the step back")
+    page.locator(".ls-segment").nth(3).click()
+    page.get_by_role("button", name="Remove (Delete)").click()
+    notebook.until(f"() => ({COUNT})() === 3", "the removal")
+    notebook.execute("widget.undo()")
+
+    # The form: text, weights and transition, shown in the lanes while they are written.
+    notebook.until(f"() => ({COUNT})() === 4", "the step back")
+    page.locator(".ls-segment").nth(2).dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("the red fox <b>sleeps</b>")
+    page.get_by_role("button", name="mix in another prompt").click()
+    page.keyboard.type("a blue ball")
+    page.get_by_role("spinbutton", name="Its weight").fill("3")
+    page.get_by_role("spinbutton", name="Blocks over which").fill("4")
+    page.wait_for_timeout(200)
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate(SMALL) == []
+    page.locator(".ls-studio").screenshot(path=screenshots / "timeline-form.png")
+    page.get_by_role("button", name="Apply").click()
+    notebook.until("() => document.querySelectorAll('.ls-segment')[2].textContent.includes('<b>')", "the edit")
+    told = notebook.execute("s = widget.timeline.segments[2]; print(s.prompt, s.parts[1], s.transition.blocks)")
+    assert told == "the red fox <b>sleeps</b> ('a blue ball', 0.75) 4"
+    assert notebook.execute("print(widget.editor.describe()['history']['undo'])") == "change"
+
+    # What is told under the pointer is what Python says of that block.
+    scale = page.evaluate(SCALE)
+    page.mouse.move(scale["segments"][2] + 5, scale["top"] + 10)
+    line = page.locator(".ls-told")
+    line.get_by_text("block 38").wait_for()
+    shares = json.loads(
+        notebook.execute(
+            "import json; from studio.timeline.messages import preview; "
+            "p = preview(widget.timeline, 38, 39); print(json.dumps(dict(zip(p['prompts'], p['shares'][0]))))"
+        )
+    )
+    for prompt, share in sorted(shares.items(), key=lambda item: -item[1])[:3]:
+        assert f"{round(share * 100)} % {prompt}" in line.inner_text()
+
+    # A marker is dragged like an edge, and the strip above shows another part.
+    flag = page.locator(".ls-flag").bounding_box()
+    page.mouse.move(flag["x"] + 14, flag["y"] + 6)
+    page.mouse.down()
+    page.mouse.move(flag["x"] + 14 + 5 * 0.75 / 41.8 * scale["width"], flag["y"] + 6, steps=6)
+    page.mouse.up()
+    notebook.until("() => document.querySelector('.ls-flag').dataset.block !== '33'", "the marker elsewhere")
+    assert notebook.execute("print(widget.timeline.markers[0].block)") == page.locator(".ls-flag").get_attribute(
+        "data-block"
+    )
+    page.get_by_role("button", name="Show less (+)").click(click_count=3)
+    page.locator(".ls-overview").click(position={"x": 1000, "y": 8})
+    notebook.until("() => document.querySelector('.ls-ruler').textContent.includes('0:38')", "a later part")
+    clean(notebook)
+
+
+def test_by_keys_alone(lab: Any, open_notebook: Any) -> None:
+    notebook = open_story(lab, open_notebook, "keyboard.ipynb")
+    page = notebook.page
+    press = page.keyboard.press
+    page.locator(".ls-studio").focus()
+
+    # Choose, go on, take several.
+    press("ArrowDown")
+    press("ArrowDown")
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-posinset')") == "2"
+    assert "Prompt 2 of 4, still to come: the blue fox jumps" in page.evaluate(
+        "() => document.activeElement.getAttribute('aria-label')"
+    )
+    assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+    # Move it, its edges, its place in the order; every press is one step.
+    press("Alt+ArrowRight")
+    until_starts(notebook, [0, 31, 39, 46])
+    press("<")
+    until_starts(notebook, [0, 30, 39, 46])
+    press("}")
+    until_starts(notebook, [0, 30, 40, 46])
+    press("r")
+    press("{")
+    until_starts(notebook, [0, 30, 39, 45])
+    press("r")
+    press("Shift+Alt+ArrowRight")
+    until_starts(notebook, [0, 30, 36, 45])
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-posinset')") == "3"
+    for _ in range(5):
+        press("Control+z")
+    until_starts(notebook, [0, 30, 38, 46])
+    press("Control+Shift+z")
+    until_starts(notebook, [0, 31, 39, 46])
+    press("Control+z")
+    until_starts(notebook, [0, 30, 38, 46])
+
+    # Duplicate, remove, remove and close the gap.
+    press("Escape")
+    press("ArrowDown")
+    press("ArrowDown")
+    press("d")
+    until_starts(notebook, [0, 30, 38, 46, 54])
+    press("Delete")
+    notebook.until(f"() => ({COUNT})() === 4", "the removal")
+    press("Control+z")
+    press("Control+z")
+    until_starts(notebook, [0, 30, 38, 46])
+
+    # The form and back; Escape changes nothing.
+    press("Enter")
+    page.get_by_role("dialog", name="Edit a prompt").wait_for()
+    page.keyboard.type("nothing of this stays")
+    press("Escape")
+    assert page.evaluate("() => document.activeElement.classList.contains('ls-segment')")
+    press("Enter")
+    press("Control+a")
+    page.keyboard.type("a hare jumps")
+    press("Enter")
+    notebook.until(
+        "() => [...document.querySelectorAll('.ls-segment')].some((s) => s.textContent === 'a hare jumps')", "the text"
+    )
+
+    # A prompt is written as a quick one, its key switches at once.
+    notebook.execute("widget.quick_prompts = {'night': 'the blue fox runs at night'}")
+    page.get_by_role("button", name="Switch to night").wait_for()
+    page.locator(".ls-studio").focus()
+    press("1")
+    notebook.until(
+        "() => [...document.querySelectorAll('.ls-segment')].some((s) => s.textContent.includes('runs at night'))",
+        "the switch",
+    )
+    press("Control+z")
+    notebook.until(f"() => ({COUNT})() === 4", "the step back")
+
+    # Beyond what was made the playhead becomes a cursor: edits happen there.
+    scale = page.evaluate(SCALE)
+    ruler = page.locator(".ls-axis").bounding_box()
+    page.mouse.click(scale["left"] + 0.4 * scale["width"], ruler["y"] + 8)
+    page.locator(".ls-cursor").wait_for()
+    page.locator(".ls-studio").focus()
+    press("s")
+    notebook.until(f"() => ({COUNT})() === 5", "the split")
+    at = starts(notebook)[1]
+    assert notebook.execute("print(widget.timeline.segments[1].policy)") == "keep"
+    press("m")
+    notebook.until("() => document.querySelectorAll('.ls-flag').length === 2", "the marker")
+    press("ArrowRight")
+    press("ArrowRight")
+    press("m")
+    notebook.until("() => document.querySelectorAll('.ls-flag').length === 3", "another marker")
+    assert f"[{at}, {at + 2}, " in notebook.execute("print([m.block for m in widget.timeline.markers])")
+
+    # A marker is reached by Tab, named and removed.
+    page.locator(f'.ls-flag[data-block="{at}"]').focus()
+    press("F2")
+    page.keyboard.type("here it turns")
+    press("Enter")
+    notebook.until("() => document.querySelector('.ls-flag').textContent === 'here it turns'", "its name")
+    press("Alt+ArrowRight")
+    notebook.until(f"() => document.querySelector('.ls-flag').dataset.block === '{at + 1}'", "its new place")
+    press("Delete")
+    notebook.until("() => document.querySelectorAll('.ls-flag').length === 2", "its end")
+
+    # Every control is reached by Tab, each with a name, and the focus can be seen.
+    page.locator(".ls-studio").focus()
+    seen = []
+    for _ in range(80):
+        press("Tab")
+        told = page.evaluate(
+            """() => {
+                const at = document.activeElement;
+                if (!at.closest('.ls-studio') || at.matches('.ls-studio')) return null;
+                const name = at.getAttribute('aria-label') || at.textContent || at.getAttribute('placeholder');
+                const outline = getComputedStyle(at).outlineStyle;
+                return { name, seen: outline !== 'none' || at.matches('.ls-seek, .ls-divider'), kind: at.className };
+            }"""
+        )
+        if told is None:
+            break
+        assert told["name"], told
+        assert told["seen"], told
+        seen.append(told["kind"])
+    for part in ("ls-tool", "ls-window", "ls-flag", "ls-segment", "ls-add", "ls-takename", "ls-chip", "ls-files"):
+        assert any(part in kind for kind in seen), (part, seen)
+    press("?") if page.evaluate("() => document.activeElement.closest('.ls-studio') !== null") else None
+    clean(notebook)
+
+
+def test_the_past_is_asked_about(lab: Any, open_notebook: Any, screenshots: Path) -> None:
+    models = "import studio\nfrom tests.live.doubles import tiny_models"
+    session = (
+        'session = studio.open(tiny_models(), prompt="a red fox runs in the snow", lead=2)\n'
+        "widget = studio.Studio(session, inspect=False)\nwidget"
+    )
+    lab.add("past.ipynb", [models, session])
+    notebook = open_notebook("past.ipynb", width=1400, height=1250)
+    notebook.run_all()
+    beyond(notebook, 50, 120)
+    page = notebook.page
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Space")
+    page.wait_for_timeout(500)
+    page.locator(".ls-segment").first.dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a blue fox jumps in the snow")
+    page.keyboard.press("Enter")
+    asked = page.get_by_role("alertdialog")
+    asked.wait_for()
+    assert "from 0:00.0 (block 0) on" in asked.inner_text()
+    assert page.evaluate(CONTRAST) == []
+    page.locator(".ls-studio").screenshot(path=screenshots / "timeline-past.png")
+
+    # Cancelled it never was; kept, only what is to come changes; forked, another take grows.
+    page.keyboard.press("Escape")
+    asked.wait_for(state="hidden")
+    assert notebook.execute("print(len(session.timeline.segments), session.editor.version)") == "1 0"
+    page.locator(".ls-segment").first.dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a blue fox jumps in the snow")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Keep what was made").click()
+    notebook.until(f"() => ({COUNT})() === 2", "the change to come")
+    begun = int(notebook.execute("print(session.timeline.segments[1].start)"))
+    assert begun >= 3
+    page.locator(".ls-segment").first.dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a rabbit runs in the snow")
+    page.keyboard.press("Enter")
+    asked.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    notebook.until("() => document.querySelectorAll('.ls-takerow').length === 2", "another take")
+    assert notebook.execute("print(session.take, session.timeline.segments[0].prompt)").endswith(
+        "1 a rabbit runs in the snow"
+    )
+
+    # Takes are named and switched between in the tree; the timeline goes with them.
+    row = page.locator(".ls-takename").nth(1)
+    row.focus()
+    page.keyboard.press("F2")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("rabbit")
+    page.keyboard.press("Enter")
+    notebook.until("() => document.querySelectorAll('.ls-takename')[1]?.textContent === 'rabbit'", "its name")
+    assert notebook.execute("print(session.takes[1].name)") == "rabbit"
+    page.locator(".ls-takename").first.click()
+    notebook.until(f"() => ({COUNT})() === 2", "the first take's prompts")
+    assert notebook.execute("print(session.take)") == "0"
+    page.locator(".ls-takename").nth(1).focus()
+    page.keyboard.press("Delete")
+    notebook.until("() => document.querySelectorAll('.ls-takerow').length === 1", "its end")
+    notebook.until(
+        "() => { const c = document.querySelector('.ls-frames'); const d = c.getContext('2d').getImageData(4, 4, 1, 1)"
+        ".data; return d[3] === 255; }",
+        "a small picture of what was made",
+    )
+    assert notebook.execute("print(widget.errors)") == "[]"
+    clean(notebook)
+
+
+def test_two_studios_and_a_reload(lab: Any, open_notebook: Any) -> None:
+    two = "a, b = Double('a red ball', block_s=0.3), Double('a blue fox', block_s=0.3)\na.timeline = story()"
+    lab.add("twice.ipynb", [SETUP + "\n" + STORY, two, "first = Studio(a)\nfirst", "second = Studio(b)\nsecond"])
+    notebook = open_notebook("twice.ipynb", width=1300, height=2300)
+    page = notebook.page
+    notebook.run_all()
+    notebook.until("() => document.querySelectorAll('.ls-segment').length === 5", "both timelines")
+    one, other = page.locator(".ls-studio").nth(0), page.locator(".ls-studio").nth(1)
+
+    # Copied in one, inserted in the other, and each has its own history.
+    one.locator(".ls-segment").nth(1).click()
+    one.locator(".ls-segment").nth(2).click(modifiers=["Control"])
+    page.keyboard.press("Control+c")
+    ruler = other.locator(".ls-axis").bounding_box()
+    page.mouse.click(ruler["x"] + 0.9 * ruler["width"], ruler["y"] + 8)
+    other.focus()
+    page.keyboard.press("Control+v")
+    notebook.until(
+        "() => document.querySelectorAll('.ls-studio')[1].querySelectorAll('.ls-segment').length >= 3", "the insertion"
+    )
+    told = notebook.execute("print([s.prompt for s in second.timeline.segments][1:3], first.timeline == story())")
+    assert told == "['the blue fox jumps', 'the red fox sleeps by the sea'] True"
+    assert notebook.execute("print(second.timeline.segments[1].blend[0].weight)") == "0.5"
+    page.keyboard.press("Control+z")
+    notebook.until(
+        "() => document.querySelectorAll('.ls-studio')[1].querySelectorAll('.ls-segment').length === 1", "its undoing"
+    )
+    assert notebook.execute("print(first.timeline == story())") == "True"
+
+    # A page that is loaded again shows what there is, and undo goes on where it was.
+    one.locator(".ls-segment").nth(3).click()
+    page.keyboard.press("Delete")
+    notebook.until(
+        "() => document.querySelectorAll('.ls-studio')[0].querySelectorAll('.ls-segment').length === 3", "a removal"
+    )
+    notebook.command("docmanager:save", wait=True)
+    page.reload(wait_until="domcontentloaded")
+    notebook.wait_idle()
+    notebook.until(
+        "() => document.querySelectorAll('.ls-studio')[0]?.querySelectorAll('.ls-segment').length === 3", "three again"
+    )
+    page.locator(".ls-studio").nth(0).focus()
+    page.keyboard.press("Control+z")
+    notebook.until(
+        "() => document.querySelectorAll('.ls-studio')[0].querySelectorAll('.ls-segment').length === 4", "four again"
+    )
+    assert notebook.execute("print(first.timeline == story(), first.errors, second.errors)") == "True [] []"
+    clean(notebook)
+
+
+def test_files_and_quick_prompts(lab: Any, open_notebook: Any, tmp_path: Path) -> None:
+    notebook = open_story(lab, open_notebook, "files.ipynb")
+    page = notebook.page
+    with page.expect_download() as download:
+        page.locator(".ls-files").select_option("txt")
+    assert download.value.suggested_filename == "timeline.txt"
+    page.get_by_text("this format cannot hold").wait_for()
+    with page.expect_download() as download:
+        page.locator(".ls-files").select_option("json")
+    saved = tmp_path / "timeline.json"
+    download.value.save_as(saved)
+    assert notebook.execute(f"print(widget.timeline == Timeline.from_json({saved.read_text()!r}))") == "True"
+
+    story = tmp_path / "story.txt"
+    story.write_text("a red ball rolls in the snow\nthe blue fox runs\n")
+    page.locator(".ls-tools input[type=file]").set_input_files(story)
+    page.get_by_role("alertdialog").wait_for()  # The first prompt lasts less long than before: nothing made is lost.
+    page.get_by_role("button", name="Keep what was made").click()
+    notebook.until(
+        "() => [...document.querySelectorAll('.ls-segment')].some((s) => s.textContent === 'the blue fox runs')",
+        "the file's prompts",
+    )
+    bad = tmp_path / "story.json"
+    bad.write_text("{]")
+    page.locator(".ls-tools input[type=file]").set_input_files(bad)
+    notebook.until("() => document.querySelector('.ls-told').textContent.includes('JSON')", "a sentence")
+
+    # Quick prompts are kept from the box, edited, and known to Python.
+    page.locator(BOX).fill("a hare sleeps in the forest")
+    page.get_by_role("button", name="Keep the prompt in the box").click()
+    page.get_by_role("button", name="Switch to the forest").wait_for()
+    page.get_by_role("button", name="Edit the quick prompts").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("hare")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.keyboard.type("only a name")
+    page.keyboard.press("Enter")
+    page.get_by_text("must not be empty").wait_for()
+    page.get_by_role("textbox", name="Prompt", exact=True).nth(1).fill("a blue ball")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Switch to only a name").wait_for()
+    told = notebook.execute("print(widget.quick_prompts)")
+    assert told == "{'hare': 'a hare sleeps in the forest', 'only a name': 'a blue ball'}"
+    clean(notebook)
