@@ -112,7 +112,7 @@ def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     page.locator(".ls-segment").nth(1).click()
     page.locator(".ls-segment").nth(2).click(modifiers=["Shift"])
     assert page.locator('.ls-segment[aria-selected="true"]').count() == 2
-    page.get_by_role("button", name="Duplicate").click()
+    page.get_by_role("button", name="Duplicate (D)").click()
     notebook.until(f"() => ({COUNT})() === 6", "the copies")
     notebook.execute("widget.undo()")
     notebook.until(f"() => ({COUNT})() === 4", "the step back")
@@ -164,9 +164,9 @@ def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     assert notebook.execute("print(widget.timeline.markers[0].block)") == page.locator(".ls-flag").get_attribute(
         "data-block"
     )
-    page.get_by_role("button", name="Show less (+)").click(click_count=3)
+    page.get_by_role("button", name="Zoom in (+)").click(click_count=3)
     page.locator(".ls-overview").click(position={"x": 1000, "y": 8})
-    notebook.until("() => document.querySelector('.ls-ruler').textContent.includes('0:38')", "a later part")
+    notebook.until("() => document.querySelector('.ls-times').textContent.includes('0:38')", "a later part")
     clean(notebook)
 
 

@@ -129,7 +129,7 @@ def test_keys(lab: Any, open_notebook: Any) -> None:
     page.keyboard.type("dd aa bb ?0 x")
     assert page.locator(BOX).input_value() == "dd aa bb ?0 x"
     page.keyboard.press("Escape")
-    for key in "abdxz":
+    for key in "bxzjkv":
         page.keyboard.press(key)
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2
     page.keyboard.press("?")

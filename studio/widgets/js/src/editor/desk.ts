@@ -1,6 +1,6 @@
 import type { Store } from "../store";
 import type { Operation, Reply, Timeline } from "../types";
-import { extent, fitted, following, panned, sees, showing, within, zoomed, type Axis } from "./axis";
+import { LONGEST, extent, fitted, following, panned, sees, showing, within, zoomed, type Axis } from "./axis";
 import { copied } from "./clip";
 import { mark, resize, shift, split, swap, type Edit } from "./edits";
 import { endOf, preview, type Edge } from "./line";
@@ -133,7 +133,9 @@ export class Desk {
     this.changed();
   }
 
+  /** Let a block be seen. */
   show(block: number): void {
+    if (this.whole && this.extent <= LONGEST) return;
     const next = showing(this.axis, this.store.grid.blockSeconds(block), this.extent);
     if (next !== this.axis) this.look(next);
   }

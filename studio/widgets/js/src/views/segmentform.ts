@@ -2,9 +2,9 @@ import { colour, h, icon, setText, show } from "../dom";
 import { plain } from "../editor/clip";
 import type { Desk } from "../editor/desk";
 import { appendAt } from "../editor/edits";
-import { endOf } from "../editor/line";
+import { SEGMENT_BLOCKS, endOf } from "../editor/line";
 import { clock } from "../grid";
-import type { Operation, Segment, Transition, Weighted } from "../types";
+import type { Operation, Segment, Timeline, Transition, Weighted } from "../types";
 
 const APPEND_GAP = 4;
 const COLOURS = 7;
@@ -196,10 +196,9 @@ export class SegmentForm {
     const found = this.read();
     show(this.weight, this.parts.childElementCount > 0);
     const line = desk.store.timeline;
-    if (this.index >= 0) {
-      desk.draft = { ...line, segments: line.segments.map((segment, i) => (i === this.index ? found : segment)) };
-    }
     const start = Math.round(amount(this.start.value, 0));
+    if (this.index >= 0) desk.draft = { ...line, segments: line.segments.map((segment, i) => (i === this.index ? found : segment)) };
+    else desk.draft = this.added(line, { ...found, start });
     const { grid, nextBlock } = desk.store;
     const end = this.index < 0 ? null : endOf(line, this.index);
     const made = this.index >= 0 && end !== null && end <= nextBlock;
@@ -208,6 +207,14 @@ export class SegmentForm {
     setText(this.told, made ? `${place}, generated already` : this.index >= 0 && start < nextBlock ? `${place}, in force now` : place);
     this.told.classList.remove("ls-warn");
     desk.redraw();
+  }
+
+  /** The timeline with a new segment in its place, as the kernel will put it. */
+  private added(line: Timeline, segment: Segment): Timeline {
+    const segments = [...line.segments.filter(({ start }) => start !== segment.start), segment].sort((a, b) => a.start - b.start);
+    const last = segments.at(-1)?.start ?? 0;
+    const { length } = line;
+    return { ...line, segments, length: length !== null && length <= last ? last + SEGMENT_BLOCKS : length };
   }
 
   /** What is to be done so that the timeline says what the form says. */
@@ -258,7 +265,10 @@ export class SegmentForm {
     const reply = await desk.send(operations.length === 1 ? first : { op: "batch", operations });
     this.sending = false;
     // Held back, it is asked about elsewhere, and there the focus is now.
-    if (reply === null || reply.error === null || reply.past) this.close(!reply?.past);
+    if (reply === null || reply.error === null || reply.past) {
+      this.close(!reply?.past);
+      desk.show(Math.round(amount(this.start.value, 0)));
+    }
     else this.warn(reply.error);
   }
 

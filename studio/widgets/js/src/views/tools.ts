@@ -43,7 +43,7 @@ export class Tools {
       "div", { class: "ls-tools", role: "toolbar", "aria-label": "Timeline" },
       group(this.undo, this.redo), group(split, double, bin, flag), group(this.ripple, this.magnet),
       h("span", { class: "ls-grow" }), this.files, this.picker,
-      group(this.button("less", "Show more (−)", () => desk.zoom(1.5)), this.seen, this.button("add", "Show less (+)", () => desk.zoom(1 / 1.5)), this.fit),
+      group(this.button("less", "Zoom out (−)", () => desk.zoom(1.5)), this.seen, this.button("add", "Zoom in (+)", () => desk.zoom(1 / 1.5)), this.fit),
     );
   }
 

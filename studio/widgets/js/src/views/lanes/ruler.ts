@@ -14,7 +14,7 @@ const PLANNED_BLOCKS = 4;
 export class Ruler {
   readonly element: HTMLElement;
   private readonly loop = h("div", { class: "ls-looprange", "aria-hidden": "true", hidden: true });
-  private readonly labels = h("div", { class: "ls-ruler ls-num", "aria-hidden": "true" });
+  private readonly labels = h("div", { class: "ls-times ls-num", "aria-hidden": "true" });
   private readonly switches = h("div", { class: "ls-marks" });
   private readonly flags = h("div", { class: "ls-flags", role: "list", "aria-label": "Markers" });
   private readonly buttons = new Map<string, HTMLButtonElement>();
