@@ -100,6 +100,11 @@ class Stats:
         generated_frames: pixel frames decoded in this take.
         lead_s: seconds of video generated ahead of the slowest consumer.
         text_ms: encoding a prompt that was not known yet, last time.
+        played_fps: pixel frames per second that the consumer furthest on has shown lately, by its reports and the
+            source's clock; None while it stands still.
+        next_frame_s: seconds until the block under way is expected to be there; None while none is.
+        dropped_frames: frames of this take that consumers passed over because they were too slow to show them.
+        device_state: what the device is doing, for people: "1.4 of 2 cores, 0.9 GB".
     """
 
     generated_fps: float | None = None
@@ -113,6 +118,10 @@ class Stats:
     generated_frames: int = 0
     lead_s: float = 0.0
     text_ms: float | None = None
+    played_fps: float | None = None
+    next_frame_s: float | None = None
+    dropped_frames: int = 0
+    device_state: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +206,11 @@ Listener = Callable[[Event], None]
 class Consumer(Protocol):
     """A viewer's handle: it tells the source how far playback has come, so that generation stays close ahead."""
 
-    def played(self, frame: int, take: int | None = None) -> None:
-        """Report the pixel frame being shown; reports for another take than the current one are ignored."""
+    def played(self, frame: int, take: int | None = None, dropped: int = 0) -> None:
+        """Report the pixel frame being shown, and the frames of this take that could not be shown in time.
+
+        Reports for another take than the current one are ignored.
+        """
         ...
 
     def close(self) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 from studio.shapes import VideoShape
 from studio.timeline import check_whole
+
+# A consumer that reports nothing for so long stands still; its rate is taken over so long.
+STILL_S = 1.6
+RATE_S = 4.0
+# More frames a second than this are no playing.
+FASTEST = 240.0
 
 
 class Attachment:
@@ -22,22 +30,48 @@ class Attachment:
 
     def __init__(self, frame: int, take: int, moved: Callable[[], None]) -> None:
         self.frame, self.take, self.closed = frame, take, False
+        self.dropped = 0
         self._moved = moved
+        self._reports: deque[tuple[float, int]] = deque(maxlen=64)
 
-    def played(self, frame: int, take: int | None = None) -> None:
+    def played(self, frame: int, take: int | None = None, dropped: int = 0) -> None:
         """Report the pixel frame being shown.
 
         Args:
             frame: its number, from 0.
             take: the take it belongs to; reports for another than the current one are ignored. None: the current one.
+            dropped: frames of this take that it passed over because it was too slow to show them.
 
         Raises:
             ValueError: no whole number, or a negative one.
         """
         frame = check_whole(frame, "frame", 0, 2**62)
         if take is None or take == self.take:
-            self.frame = frame
+            now = time.perf_counter()
+            if frame < self.frame or (
+                self._reports and frame - self.frame > FASTEST * (now - self._reports[-1][0] + 1)
+            ):
+                self._reports.clear()  # it was put elsewhere: what it does now is another stretch
+            self.frame, self.dropped = frame, check_whole(dropped, "dropped", 0, 2**62)
+            self._reports.append((now, frame))
             self._moved()
+
+    def rewind(self, take: int, frame: int) -> None:
+        """Go to a frame of another take."""
+        self.frame, self.take, self.dropped = frame, take, 0
+        self._reports.clear()
+
+    def rate(self, now: float) -> float | None:
+        """Frames a second that it has shown lately, or None while it stands still.
+
+        Args:
+            now: time, as `time.perf_counter` has it.
+        """
+        recent = [report for report in list(self._reports) if now - report[0] <= RATE_S]
+        if len(recent) < 2 or now - recent[-1][0] > STILL_S:
+            return None
+        (begun, first), (ended, last) = recent[0], recent[-1]
+        return (last - first) / (ended - begun) if ended - begun > 0.2 and last > first else None
 
     def close(self) -> None:
         """Detach; harmless when repeated."""
@@ -79,6 +113,15 @@ class Gate:
         """Playhead of the consumer that has come furthest, or None without consumers."""
         return max((seat.frame for seat in self.seats()), default=None)
 
+    def rate(self, now: float) -> float | None:
+        """Frames a second that the consumer furthest on has shown lately."""
+        seats = sorted(self.seats(), key=lambda seat: seat.frame, reverse=True)
+        return next((rate for seat in seats if (rate := seat.rate(now)) is not None), None)
+
+    def dropped(self) -> int:
+        """Frames that consumers passed over."""
+        return sum(seat.dropped for seat in self.seats())
+
     def allows(self, block: int) -> bool:
         """Whether a block may be generated now; never without a consumer."""
         slowest = self.slowest()
@@ -87,7 +130,7 @@ class Gate:
     def rewind(self, take: int, frame: int = 0) -> None:
         """Send every consumer to a frame of another take."""
         for seat in self.seats():
-            seat.frame, seat.take = frame, take
+            seat.rewind(take, frame)
 
     def clear(self) -> None:
         """Detach everyone."""

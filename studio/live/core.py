@@ -21,6 +21,7 @@ import torch
 from studio.events import ErrorReport, Stats, Switch
 from studio.live.archive import Archive
 from studio.live.consumers import Attachment, Gate
+from studio.live.device import DeviceMeter
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
 from studio.live.judging import Judge
 from studio.live.log import Origin
@@ -83,6 +84,8 @@ class Core:
         self._announced = "idle"
         self._seat: Attachment | None = None
         self._unreadable: set[str] = set()
+        self._begun_at = 0.0
+        self._device: DeviceMeter | None = DeviceMeter(next(models.dit.parameters()).device)
         _ALL.add(self)
 
     # What is going on
@@ -139,7 +142,18 @@ class Core:
                 generated_frames=end,
                 lead_s=0.0 if slowest is None else max(0, end - slowest) / self.units.fps,
                 text_ms=None if text is None else 1000 * text,
+                played_fps=self.gate.rate(time.perf_counter()),
+                next_frame_s=self._next_frame(),
+                dropped_frames=self.gate.dropped(),
+                device_state="" if self._device is None else self._device.describe(),
             )
+
+    def _next_frame(self) -> float | None:
+        """Seconds until the block under way is expected, by the time that recent ones took."""
+        usual = self.take.meter.ms("total")
+        if not self._busy or usual is None:
+            return None
+        return max(0.0, usual / 1000 - (time.perf_counter() - self._begun_at))
 
     def _settle(self) -> bool:
         """Wake who waits, and announce the state where it changed."""
@@ -358,6 +372,7 @@ class Core:
                     self._thread = None
                     return False
                 self._busy = busy = self._may_begin()
+                self._begun_at = time.perf_counter()
                 announced = self._settle()
                 if not busy:
                     prompt = self._unread()
@@ -535,7 +550,7 @@ class Core:
         self.archive.close()
         self.vault.close()
         self.gate.clear()
-        self.cause = self.models = self.texts = None
+        self.cause = self.models = self.texts = self._device = None
 
 
 def _headline(error: Exception) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 
 from studio.events import DecodedBlock
 from studio.widgets.protocol import block_message
+from studio.widgets.quality import Level, Pacing
 
 __all__ = ["Outbox"]
 
 Message = dict[str, Any]
 Send = Callable[[Message, list[bytes] | None], None]
-Encode = Callable[[Any], Sequence[bytes]]
+Encode = Callable[[Any, Level], Sequence[bytes]]
 Fetch = Callable[[int, int], DecodedBlock | None]
 
 # Of these only the latest matters, so an unsent one is replaced.
@@ -45,7 +46,8 @@ class Outbox:
 
     Args:
         send: Sends a message with its buffers; called from the outbox's thread only. Must not raise.
-        encode: Compresses the frames of a block, one file a frame; an empty list is not sent. Must not raise.
+        encode: Compresses frames as the level says, one file a frame; an empty list is not sent. Must not raise.
+        pacing: Chooses the level by how fast pages confirm.
         silent: Called without arguments when no page confirms any more.
         fetch: Finds a block by its take and number, for pages that look back; called from the outbox's thread and may
             take a moment. None where it is gone. Must not raise.
@@ -61,6 +63,7 @@ class Outbox:
         self,
         send: Send,
         encode: Encode,
+        pacing: Pacing,
         *,
         silent: Callable[[], None] = lambda: None,
         fetch: Fetch = lambda take, index: None,
@@ -78,6 +81,8 @@ class Outbox:
         self._clients: dict[str, _Client] = {}
         self._messages: deque[tuple[Message, list[bytes] | None]] = deque()
         self._blocks: deque[tuple[DecodedBlock, int, int]] = deque()
+        self._cut: deque[tuple[DecodedBlock, int, int]] = deque()
+        self.pacing = pacing
         self._wants: dict[str, deque[tuple[int, int]]] = {}
         self._flying: dict[int, tuple[int, int]] = {}
         self._serial = 0
@@ -93,6 +98,7 @@ class Outbox:
             if self._closed:
                 return
             self._clients[client] = _Client(acked=self._serial, heard=time.monotonic(), hidden=hidden)
+            self.pacing.forget()
             if self._thread is None:
                 self._next_beat = time.monotonic() + self._beat_s
                 self._thread = threading.Thread(target=self._run, name="studio-widget-sender", daemon=True)
@@ -107,6 +113,7 @@ class Outbox:
             if not self._clients:
                 self._messages.clear()
                 self._blocks.clear()
+                self._cut.clear()
             self._wake.notify_all()
 
     def heard(self, client: str, hidden: bool | None = None) -> bool:
@@ -135,6 +142,7 @@ class Outbox:
             known.acked = max(known.acked, min(serial, self._serial))
             known.sent = {number: when for number, when in known.sent.items() if number > known.acked}
             sent = self._serial - self._in_flight()
+            self.pacing.acked(sent, time.monotonic())
             self._flying = {number: block for number, block in self._flying.items() if number > sent}
             self._wake.notify_all()
 
@@ -197,6 +205,7 @@ class Outbox:
         """Forget the blocks not sent yet: a new take makes them stale."""
         with self._wake:
             self._blocks.clear()
+            self._cut.clear()
             self._wants.clear()
 
     def close(self) -> None:
@@ -206,6 +215,7 @@ class Outbox:
             self._clients.clear()
             self._messages.clear()
             self._blocks.clear()
+            self._cut.clear()
             self._wants.clear()
             thread = self._thread
             self._wake.notify_all()
@@ -246,26 +256,39 @@ class Outbox:
             self._next_beat = now + self._beat_s
             return partial(self._send, {"type": "beat"}, None), 0.0
         if self._in_flight() < self._window and any(client.fresh for client in self._clients.values()):
+            if self._cut:
+                return partial(self._send_block, *self._cut.popleft()), 0.0
             for wanted in self._wants.values():
                 if wanted:
                     return partial(self._send_wanted, *wanted.popleft()), 0.0
             if self._blocks:
-                return partial(self._send_block, *self._blocks.popleft()), 0.0
+                return partial(self._send_part, *self._blocks.popleft()), 0.0
         return None, max(0.01, min(wait, self._beat_s))
 
     def _send_wanted(self, take: int, index: int) -> None:
         block = self._fetch(take, index)
         if block is not None:
-            self._send_block(block, 0, len(block.frames))
+            self._send_part(block, 0, len(block.frames))
+
+    def _send_part(self, block: DecodedBlock, start: int, stop: int) -> None:
+        """Send the first of as many parts as the link asks for; the others come next."""
+        with self._wake:
+            parts = self.pacing.parts(stop - start)
+            cuts = [start + round((stop - start) * part / parts) for part in range(parts + 1)]
+            first, *rest = itertools.pairwise(cuts)
+            self._cut.extend((block, begin, end) for begin, end in rest)
+        self._send_block(block, *first)
 
     def _send_block(self, block: DecodedBlock, start: int, stop: int) -> None:
-        jpegs = list(self._encode(block.frames[start:stop]))
+        level = self.pacing.level
+        jpegs = list(self._encode(block.frames[start:stop], level))
         if not jpegs:
             return
-        message = block_message(block, start, jpegs)
+        message = block_message(block, start, jpegs, level.quality if self.pacing.index else None)
         with self._wake:
             self._serial += 1
             now = time.monotonic()
+            self.pacing.sent(self._serial, sum(map(len, jpegs)), len(jpegs), now)
             for client in self._clients.values():
                 client.sent[self._serial] = now
             message["serial"] = self._serial
@@ -290,5 +313,6 @@ class Outbox:
         if silenced:
             # Whoever comes back gets the recent blocks anew.
             self._blocks.clear()
+            self._cut.clear()
             self._wants.clear()
         return silenced

@@ -209,13 +209,16 @@ def grid_of(timeline: Timeline) -> dict[str, int]:
     return {"first": timeline.start_frame(1), "rest": timeline.start_frame(2) - timeline.start_frame(1)}
 
 
-def block_message(block: DecodedBlock, start: int, jpegs: Sequence[bytes]) -> dict[str, Any]:
+def block_message(
+    block: DecodedBlock, start: int, jpegs: Sequence[bytes], reduced: int | None = None
+) -> dict[str, Any]:
     """Describe some frames of a block; the JPEG files themselves travel as a buffer.
 
     Args:
         block: The block.
         start: Position in the block of the first frame sent.
         jpegs: The frames sent.
+        reduced: Their JPEG quality, where a slow link had it lowered.
 
     Returns:
         The message.
@@ -227,6 +230,7 @@ def block_message(block: DecodedBlock, start: int, jpegs: Sequence[bytes]) -> di
         "first": block.first_frame + start,
         "end": block.end_frame,
         "sizes": [len(jpeg) for jpeg in jpegs],
+        "reduced": reduced,
         "prompt": block.prompt,
         "switch": None if block.switch is None else switch_fields(block.switch),
     }
@@ -283,13 +287,18 @@ def switch_fields(switch: Switch) -> dict[str, Any]:
 
 def stats_message(stats: Stats, seed: int, device: str, take: int = 0) -> dict[str, Any]:
     """Describe how fast the source is; figures that are not known are null."""
-    figures = ("generated_fps", "denoise_ms", "commit_ms", "recache_ms", "vae_ms", "switch_latency_s", "lead_s")
+    figures = (
+        *("generated_fps", "denoise_ms", "commit_ms", "recache_ms", "vae_ms", "switch_latency_s", "lead_s"),
+        *("played_fps", "next_frame_s"),
+    )
     return {
         "type": "stats",
         "take": take,
         **{name: _finite(getattr(stats, name)) for name in figures},
         "generated_blocks": stats.generated_blocks,
         "generated_frames": stats.generated_frames,
+        "dropped_frames": stats.dropped_frames,
+        "device_state": stats.device_state,
         "seed": seed,
         "device": device,
     }

@@ -17,6 +17,7 @@ from studio.widgets.files import Exports, Uploads
 from studio.widgets.origins import name_of
 from studio.widgets.outbox import Outbox
 from studio.widgets.palette import Palette
+from studio.widgets.quality import Level, Pacing
 from studio.widgets.seeing import cache_message
 from studio.widgets.source import CacheSource, CacheWatch, EditSource, FrameSource, Reading, TakeSource
 from studio.widgets.thumbs import Thumbs
@@ -79,6 +80,7 @@ class Relay:
         self._lock = threading.RLock()
         self._consumer: Consumer | None = None
         self._playheads: dict[str, tuple[int, bool]] = {}
+        self._dropped: dict[str, int] = {}
         self._take = next((take.number for take in self.takes if take.current), 0)
         self._last_block = 0
         self.playhead = 0
@@ -88,7 +90,8 @@ class Relay:
         self._switches: dict[int, Switch] = {}
         report = getattr(source, "error", None)
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
-        self.outbox = Outbox(self._transmit, self._encode, silent=self._detach, fetch=self._fetch)
+        pacing = Pacing(source.width, source.height, source.fps)
+        self.outbox = Outbox(self._transmit, self._encode, pacing, silent=self._detach, fetch=self._fetch)
         self._uploads, self._exports = Uploads(source), Exports(source, self.outbox.post)
         self._thumbs = Thumbs(source.block, self.outbox.post, note)
         self._unsubscribe = source.subscribe(self.listen)
@@ -248,7 +251,7 @@ class Relay:
         start = 0 if info is None else min(source.timeline.start_frame(info.forked_at), max(0, made - 1))
         with self._lock:
             self._take, self._last_block, self.playhead = take, max(0, blocks - 1), start
-            self._switches = {}
+            self._switches, self._dropped = {}, {}
             self._playheads = {client: (start, hidden) for client, (_, hidden) in self._playheads.items()}
         self.outbox.post(
             {"type": "restart", "take": take, "seed": source.seed, "start": start, "live": blocks, "made": made}
@@ -310,7 +313,7 @@ class Relay:
         if kind == "ack":
             self.outbox.ack(client, message["serial"])
         elif kind == "played":
-            self._played(client, message["frame"], message["take"], message["hidden"])
+            self._played(client, message)
         elif kind == "want":
             first = message["block"]
             self.outbox.want(client, message["take"], range(first, first + min(message["count"], MOST_WANTED)))
@@ -478,12 +481,15 @@ class Relay:
             self._take = found[-1].take
         return found[::-1]
 
-    def _played(self, client: str, frame: int, take: int, hidden: bool) -> None:
+    def _played(self, client: str, message: protocol.Incoming) -> None:
         with self._lock:
-            if take != self._take or client not in self._playheads:
+            if message["take"] != self._take or client not in self._playheads:
                 return
-            self._playheads[client] = (frame, hidden)
+            self._playheads[client] = (message["frame"], message["hidden"])
+            self._dropped[client] = message["dropped"] or 0
         self._advance()
+        # Figures change while nothing is generated as well: what is ahead, and how fast it is shown.
+        self.outbox.post(self._stats_message(self.source.stats))
 
     def _advance(self) -> None:
         """Tell the source where the slowest page is that somebody can see."""
@@ -493,14 +499,16 @@ class Relay:
             if not watched:
                 return
             self.playhead, take, consumer = min(watched), self._take, self._consumer
+            dropped = sum(self._dropped.values())
         if consumer is not None:
-            consumer.played(self.playhead, take)
+            consumer.played(self.playhead, take, dropped)
 
     def _lose(self, client: str) -> None:
         self.outbox.leave(client)
         self._uploads.forget(client)
         with self._lock:
             self._playheads.pop(client, None)
+            self._dropped.pop(client, None)
         if self.outbox.clients:
             self._advance()
         else:
@@ -514,9 +522,9 @@ class Relay:
 
     # Sending
 
-    def _encode(self, frames: Any) -> list[bytes]:
+    def _encode(self, frames: Any, level: Level) -> list[bytes]:
         try:
-            return encode_frames(frames)
+            return encode_frames(frames, level.quality, subsampling=level.subsampling, shrink=level.shrink)
         except Exception:
             self.note(traceback.format_exc())
             return []

@@ -57,6 +57,8 @@ export class Store {
   scrubbing = false;
   /** Frames of this take that were gone past without being shown, because this page was too slow. */
   dropped = 0;
+  /** Quality of the pictures, where a slow link had it lowered. */
+  reduced: number | null = null;
   hello: Hello | null = null;
   source: SourceState = "idle";
   timeline: Timeline = { segments: [], length: null, markers: [], shades: {}, history: null };
@@ -566,6 +568,7 @@ export class Store {
     const fresh = film.put(
       message.index, message.first, message.sizes, new Uint8Array(data.buffer, data.byteOffset, data.byteLength), this.playhead,
     );
+    this.reduced = message.reduced;
     if (film !== this.film) return this.showRival();
     if (!fresh) return;
     if (message.switch !== null) this.note(message.switch);

@@ -123,6 +123,10 @@ export interface Stats {
   vae_ms: number | null;
   switch_latency_s: number | null;
   lead_s: number | null;
+  played_fps: number | null;
+  next_frame_s: number | null;
+  dropped_frames: number;
+  device_state: string;
   generated_blocks: number;
   generated_frames: number;
   seed: number;
@@ -195,6 +199,8 @@ export interface BlockMessage {
   /** Frame number just past the block, of which this message may hold a part. */
   end: number;
   sizes: number[];
+  /** JPEG quality where a slow link had it lowered. */
+  reduced: number | null;
   prompt: string;
   switch: Switch | null;
 }

@@ -9,6 +9,10 @@ import { SeekView } from "./seek";
 import { ForkView, TakesView } from "./takes";
 import { WipeView } from "./wipe";
 
+/** Width from which a picture is large. */
+const LARGE = 400;
+const GLOW_MS = 120;
+
 /** The picture, what state it is in, and the buttons that move in time. */
 export class PlayerView {
   readonly element: HTMLElement;
@@ -43,7 +47,7 @@ export class PlayerView {
   private readonly drop: DropView;
   private readonly more: Popover;
   private sized = "";
-  private glow = 0;
+  private glow = -Infinity;
 
   constructor(private readonly store: Store, openKeys: () => void) {
     this.seek = new SeekView(store);
@@ -119,7 +123,8 @@ export class PlayerView {
     const context = this.canvas.getContext("2d");
     if (context === null) return;
     context.imageSmoothingEnabled = true;
-    context.imageSmoothingQuality = "high";
+    // Small pictures are enlarged with care; large ones need none, and it would cost more than all the rest.
+    context.imageSmoothingQuality = picture.width < LARGE ? "high" : "low";
     context.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
     this.canvas.dataset.frame = String(frame);
     this.canvas.classList.add("ls-shown");
@@ -161,9 +166,11 @@ export class PlayerView {
   private drawAmbient(picture: ImageBitmap): void {
     const mood = this.mood.getContext("2d");
     const context = this.ambient.getContext("2d");
-    if (mood === null || context === null || this.glow++ % 2 > 0) return;
-    mood.globalAlpha = this.glow === 1 ? 1 : 0.25;
-    mood.imageSmoothingQuality = "high";
+    const now = performance.now();
+    if (mood === null || context === null || now - this.glow < GLOW_MS) return;
+    mood.globalAlpha = this.glow < 0 ? 1 : 0.25;
+    this.glow = now;
+    mood.imageSmoothingQuality = picture.width < LARGE ? "high" : "low";
     mood.drawImage(picture, 0, 0, this.mood.width, this.mood.height);
     // In two steps: one large one would show the steps of the interpolation.
     context.imageSmoothingQuality = "high";

@@ -7,10 +7,15 @@ export class StatusView {
   readonly element: HTMLElement;
   private readonly figures: Record<string, HTMLElement> = {};
   private readonly switched: HTMLElement;
+  private readonly link: HTMLElement;
 
   constructor(private readonly store: Store) {
     const value = (name: string) => (this.figures[name] = h("b", {}, "–"));
     const word = (name: string) => (this.figures[name] = h("span", {}, "–"));
+    this.link = h(
+      "span", { hidden: true, title: "The link is slower than the video: pictures are sent in a lower quality for now; nothing else changes" },
+      "slow link, picture quality ", value("quality"),
+    );
     this.switched = h(
       "span", { hidden: true, title: "The last switch: frame shown when it was asked for, first frame under the new prompt, seconds until that was generated" },
       "switch at frame ", value("asked"), " → ", value("force"), value("late"),
@@ -18,28 +23,36 @@ export class StatusView {
     this.element = h(
       "footer", { class: "ls-status ls-num", "aria-label": "Speed" },
       h("span", { title: "Frames a second that the model generates while it is at work" }, "generated ", value("generated"), " frames/s"),
-      h("span", { title: "Frames a second on this screen" }, "played ", value("played"), " frames/s"),
+      h("span", { title: "Frames a second shown, by the reports that reach the session and by its clock" }, "played ", value("played"), " frames/s"),
+      h("span", { title: "Seconds until the block under way is expected" }, "next in ", value("next"), " s"),
       h("span", { title: "Seconds of video generated ahead of what is shown" }, "ahead ", value("ahead"), " s"),
       h(
         "span", { title: "Time a block takes: denoising steps, the clean pass that stores it, decoding to pixels" },
         "denoise ", value("denoise"), " · commit ", value("commit"), " · VAE ", value("vae"), " ms a block",
       ),
-      h("span", {}, word("name"), " · ", word("device")),
       this.switched,
+      this.link,
+      h("span", { title: "Frames that were gone past without being shown, because the page or the link was too slow" }, "dropped ", value("dropped")),
+      h("span", { title: "Model, what computes, and what it is doing" }, word("name"), " · ", word("device"), word("busy")),
     );
   }
 
   update(): void {
-    const { stats, hello, playback } = this.store;
+    const { stats, hello } = this.store;
     const set = (name: string, text: string) => setText(this.figures[name] as HTMLElement, text);
     set("generated", figure(stats?.generated_fps));
-    set("played", figure(playback.running && !playback.starved ? playback.rate(performance.now()) : null));
-    set("ahead", figure(this.ahead()));
+    set("played", figure(stats?.played_fps));
+    set("next", seconds(stats?.next_frame_s));
+    set("ahead", seconds(stats?.lead_s));
+    set("dropped", String(stats?.dropped_frames ?? 0));
+    set("busy", stats?.device_state ? ` · ${stats.device_state}` : "");
     set("denoise", whole(stats?.denoise_ms));
     set("commit", whole(stats?.commit_ms));
     set("vae", whole(stats?.vae_ms));
     set("name", hello?.name ?? "–");
     set("device", stats?.device ?? "–");
+    show(this.link, this.store.reduced !== null);
+    set("quality", String(this.store.reduced ?? ""));
     const last = this.store.switches.findLast((item) => item.effective_frame <= this.store.film.end);
     show(this.switched, last !== undefined);
     if (last === undefined) return;
@@ -47,11 +60,11 @@ export class StatusView {
     set("force", String(last.effective_frame));
     set("late", last.latency_s === null ? "" : ` · ${last.latency_s.toFixed(2)} s`);
   }
+}
 
-  private ahead(): number | null {
-    const { film, playhead, grid } = this.store;
-    return film.size === 0 ? null : Math.max(0, grid.seconds(film.end - 1 - playhead));
-  }
+/** Tenths of seconds: more would only flicker. */
+function seconds(value: number | null | undefined): string {
+  return value === null || value === undefined ? "–" : value.toFixed(1);
 }
 
 function whole(value: number | null | undefined): string {

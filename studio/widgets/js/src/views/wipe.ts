@@ -49,7 +49,7 @@ export class WipeView {
     const context = this.canvas.getContext("2d");
     if (context === null) return;
     if (picture === null) return context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    context.imageSmoothingQuality = "high";
+    context.imageSmoothingQuality = picture.width < 400 ? "high" : "low";
     context.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
   }
 

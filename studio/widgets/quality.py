@@ -1,0 +1,158 @@
+"""How well pictures are compressed: as well as the link to the slowest page carries."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+__all__ = ["LARGE", "SMALL", "Level", "Pacing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A way to compress.
+
+    Args:
+        quality: JPEG quality, 1 to 100.
+        subsampling: "444" keeps the colours of every pixel, "420" of every fourth.
+        shrink: 1 for the whole picture, 2 for half its width and height.
+        weight: Bytes of a usual picture, beside those of the best level; a first guess until it was measured.
+    """
+
+    quality: int
+    subsampling: str = "420"
+    shrink: int = 1
+    weight: float = 1.0
+
+
+# Small pictures are looked at closely: full colour and few artefacts cost little at that size.
+SMALL = (
+    Level(quality=92, subsampling="444"),
+    Level(quality=85, weight=0.48),
+    Level(quality=70, weight=0.33),
+    Level(quality=50, weight=0.24),
+    Level(quality=30, weight=0.17),
+)
+LARGE = (
+    Level(quality=85),
+    Level(quality=75, weight=0.72),
+    Level(quality=60, weight=0.53),
+    Level(quality=45, weight=0.42),
+    Level(quality=30, weight=0.31),
+    Level(quality=45, shrink=2, weight=0.14),
+    Level(quality=25, shrink=2, weight=0.09),
+)
+SMALL_PIXELS = 320 * 320
+
+# Shares of what the link carries: above the first quality goes down, until the second is met; below the third it may go
+# up again, if it then stays below the second.
+TOO_MUCH, ENOUGH, LITTLE = 0.85, 0.7, 0.45
+SETTLED = 3
+CALM_S = 4.0
+PART_S = 0.25
+MOST_PARTS = 4
+RECENT = 6
+
+
+class Pacing:
+    """Watches how fast messages are confirmed and chooses how well to compress; no thread and no lock of its own.
+
+    Args:
+        width: Width of a frame in pixels.
+        height: Height of a frame in pixels.
+        fps: Frames a second that are to arrive.
+    """
+
+    def __init__(self, width: int, height: int, fps: float) -> None:
+        self._levels = SMALL if width * height <= SMALL_PIXELS else LARGE
+        self._fps = fps
+        self.index = 0
+        self._bytes: dict[int, float] = {}
+        self._sent: dict[int, tuple[float, int]] = {}
+        self._last_ack = -math.inf
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._acks_since, self._changed_at = 0, -math.inf
+
+    @property
+    def level(self) -> Level:
+        """How to compress now."""
+        return self._levels[self.index]
+
+    @property
+    def throughput(self) -> float | None:
+        """Bytes a second that the link carries, pages included; None before anything was confirmed."""
+        spent = sum(seconds for _, seconds in self._recent)
+        return sum(size for size, _ in self._recent) / spent if spent > 0 else None
+
+    def parts(self, frames: int) -> int:
+        """Messages to cut frames into, so that on a slow link the first ones need not wait for the last."""
+        rate, size = self.throughput, self._bytes_at(self.index)
+        if rate is None or size is None:
+            return 1
+        return max(1, min(MOST_PARTS, frames, round(frames * size / (rate * PART_S))))
+
+    def sent(self, serial: int, size: int, frames: int, now: float) -> None:
+        """Note a message.
+
+        Args:
+            serial: Its number.
+            size: Its bytes.
+            frames: Frames in it.
+            now: Seconds of a clock.
+        """
+        self._sent[serial] = (now, size)
+        before = self._bytes.get(self.index)
+        mean = size / max(1, frames)
+        self._bytes[self.index] = mean if before is None else 0.7 * before + 0.3 * mean
+
+    def acked(self, serial: int, now: float) -> None:
+        """Note that all pages have a message and all before it.
+
+        Args:
+            serial: Its number.
+            now: Seconds of the same clock.
+        """
+        for number in sorted(number for number in self._sent if number <= serial):
+            when, size = self._sent.pop(number)
+            # While the one before was under way this one waited for it.
+            self._recent.append((size, max(1e-4, now - max(when, self._last_ack))))
+            self._last_ack = now
+            self._acks_since += 1
+        self._choose(now)
+
+    def forget(self) -> None:
+        """Forget what was under way: pages came or went."""
+        self._sent.clear()
+
+    def _bytes_at(self, index: int) -> float | None:
+        """Bytes a frame at a level: measured there, else by what was measured at the present one."""
+        if index in self._bytes:
+            return self._bytes[index]
+        here = self._bytes.get(self.index)
+        return None if here is None else here * self._levels[index].weight / self._levels[self.index].weight
+
+    def _load(self, index: int) -> float:
+        """Share of what the link carries that playing takes at a level."""
+        size, rate = self._bytes_at(index), self.throughput
+        return 0.0 if size is None or not rate else size * self._fps / rate
+
+    def _choose(self, now: float) -> None:
+        if self._acks_since < SETTLED:
+            return
+        last = len(self._levels) - 1
+        if self._load(self.index) > TOO_MUCH and self.index < last:
+            down = range(self.index + 1, len(self._levels))
+            self._go(next((index for index in down if self._load(index) <= ENOUGH), last), now)
+        elif self.index > 0 and self._load(self.index) < LITTLE and now - self._changed_at > CALM_S:
+            # What was measured there long ago may have been another picture.
+            self._bytes.pop(self.index - 1, None)
+            if self._load(self.index - 1) <= ENOUGH:
+                self._go(self.index - 1, now)
+
+    def _go(self, index: int, now: float) -> None:
+        if index not in self._bytes:
+            guess = self._bytes_at(index)
+            if guess is not None:
+                self._bytes[index] = guess
+        self.index, self._acks_since, self._changed_at = index, 0, now

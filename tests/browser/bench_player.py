@@ -1,0 +1,223 @@
+"""Measures the way from a source to the screen, and what playing costs the generator.
+
+    python -m pytest -s tests/browser/bench_player.py            # some minutes; STUDIO_BENCH_S=600 for the long one
+    python -m pytest -s tests/browser/bench_player.py -k slow    # one of them
+
+Each prints a line of JSON. Nothing here passes or fails by its figures: other programs on the machine change them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import Notebook
+from tests.browser.slow_link import SlowLink
+
+SECONDS = float(os.environ.get("STUDIO_BENCH_S", "20"))
+SETUP = """import threading, time
+from tests.browser.recording import Recording
+from studio.widgets import Studio
+source = Recording(SIZE, FPS)
+widget = Studio(source, inspect=False)
+most = [0]
+def look():
+    while widget._relay is not None:
+        most[0] = max(most[0], widget._relay.outbox.in_flight)
+        time.sleep(0.02)
+threading.Thread(target=look, daemon=True).start()"""
+
+COUNT = """() => {
+    const canvas = document.querySelector('.ls-picture');
+    window.seen = { frames: 0, last: -1, begun: performance.now(), gaps: [] , at: performance.now() };
+    const look = () => {
+        const now = performance.now();
+        const frame = Number(canvas.dataset.frame);
+        if (frame !== window.seen.last) {
+            window.seen.frames++;
+            window.seen.last = frame;
+            window.seen.gaps.push(now - window.seen.at);
+            window.seen.at = now;
+        }
+        requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+}"""
+COUNTED = """() => {
+    const { frames, begun, gaps } = window.seen;
+    const sorted = [...gaps].sort((a, b) => a - b);
+    const drawn_fps = 1000 * frames / (performance.now() - begun);
+    return { drawn_fps, gap_p95_ms: sorted[Math.floor(sorted.length * 0.95)] };
+}"""
+KERNEL = "import time, os; print(time.perf_counter(), time.process_time(), os.getloadavg()[0])"
+
+
+def tell(name: str, **figures: Any) -> None:
+    shown = {key: round(value, 2) if isinstance(value, float) else value for key, value in figures.items()}
+    sys.stdout.write(json.dumps({"bench": name, **shown}) + "\n")
+    sys.stdout.flush()
+
+
+@pytest.fixture
+def link(lab: Any) -> Iterator[SlowLink]:
+    link = SlowLink(int(urllib.parse.urlsplit(lab.url).port or 0))
+    yield link
+    link.close()
+
+
+def opened(browser: Any, lab: Any, name: str, size: tuple[int, int], fps: float, port: int) -> Notebook:
+    setup = SETUP.replace("SIZE", repr(size)).replace("FPS", repr(fps))
+    lab.add(name, [setup, "widget"])
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    notebook = Notebook(page=context.new_page(), url=f"http://127.0.0.1:{port}/doc/tree/{name}?reset")
+    notebook.watch()
+    notebook.open()
+    notebook.run_all()
+    notebook.until("() => Number(document.querySelector('.ls-picture')?.dataset.frame ?? -1) > 30", "frames")
+    return notebook
+
+
+def measure(notebook: Notebook, seconds: float) -> dict[str, Any]:
+    notebook.page.wait_for_timeout(3000)
+    wall, spent, _ = map(float, notebook.execute(KERNEL).split())
+    notebook.page.evaluate(COUNT)
+    notebook.page.wait_for_timeout(seconds * 1000)
+    drawn = notebook.page.evaluate(COUNTED)
+    ended, total, load = map(float, notebook.execute(KERNEL).split())
+    level = notebook.execute(
+        "p = widget._relay.outbox.pacing\n"
+        "print(p.index, p.level.quality, p.level.shrink, int(p._bytes.get(p.index, 0)))"
+    )
+    step, quality, shrink, size = map(int, level.split())
+    return {
+        **drawn,
+        "kernel_core_percent": 100 * (total - spent) / (ended - wall),
+        "most_in_flight": int(notebook.execute("print(most[0])")),
+        "quality": quality,
+        "shrink": shrink,
+        "level": step,
+        "kib_a_frame": size / 1024,
+        "load_1min": load,
+        "errors": notebook.execute("print(widget.errors)"),
+    }
+
+
+@pytest.mark.parametrize(("size", "fps"), [((480, 832), 16), ((480, 832), 48), ((480, 832), 60), ((128, 128), 60)])
+def test_transport(browser: Any, lab: Any, link: SlowLink, size: tuple[int, int], fps: int) -> None:
+    notebook = opened(browser, lab, f"bench-{size[0]}-{fps}.ipynb", size, fps, int(lab.url.rsplit(":", 1)[1]))
+    tell("transport", size=f"{size[1]}x{size[0]}", fps=fps, seconds=SECONDS, **measure(notebook, SECONDS))
+    notebook.page.context.close()
+
+
+@pytest.mark.parametrize("megabits", [8, 2])
+def test_slow_link(browser: Any, lab: Any, link: SlowLink, megabits: int) -> None:
+    notebook = opened(browser, lab, f"slow-{megabits}.ipynb", (480, 832), 16, link.port)
+    link.bits_s, link.delay_s = megabits * 1e6, 0.02
+    notebook.page.wait_for_timeout(12_000)
+    tell("slow link", megabits=megabits, size="832x480", fps=16, seconds=SECONDS, **measure(notebook, SECONDS))
+    notebook.page.context.close()
+
+
+def memory(browser: Any) -> float:
+    """MiB that all processes of the browser hold."""
+    pages = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes()
+                if b"chrom" in words.split(b"\0")[0] and b"--type=renderer" in words:
+                    pages += int((folder / "statm").read_text().split()[1])
+            except OSError:
+                continue
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_memory_of_the_page(browser: Any, lab: Any) -> None:
+    notebook = opened(browser, lab, "memory.ipynb", (480, 832), 16, int(lab.url.rsplit(":", 1)[1]))
+    notebook.page.wait_for_timeout(min(60.0, SECONDS / 3) * 1000)  # until the page holds as many frames as it may
+    session = notebook.page.context.new_cdp_session(notebook.page)
+    samples: list[tuple[float, float, float]] = []
+    begun = time.monotonic()
+    while time.monotonic() - begun < SECONDS:
+        session.send("HeapProfiler.collectGarbage")
+        heap = session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
+        samples.append((time.monotonic() - begun, heap, memory(browser)))
+        notebook.page.wait_for_timeout(min(10.0, SECONDS / 10) * 1000)
+    third = max(1, len(samples) // 3)
+    first, last = samples[:third], samples[-third:]
+    tell(
+        "memory of the page",
+        seconds=SECONDS,
+        heap_mib_first_third=median(s[1] for s in first),
+        heap_mib_last_third=median(s[1] for s in last),
+        renderer_mib_first_third=median(s[2] for s in first),
+        renderer_mib_last_third=median(s[2] for s in last),
+        frames=int(notebook.page.evaluate("() => Number(document.querySelector('.ls-picture').dataset.frame)")),
+    )
+    notebook.page.context.close()
+
+
+GENERATE = """import time, threading
+import studio
+from studio.widgets import Studio
+session = studio.open(MODEL, prompt='a red fox runs in the snow')
+with session.frames() as warm:
+    for _ in range(6):
+        next(warm)
+session.pause()
+def alone(seconds):
+    "Play at the video's own rate, without a picture."
+    session.restart()
+    seat = session.attach()
+    session.play()
+    begun, taken = time.perf_counter(), []
+    while time.perf_counter() - begun < seconds:
+        seat.played(min(int((time.perf_counter() - begun) * session.fps), max(0, session.stats.generated_frames - 1)))
+        time.sleep(0.05)
+    rate = session.stats.generated_fps
+    session.pause()
+    seat.close()
+    return rate
+widget = Studio(session, autoplay=False, inspect=False)"""
+
+
+def test_what_playing_costs_the_generator(browser: Any, lab: Any) -> None:
+    model = os.environ.get("STUDIO_BENCH_MODEL", "miniature")
+    lab.add("cost.ipynb", [GENERATE.replace("MODEL", repr(model)), "widget"])
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    notebook = Notebook(page=context.new_page(), url=f"{lab.url}/doc/tree/cost.ipynb?reset")
+    notebook.open()
+    notebook.run_all()
+    notebook.until("() => document.querySelector('.ls-picture')", "the player", 120)
+    rounds: list[tuple[float, float]] = []
+    for _ in range(4):
+        # Hidden, the page takes no part: generation goes on for the consumer in the kernel alone.
+        notebook.page.evaluate("() => { document.querySelector('.ls-studio').style.display = 'none'; }")
+        quiet = float(notebook.execute(f"w = widget; w._relay._detach(); print(alone({SECONDS / 2}))"))
+        notebook.page.evaluate("() => { document.querySelector('.ls-studio').style.display = ''; }")
+        notebook.execute("session.restart(); widget._relay._attach(); session.play()")
+        notebook.page.wait_for_timeout(SECONDS / 2 * 1000)
+        playing = float(notebook.execute("print(session.stats.generated_fps)"))
+        notebook.execute("session.pause()")
+        rounds.append((quiet, playing))
+        tell("round", quiet_fps=quiet, playing_fps=playing)
+    quiet, playing = (median(one[i] for one in rounds) for i in (0, 1))
+    tell(
+        "cost of playing",
+        model=model,
+        quiet_fps=quiet,
+        playing_fps=playing,
+        cost_percent=100 * (1 - playing / quiet),
+        load_1min=os.getloadavg()[0],
+        cores=os.cpu_count(),
+    )
+    context.close()
