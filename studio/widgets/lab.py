@@ -76,7 +76,7 @@ class RecacheLab(anywidget.AnyWidget):
         key = uuid.uuid4().hex
         super().__init__(width=width, key=key, model_id=key)
         keep_subshell(self.comm)
-        self._outbox = Outbox(self._transmit, lambda frames: [])
+        self._outbox = Outbox(self._transmit, lambda frames, level: [])
         self._unsubscribe = lab.subscribe(self._listen)
         self.on_msg(self._receive)
         _replacing.add(self)

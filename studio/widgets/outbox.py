@@ -47,7 +47,7 @@ class Outbox:
     Args:
         send: Sends a message with its buffers; called from the outbox's thread only. Must not raise.
         encode: Compresses frames as the level says, one file a frame; an empty list is not sent. Must not raise.
-        pacing: Chooses the level by how fast pages confirm.
+        pacing: Chooses the level by how fast pages confirm; None where no blocks are sent.
         silent: Called without arguments when no page confirms any more.
         fetch: Finds a block by its take and number, for pages that look back; called from the outbox's thread and may
             take a moment. None where it is gone. Must not raise.
@@ -63,7 +63,7 @@ class Outbox:
         self,
         send: Send,
         encode: Encode,
-        pacing: Pacing,
+        pacing: Pacing | None = None,
         *,
         silent: Callable[[], None] = lambda: None,
         fetch: Fetch = lambda take, index: None,
@@ -82,7 +82,7 @@ class Outbox:
         self._messages: deque[tuple[Message, list[bytes] | None]] = deque()
         self._blocks: deque[tuple[DecodedBlock, int, int]] = deque()
         self._cut: deque[tuple[DecodedBlock, int, int]] = deque()
-        self.pacing = pacing
+        self.pacing = pacing or Pacing(1, 1, 16.0)
         self._wants: dict[str, deque[tuple[int, int]]] = {}
         self._flying: dict[int, tuple[int, int]] = {}
         self._serial = 0
