@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from studio.model.weights import load
     from studio.opening import compare, open
     from studio.timeline import Segment, Timeline
-    from studio.widgets import CacheStrip, Curves, HeadGrid, PointGaze, RecacheLab, Studio, WordsOverTime
+    from studio.widgets import CacheStrip, Curves, HeadGrid, PointGaze, RecacheLab, Studio, Volume, WordsOverTime
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Studio",
     "Switch",
     "Timeline",
+    "Volume",
     "WordsOverTime",
     "clip",
     "compare",
@@ -49,6 +50,7 @@ _HOMES = {
     "Studio": "studio.widgets",
     "Switch": "studio.events",
     "Timeline": "studio.timeline",
+    "Volume": "studio.widgets",
     "WordsOverTime": "studio.widgets",
     "clip": "studio.live.clip",
     "compare": "studio.opening",

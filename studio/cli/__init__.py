@@ -244,6 +244,7 @@ def _add_bench(commands: Any) -> None:
         """denoise_fps       pixel frames per second of denoising and committing, without decoding
 vae_ms_per_block  median milliseconds to decode a block to uint8 frames
 end_to_end_fps    pixel frames per second of wall-clock time for a loop that takes each block at once
+watching_share    what watching the cache adds to a block, as a share of a block without it
 first_frame_s     seconds from studio.open to the first frame: loading and warming up, not importing torch
 switch_latency_s  seconds from handing over a prompt to the first frame under it being handed to a
                   consumer that plays in real time with the default lead; median over a block's moments

@@ -11,6 +11,10 @@ What each figure means, so that it can be compared:
 * switch_latency_s: seconds from handing a prompt to `Session.switch` to the first frame under it being handed to the
   consumer, while a consumer plays at the video's own rate with the default lead. Median over requests spread evenly
   over a block's time. What is still buffered is shown before that frame: see `Session.lead`.
+* watching_share: what watching the cache costs at its default sampling (attention, provenance and checks; no residue),
+  as a share of the time of a block without it. Blocks with and without take turns, and the faster half of each is
+  compared: others on the machine only ever slow a block down. A few per cent of noise remain, so that a share may even
+  come out below 0.
 * peak_memory_gib: the most memory the process held, in GiB (2^30 bytes): of the GPU where one computes, else resident.
 
 Pixel frames are counted, never latent frames. The first blocks warm up and are left out of the first three.
@@ -23,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
@@ -74,6 +79,8 @@ def bench(
         first_frame_s = time.perf_counter() - started
         say("generating")
         speed = _speed(session, frames, blocks)
+        say("watching")
+        share = watching_share(session, frames, max(4, blocks // 4))
         frames.close()
         session.pause()
         session.restart()
@@ -83,6 +90,7 @@ def bench(
         memory = peak_memory(torch.cuda.is_available() and "CPU" not in compute)
     return {
         **speed,
+        "watching_share": round(share, 4),
         "first_frame_s": round(first_frame_s, 3),
         "switch_latency_s": round(median(latencies), 3),
         "peak_memory_gib": round(memory / 2**30, 3),
@@ -107,6 +115,31 @@ def _speed(session: Session, frames: Any, blocks: int) -> dict[str, float]:
         "vae_ms_per_block": round(1000 * median(part["vae"] for part in timings), 2),
         "end_to_end_fps": round(sum(made) / elapsed, 2),
     }
+
+
+def watching_share(session: Session, frames: Any, turns: int) -> float:
+    """Compare blocks that are watched with blocks that are not.
+
+    Args:
+        session: a session that nobody watches yet.
+        frames: its frames; each block is made as it is taken.
+        turns: turns of two blocks with and two without, at least 1.
+
+    Returns:
+        Seconds that watching adds to a block, as a share of those of a block without; means over the faster halves.
+    """
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(turns):
+        for watched in (True, False):
+            with session.watch() if watched else nullcontext():
+                for block in range(2 + session.lead):
+                    started = time.perf_counter()
+                    next(frames)
+                    # The first ones had begun before the turn did.
+                    if block >= session.lead:
+                        seconds[watched].append(time.perf_counter() - started)
+    watched, plain = (sum(sorted(seconds[on])[:turns]) / turns for on in (True, False))
+    return watched / plain - 1
 
 
 def switch_latencies(session: Session, switches: int) -> list[float]:

@@ -251,8 +251,8 @@ class Lab:
 
         Returns:
             For each policy: the residue of the first prompt before and after the switch, when the first block under
-            the new prompt was made, and at the end; how well the last frames show the first and the second prompt; the jump of the picture at the switch; the seconds of the recache, and these as a
-            share of a block's.
+            the new prompt was made, and at the end; how well the last frames show the first and the second prompt; the
+            jump of the picture at the switch; the seconds of the recache, and these as a share of a block's.
         """
         return [self._row(run) for run in self.runs]
 

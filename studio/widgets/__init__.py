@@ -10,7 +10,7 @@ from studio.widgets.lab import RecacheLab
 from studio.widgets.labsource import LabSource
 from studio.widgets.source import CacheSource, FrameSource
 from studio.widgets.studio import Studio
-from studio.widgets.views import CacheStrip, Curves, HeadGrid, PointGaze, WordsOverTime
+from studio.widgets.views import CacheStrip, Curves, HeadGrid, PointGaze, Volume, WordsOverTime
 
 __all__ = [
     "CacheSource",
@@ -22,5 +22,6 @@ __all__ = [
     "PointGaze",
     "RecacheLab",
     "Studio",
+    "Volume",
     "WordsOverTime",
 ]

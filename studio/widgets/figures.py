@@ -15,7 +15,16 @@ from studio.widgets.palette import HEXES, css
 from studio.widgets.source import Reading, SlotLike
 from studio.widgets.tables import parts, reading_at, until
 
-__all__ = ["PAGE", "cache_figure", "curves_figure", "gaze_figure", "heads_figure", "residue_figure", "words_figure"]
+__all__ = [
+    "PAGE",
+    "cache_figure",
+    "curves_figure",
+    "gaze_figure",
+    "heads_figure",
+    "heat_map",
+    "residue_figure",
+    "words_figure",
+]
 
 # Inches: the width of the text of a page.
 PAGE = 6.75
@@ -186,16 +195,13 @@ def gaze_figure(readings: Sequence[Reading], colours: Colours, block: int | None
     most = float(np.nanmax(reading.gaze))
     for axis in axes:
         axis.set_axis_off()
-    extent = (0.0, float(columns), float(rows), 0.0)
-    _show(axes[0], pictures.get(asking), extent)
+    _show(axes[0], pictures.get(asking), (0.0, float(columns), float(rows), 0.0))
     corner = (reading.point.column, reading.point.row)
     axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.2))
     axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=0.8))
     axes[0].set_title(f"frame {asking}: the point", fontsize=6, pad=2)
     for axis, (slot, gaze) in zip(axes[1:], held, strict=False):
-        _show(axis, pictures.get(slot.frame or 0), extent)
-        depth = np.nan_to_num(gaze / most) * 0.85
-        axis.imshow(np.ones((rows, columns)), cmap=_VERMILION, vmin=0, vmax=1, alpha=depth, extent=extent)
+        heat_map(axis, pictures.get(slot.frame or 0), gaze, most)
         axis.set_title(f"{slot.frame}, {slot.role}: {100 * gaze.sum():.1f} %", fontsize=6, pad=2)
     return figure
 
@@ -291,6 +297,22 @@ def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:
     _plain(axes)
     figure.legend(loc="outside right upper", fontsize=6, frameon=False)
     return figure
+
+
+def heat_map(axes: Any, picture: np.ndarray | None, values: np.ndarray, most: float) -> None:
+    """Lay values over a picture, the stronger the less transparent.
+
+    Args:
+        axes: Where to draw.
+        picture: uint8 `[H, W, 3]`, or `None` for none.
+        values: `[rows, columns]`; NaN counts as 0.
+        most: The value of full colour.
+    """
+    rows, columns = values.shape
+    extent = (0.0, float(columns), float(rows), 0.0)
+    _show(axes, picture, extent)
+    depth = np.nan_to_num(values / most) * 0.85
+    axes.imshow(np.ones((rows, columns)), cmap=_VERMILION, vmin=0, vmax=1, alpha=depth, extent=extent)
 
 
 def _show(axes: Any, picture: np.ndarray | None, extent: tuple[float, float, float, float]) -> None:

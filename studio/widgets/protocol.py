@@ -185,6 +185,7 @@ COMMANDS: dict[str, _Fields] = {
     },
     "unsave": {},
     "measure": {"on": _flag},
+    "volume": {"word": _maybe(_integer), "block": _integer},
     "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""

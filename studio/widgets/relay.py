@@ -44,6 +44,7 @@ class Steering(Protocol):
         self, prompt: str, *, policy: str | None = None, at: int | None = None, transition: Transition | None = None
     ) -> Switch: ...
     def watch(self, on: bool = True) -> None: ...
+    def volume(self, word: int | str | None = None, block: int | None = None) -> Any: ...
 
 
 class Relay:
@@ -382,6 +383,8 @@ class Relay:
             self._exports.cancel()
         elif kind == "watch":
             self._steering.watch(message["on"])
+        elif kind == "volume":
+            self._steering.volume(message["word"], message["block"])
         elif kind == "measure":
             self.measure(message["on"])
         elif kind == "look":

@@ -20,6 +20,7 @@ from studio.widgets.codec import film_strip, require_simplejpeg
 from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
 from studio.widgets.source import EditorLike, EditSource, FrameSource, Reading
+from studio.widgets.volume import Scenes
 from studio.widgets.width import check_width
 
 __all__ = ["Studio"]
@@ -32,7 +33,7 @@ KEPT_ERRORS = 100
 _replacing = Replacing()
 
 
-class Studio(anywidget.AnyWidget):
+class Studio(Scenes, anywidget.AnyWidget):
     """A player with a prompt box and a timeline of prompts, for JupyterLab and other notebook front ends.
 
     Everything the mouse can do, one line of Python can do; both stay in step.
@@ -292,6 +293,7 @@ class Studio(anywidget.AnyWidget):
         relay, self._relay = getattr(self, "_relay", None), None
         if relay is not None:
             relay.close()
+            self.drop_scene()
         super().close()
 
     # Behind it

@@ -12,12 +12,13 @@ import traitlets as t
 
 from studio.widgets import tables
 from studio.widgets.source import CacheSource, FrameSource, Reading
+from studio.widgets.spacetime import SpaceTime, space_time
 from studio.widgets.studio import Studio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CacheStrip", "CacheView", "Curves", "HeadGrid", "PointGaze", "WordsOverTime"]
+__all__ = ["CacheStrip", "CacheView", "Curves", "HeadGrid", "PointGaze", "Volume", "WordsOverTime"]
 
 
 class CacheView(Studio):
@@ -163,6 +164,48 @@ class Curves(CacheView):
         if self._relay is None:
             raise RuntimeError("this widget is closed; make another with studio.Curves(session)")
         self._relay.measure(on)
+
+
+class Volume(CacheView):
+    """Where a word is listened to, or where a point looks, over space and time at once.
+
+    In 3-D by ipyvolume, to be turned, seen through and cut; in slices where the page has no WebGL.
+    """
+
+    view = t.Unicode("volume", help="What the front end shows.").tag(sync=True)
+
+    _drawing = "volume_figure"
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A table of what is shown, ready for `pandas.DataFrame`; empty before `volume` was called."""
+        return [] if not self.scened else self._shown().rows()
+
+    def figure(self, block: int | None = None) -> Figure:
+        """Draw the volume in slices for print.
+
+        Args:
+            block: The block; `None` for that shown.
+
+        Returns:
+            A matplotlib figure, as wide as a page's text.
+
+        Raises:
+            ValueError: If nothing is shown yet, or it was not read at that block.
+        """
+        from studio.widgets.volume import volume_figure
+
+        if not self.scened:
+            raise ValueError('nothing is shown yet; call `volume("fox")` for a word, or `volume()` for the point')
+        return volume_figure(self.readings, self._shown(block))
+
+    def _shown(self, block: int | None = None) -> SpaceTime:
+        shown = self.scened
+        return space_time(self.readings, shown["word"], shown["block"] if block is None else block)
+
+    def _fallback(self) -> str:
+        if not self.scened:
+            return f"<p>{html.escape(repr(self))}. Run the cell to see it live.</p>"
+        return super()._fallback()
 
 
 class WordsOverTime(CacheView):

@@ -22,7 +22,7 @@ interface Opened {
 /** Build a view of the cache that stands alone. */
 function mountCache(store: Store, { model, el }: Opened): () => void {
   const kind = String(model.get("view"));
-  const inspector = new InspectorView(store, kind);
+  const inspector = new InspectorView(store, kind, model);
   const root = h("div", { class: "ls-studio", tabindex: -1, role: "region", "aria-label": "What the model sees" }, inspector.element);
   const setWidth = () => (root.style.width = String(model.get("width") ?? "100%"));
   setWidth();
@@ -76,7 +76,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
   timeline.addLane(curves.element, () => curves.update());
   const clips = listenToClips(() => root, timeline);
   const status = new StatusView(store);
-  const inspector = new InspectorView(store, "studio");
+  const inspector = new InspectorView(store, "studio", model);
   const notice = new NoticeView(store);
   const spoken = h("div", { class: "ls-spoken", "aria-live": "polite" });
   player.cover(notice.element);

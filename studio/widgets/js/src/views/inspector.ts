@@ -1,9 +1,11 @@
 import { h, icon, setText, show } from "../dom";
 import type { Store } from "../store";
+import type { Model } from "../types";
 import { CacheView } from "./cache";
 import { CurvesView } from "./curves";
 import { GazeView } from "./gaze";
 import { HeadsView } from "./heads";
+import { VolumeView } from "./volume";
 import { WordsView } from "./words";
 
 interface Pane {
@@ -12,12 +14,13 @@ interface Pane {
   update(): void;
 }
 
-const KINDS: Record<string, (store: Store) => Pane> = {
+const KINDS: Record<string, (store: Store, model: Model) => Pane> = {
   cache: (store) => new CacheView(store),
   gaze: (store) => new GazeView(store),
   words: (store) => new WordsView(store),
   heads: (store) => new HeadsView(store),
   curves: (store) => new CurvesView(store),
+  volume: (store, model) => new VolumeView(store, model),
 };
 
 /** What the model sees: one pane of its own, or all of them as tabs of the studio. */
@@ -34,9 +37,9 @@ export class InspectorView {
   private readonly scrubber: HTMLElement;
   private selected = 0;
 
-  constructor(private readonly store: Store, kind: string) {
+  constructor(private readonly store: Store, kind: string, model: Model) {
     const single = KINDS[kind];
-    this.panes = single === undefined ? Object.values(KINDS).map((make) => make(store)) : [single(store)];
+    this.panes = single === undefined ? Object.values(KINDS).map((make) => make(store, model)) : [single(store, model)];
     this.tabs = this.panes.map((pane, i) => {
       const tab = h("button", { type: "button", role: "tab", class: "ls-tab" }, pane.title);
       tab.addEventListener("click", () => this.select(i));
