@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ import traitlets as t
 from studio.events import Stats, Switch
 from studio.timeline import Operation, Timeline, Transition
 from studio.widgets.cells import Replacing
-from studio.widgets.codec import film_strip, require_simplejpeg
+from studio.widgets.codec import require_simplejpeg
 from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
 from studio.widgets.source import EditorLike, EditSource, FrameSource, Reading
+from studio.widgets.still import STRIP_FRAMES, Still, clip, still_html, strip
 from studio.widgets.volume import Scenes
 from studio.widgets.width import check_width
 
@@ -27,7 +26,6 @@ __all__ = ["Studio"]
 
 STATIC = Path(__file__).parent / "static"
 
-STRIP_FRAMES = 6
 KEPT_ERRORS = 100
 
 _replacing = Replacing()
@@ -93,6 +91,9 @@ class Studio(Scenes, anywidget.AnyWidget):
             watch=inspect,
         )
         self._relay.set_quick(quick_prompts)
+        # Only what shows frames has a picture to leave behind.
+        self._still = Still(key, self._recent_frames, source.fps, self._told, self._note) if self._frames else None
+        self._unstill: Callable[[], None] = lambda: None
         self.on_msg(self._receive)
         _replacing.add(self)
 
@@ -292,6 +293,8 @@ class Studio(Scenes, anywidget.AnyWidget):
         # A source that nobody else holds may end: notebooks remember every widget they ever showed.
         relay, self._relay = getattr(self, "_relay", None), None
         if relay is not None:
+            self._unstill()
+            self._still, self._unstill = None, lambda: None
             relay.close()
             self.drop_scene()
         super().close()
@@ -320,13 +323,14 @@ class Studio(Scenes, anywidget.AnyWidget):
         Raises:
             RuntimeError: If nothing was generated yet.
         """
-        recent = [] if self._relay is None else self._relay.recent()
-        frames = [frame for block in recent for frame in block.frames]
+        frames = self._recent_frames()
         if not frames:
             raise RuntimeError("there is no frame to show yet; call play() and wait for the first one")
-        count = min(max(1, count), len(frames))
-        picked = [frames[round(i * (len(frames) - 1) / max(1, count - 1))] for i in range(count)]
-        return film_strip(picked)
+        return strip(frames, count)
+
+    def _recent_frames(self) -> list[Any]:
+        recent = [] if self._relay is None else self._relay.recent()
+        return [frame for block in recent for frame in block.frames]
 
     def __repr__(self) -> str:
         if self._relay is None:
@@ -340,17 +344,20 @@ class Studio(Scenes, anywidget.AnyWidget):
             return None
         data, metadata = bundle
         data["text/html"] = self._fallback()
+        if self._still is not None and self._still.show():
+            self._unstill = self.source.subscribe(self._still.listen)
         return data, metadata
 
     def _fallback(self) -> str:
         """What a saved notebook shows where no kernel runs."""
+        frames = self._recent_frames()
+        return still_html(self._told(), strip(frames) if frames else None, clip(frames, self.source.fps))
+
+    def _told(self) -> str:
+        if self._relay is None:
+            return "Run the cell to steer it live."
         source = self.source
-        text = html.escape(f"{source.name}: “{source.timeline.segments[-1].prompt}”. Run the cell to steer it live.")
-        try:
-            picture = base64.b64encode(self.film_strip()).decode()
-        except RuntimeError:
-            return f"<p>{text}</p>"
-        return f'<p><img alt="{text}" style="max-width:100%" src="data:image/jpeg;base64,{picture}"><br>{text}</p>'
+        return f"{source.name}: “{source.timeline.segments[-1].prompt}”. Run the cell to steer it live."
 
 
 _NEEDED = (

@@ -58,6 +58,8 @@ COUNTED = """() => {
     const drawn_fps = 1000 * frames / (performance.now() - begun);
     return { drawn_fps, gap_p95_ms: sorted[Math.floor(sorted.length * 0.95)] };
 }"""
+# All browsers and servers on the machine are counted: a program of the same name beside these is counted too.
+PROGRAMS = {"browser": "chrom", "server": "jupyterlab"}
 KERNEL = "import time, os; print(time.perf_counter(), time.process_time(), os.getloadavg()[0])"
 
 
@@ -86,13 +88,32 @@ def opened(browser: Any, lab: Any, name: str, size: tuple[int, int], fps: float,
     return notebook
 
 
+def spent_by(word: str) -> float:
+    """Seconds of processor that the processes of a name have taken so far."""
+    ticks = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if word in (folder / "cmdline").read_bytes().decode(errors="replace"):
+                    fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+                    ticks += int(fields[11]) + int(fields[12])
+            except OSError:
+                continue
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(notebook: Notebook, seconds: float) -> dict[str, Any]:
     notebook.page.wait_for_timeout(3000)
+    before = {name: spent_by(word) for name, word in PROGRAMS.items()}
     wall, spent, _ = map(float, notebook.execute(KERNEL).split())
     notebook.page.evaluate(COUNT)
     notebook.page.wait_for_timeout(seconds * 1000)
     drawn = notebook.page.evaluate(COUNTED)
     ended, total, load = map(float, notebook.execute(KERNEL).split())
+    shares = {
+        f"{name}_core_percent": 100 * (spent_by(word) - before[name]) / (ended - wall)
+        for name, word in PROGRAMS.items()
+    }
     level = notebook.execute(
         "p = widget._relay.outbox.pacing\n"
         "print(p.index, p.level.quality, p.level.shrink, int(p._bytes.get(p.index, 0)))"
@@ -101,6 +122,7 @@ def measure(notebook: Notebook, seconds: float) -> dict[str, Any]:
     return {
         **drawn,
         "kernel_core_percent": 100 * (total - spent) / (ended - wall),
+        **shares,
         "most_in_flight": int(notebook.execute("print(most[0])")),
         "quality": quality,
         "shrink": shrink,

@@ -180,7 +180,11 @@ def test_reload_and_restart(lab: Any, open_notebook: Any, screenshots: Path) -> 
     assert notebook.execute("print(source.take, len(source.consumers))") == "0 1"
     saved = (lab.folder / "reload.ipynb").read_text()
     assert "widget-state" not in saved
-    assert "text/html" in saved
+    # Pictures for readers without a kernel; the live widget hides them.
+    assert "data:image/webp;base64" in saved
+    assert "data:image/jpeg;base64" in saved
+    assert page.locator(".ls-still").count() == 1
+    assert not page.locator(".ls-still").is_visible()
 
     # The cell again: one page, one consumer, one thread each of the new pair.
     notebook.execute("old = source; closed = widget")

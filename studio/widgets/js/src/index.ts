@@ -66,6 +66,15 @@ function mountLab(store: LabStore, { model, el }: Opened): () => void {
   };
 }
 
+/** Hide the output that stands for this widget where no kernel runs; returns what shows it again. */
+function hideStill(key: string): () => void {
+  if (!/^[0-9a-f]{8,64}$/.test(key)) return () => {};
+  const style = document.createElement("style");
+  style.textContent = `.jp-OutputArea-child:has(.ls-still-${key}), .ls-still-${key} { display: none !important; }`;
+  document.head.append(style);
+  return () => style.remove();
+}
+
 /** Build one view of the studio; returns what takes it down again. */
 function mount(store: Store, { model, el }: Opened): () => void {
   const help = new HelpView();
@@ -85,6 +94,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
   const setWidth = () => (root.style.width = String(model.get("width") ?? "100%"));
   setWidth();
   el.replaceChildren(root);
+  const unveil = hideStill(String(model.get("key") ?? ""));
 
   const view = {
     update() {
@@ -125,6 +135,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
     model.off("change:width", setWidth);
     clips();
     for (const action of leave) action();
+    unveil();
     store.detach(view);
   };
 }

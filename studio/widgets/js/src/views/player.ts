@@ -26,6 +26,7 @@ export class PlayerView {
   private readonly toggle = h("button", { class: "ls-primary ls-toggle", type: "button" });
   private readonly time = h("span", { class: "ls-time" });
   private readonly place = h("span", { class: "ls-muted" });
+  private readonly nth = h("span", { class: "ls-muted ls-nth" });
   private readonly live = h("button", { class: "ls-golive", type: "button", title: "To the newest frame, and on from there (End)" }, h("span", { class: "ls-dot" }), "live");
   private readonly tempo = h(
     "select", { class: "ls-tempo ls-num", "aria-label": "Speed", title: "How fast to play ([ and ])" },
@@ -82,7 +83,7 @@ export class PlayerView {
       button("first", "To the beginning (Home)", () => this.toStart()),
       button("back", "One block back (left arrow); with Shift one frame", (event) => (event.shiftKey ? store.stepFrame(-1) : store.stepBack())),
       button("forward", "One block on (right arrow); with Shift one frame", (event) => (event.shiftKey ? store.stepFrame(1) : store.stepForward())),
-      h("span", { class: "ls-position ls-num" }, this.time, this.place),
+      h("span", { class: "ls-position ls-num" }, this.time, this.place, this.nth),
       this.live,
       h("span", { class: "ls-grow" }),
       this.tempo,
@@ -229,7 +230,8 @@ export class PlayerView {
     setText(this.time, clock(store.grid.seconds(frame)));
     const end = store.timeline.length === null ? null : store.grid.blockSeconds(store.timeline.length);
     const total = end === null ? (store.playback.atEdge ? "" : ` / ${clock(store.grid.seconds(store.film.end))}`) : ` / ${clock(end)}`;
-    setText(this.place, `${total} · block ${store.grid.blockAt(frame)} · frame ${frame}`);
+    setText(this.place, `${total} · block ${store.grid.blockAt(frame)}`);
+    setText(this.nth, ` · frame ${frame}`);
   }
 
   private updateFlash(): void {

@@ -55,16 +55,16 @@ export class TakesView {
     choose.style.paddingLeft = `${10 + 14 * Math.min(depth, 6)}px`;
     const tools = [
       h("button", {
-        type: "button", class: "ls-mini", "aria-pressed": String(compared), disabled: shown, "data-key": `ab${take.number}`,
+        type: "button", class: "ls-takebtn", "aria-pressed": String(compared), disabled: shown, "data-key": `ab${take.number}`,
         title: "Show it beside the current take, with a divider to drag", "aria-label": `Compare with ${take.name}`,
         click: () => store.compareTo(compared ? null : take.number),
       }, "A|B"),
       h("button", {
-        type: "button", class: "ls-mini", "aria-label": `Rename ${take.name}`, title: "Rename", "data-key": `name${take.number}`,
+        type: "button", class: "ls-takebtn", "aria-label": `Rename ${take.name}`, title: "Rename", "data-key": `name${take.number}`,
         click: () => this.rename(take.number),
       }, icon("pen")),
       h("button", {
-        type: "button", class: "ls-mini", "aria-label": `Remove ${take.name}`, title: "Remove", disabled: shown, "data-key": `drop${take.number}`,
+        type: "button", class: "ls-takebtn", "aria-label": `Remove ${take.name}`, title: "Remove", disabled: shown, "data-key": `drop${take.number}`,
         click: () => void this.ask("remove", take.number),
       }, icon("cross")),
     ];
