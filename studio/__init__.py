@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from studio.events import Switch
     from studio.live import Session
     from studio.live.clip import clip
+    from studio.live.recording import open_recording
     from studio.model.weights import load
     from studio.opening import compare, open
     from studio.timeline import Segment, Timeline
@@ -36,6 +37,7 @@ __all__ = [
     "compare",
     "load",
     "open",
+    "open_recording",
     "preset",
 ]
 
@@ -56,6 +58,7 @@ _HOMES = {
     "compare": "studio.opening",
     "load": "studio.model.weights",
     "open": "studio.opening",
+    "open_recording": "studio.live.recording",
     "preset": "studio.config",
 }
 _ROOMS = (

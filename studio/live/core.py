@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 
-from studio.events import ErrorReport, Stats, Switch
-from studio.live.archive import Archive
+from studio.events import DecodedBlock, ErrorReport, Stats, Switch
+from studio.live.archive import Archive, Packed
 from studio.live.consumers import Attachment, Gate
 from studio.live.device import DeviceMeter
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
 from studio.live.judging import Judge
-from studio.live.log import Origin
+from studio.live.log import Origin, TakeLog
 from studio.live.origin import origin_of
 from studio.live.outbox import Outbox
+from studio.live.rereading import reread
 from studio.live.steering import check_units, switch_block
 from studio.live.take import Take
 from studio.live.turns import short_turns
@@ -528,6 +529,39 @@ class Core:
             elif observer.samples != samples:
                 raise ValueError(f"`samples` is {observer.samples} already, got {samples}; close the other watch first")
             return observer
+
+    def reread(self, residue: bool) -> None:
+        """Read what was made of the current take while nobody watched, for the current observer."""
+        with self.changed:
+            self.check_open()
+            take, wanted, models = self.take, self.observer, self.models
+            log, latents = TakeLog(take.records, self.describe, take.name), take.latents
+        if not len(log):
+            raise ValueError("there is nothing to read yet; play first")
+
+        def check() -> None:
+            if self.closed or self.closing or self.take is not take:
+                raise Abandoned
+
+        reader = Observer(gone=lambda _: None, judge=self.judge)
+        reader.residue = residue
+        holder = reader.hold()
+        try:
+            for reading in reread(
+                log, models, texts=Texts(models.text), latents=latents, block=lambda index: self._picture(take, index),
+                take=take.number, observer=reader, check=check,
+            ):  # fmt: skip
+                if wanted is not None:
+                    wanted.adopt(reading)
+        except Abandoned:
+            raise RuntimeError("the take was left while it was being read; choose it again") from None
+        finally:
+            reader.release(holder)
+
+    @staticmethod
+    def _picture(take: Take, index: int) -> DecodedBlock | None:
+        found = take.block(index)
+        return found.get() if isinstance(found, Packed) else found
 
     def _past(self) -> Past:
         """What was made of the current take, for who begins to look."""

@@ -22,9 +22,10 @@ from studio.live.frames import Frames
 from studio.live.judging import Judge
 from studio.live.latents import check_out, save_latents
 from studio.live.log import TakeLog, script_of
+from studio.live.recording import save_recording
 from studio.live.scrub import Scrub
 from studio.live.takes import Takes
-from studio.live.watching import SAMPLES, Watching
+from studio.live.watching import SAMPLES, BlockReading, Watching
 from studio.live.words import UnknownWords, find_unknown
 from studio.timeline import (
     EXAMPLE,
@@ -589,6 +590,52 @@ class Session:
             ValueError: no number of queries, or another one is in use already.
         """
         return Watching(self._core.watch(check_whole(samples, "samples", 1, 4096)))
+
+    def reread(self, *, residue: bool = False) -> Watching:
+        """Read the cache of what was made while nobody watched: each block is made once more, with the probes on.
+
+        It takes as long as making them did, and returns when it is done; blocks that were read already stay as they
+        are. The take itself does not change.
+
+        Args:
+            residue: Whether the residue is measured as well.
+
+        Returns:
+            A hold with the readings.
+
+        Raises:
+            RuntimeError: the session is closed, or its take was changed meanwhile.
+            ValueError: nothing was made yet.
+        """
+        watching = self.watch()
+        try:
+            self._core.reread(residue)
+        except BaseException:
+            watching.close()
+            raise
+        return watching
+
+    @property
+    def readings(self) -> tuple[BlockReading, ...]:
+        """What was read of the cache of this take while it is watched, old to new."""
+        observer = self._core.observer
+        return () if observer is None else observer.readings
+
+    def record(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write this take to a file with everything that was read of its cache; see `studio.live.recording`.
+
+        Args:
+            path: the file, ending in .studio; `studio.open_recording` opens it.
+            force: whether it may replace another one.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileExistsError: it exists, and `force` is not set.
+            ValueError: another ending, or nothing was made yet.
+        """
+        return save_recording(self, path, force=force)
 
     @property
     def judge(self) -> Judge | None:

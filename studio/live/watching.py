@@ -262,6 +262,7 @@ class Observer:
         judge: Tells how well frames show a prompt; `None` for nobody.
 
     Attributes:
+        past: As above.
         residue: Whether the residue is measured; see `ResidueFollower` for what that costs.
     """
 
@@ -275,7 +276,7 @@ class Observer:
         judge: Judge | None = None,
     ) -> None:
         self.samples, self._budget, self._gone = samples, budget, gone
-        self._past, self._judge, self.residue = past, judge, False
+        self.past, self._judge, self.residue = past, judge, False
         self._lock = threading.RLock()
         self._readings: deque[BlockReading] = deque()
         self._bytes = 0
@@ -320,7 +321,7 @@ class Observer:
             self._readings.clear()
             self._faults.clear()
             self._bytes = 0
-        self._probed = _Probed(engine, self.samples, self._tell, self._past, self._judge)
+        self._probed = _Probed(engine, self.samples, self._tell, self.past, self._judge)
 
     def _keep(self, reading: BlockReading) -> None:
         self._readings.append(reading)
@@ -390,6 +391,21 @@ class Observer:
         """Every fault of the current take so far."""
         with self._lock:
             return tuple(self._faults)
+
+    def adopt(self, reading: BlockReading) -> None:
+        """Take in a reading that was made elsewhere, of a block of this take that was not watched.
+
+        Args:
+            reading: The reading; left alone where the block was read already.
+        """
+        with self._lock:
+            if self._over or any(held.block == reading.block for held in self._readings):
+                return
+            self._keep(reading)
+            self._readings = deque(sorted(self._readings, key=lambda held: held.block))
+            readers = list(self._readers.values())
+        for reader in readers:
+            reader(reading)
 
     def look(self, point: Point | None) -> None:
         """Read where a point looks from the next block on; `None` for no point."""

@@ -185,6 +185,7 @@ COMMANDS: dict[str, _Fields] = {
     },
     "unsave": {},
     "measure": {"on": _flag},
+    "reread": {},
     "volume": {"word": _maybe(_integer), "block": _integer},
     "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
 }

@@ -30,7 +30,7 @@ KEPT_SWITCHES = 200
 # Blocks that a page may ask for at a time.
 MOST_WANTED = 8
 # Readings of the cache that a page gets when it opens, for looking back.
-RECENT_READINGS = 160
+RECENT_READINGS = 400
 
 
 class Steering(Protocol):
@@ -93,6 +93,7 @@ class Relay:
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
         pacing = Pacing(source.width, source.height, source.fps)
         self.outbox = Outbox(self._transmit, self._encode, pacing, silent=self._detach, fetch=self._fetch)
+        self._rereading = False
         self._uploads, self._exports = Uploads(source), Exports(source, self.outbox.post)
         self._thumbs = Thumbs(source.block, self.outbox.post, note)
         self._unsubscribe = source.subscribe(self.listen)
@@ -169,6 +170,33 @@ class Relay:
             raise RuntimeError("the cache is not watched; open the inspector first")
         watch.measure_residue(on)
         self.outbox.post({"type": "watch", "on": True, "measuring": on})
+
+    def reread(self) -> None:
+        """Read the cache of what was made while nobody watched, in a thread of its own; the readings come by and by.
+
+        Raises:
+            RuntimeError: If the cache is not watched, or is being read already.
+            ValueError: If the source cannot make its blocks once more.
+        """
+        again = getattr(self.source, "reread", None)
+        if again is None:
+            raise ValueError(f"`{self.source.name}` cannot make its blocks once more; open a live session")
+        if self._watch is None:
+            raise RuntimeError("the cache is not watched; open the inspector first")
+        with self._lock:
+            if self._rereading:
+                raise RuntimeError("the take is being read already; wait for it")
+            self._rereading = True
+        residue = self.measuring
+        threading.Thread(target=self._reread, args=(again, residue), name="studio-reread", daemon=True).start()
+
+    def _reread(self, again: Callable[..., Any], residue: bool) -> None:
+        try:
+            again(residue=residue).close()
+        except Exception:
+            self.note(traceback.format_exc())
+        finally:
+            self._rereading = False
 
     @property
     def measuring(self) -> bool:
@@ -385,6 +413,8 @@ class Relay:
             self._steering.watch(message["on"])
         elif kind == "volume":
             self._steering.volume(message["word"], message["block"])
+        elif kind == "reread":
+            self.reread()
         elif kind == "measure":
             self.measure(message["on"])
         elif kind == "look":
@@ -460,6 +490,7 @@ class Relay:
             "watchable": self.watchable,
             "watching": self._wants_watch,
             "measuring": self.measuring,
+            "rereads": hasattr(source, "reread"),
             "origin": name_of(source),
             "editable": self._desk.editable,
             "takes": self._desk.takes(),

@@ -175,6 +175,8 @@ export interface Hello {
   watching: boolean;
   /** Whether the residue is measured. */
   measuring: boolean;
+  /** Whether blocks that nobody watched can be read later. */
+  rereads: boolean;
   /** Name of what makes the frames, the same in all its widgets. */
   origin: string;
   /** Whether the timeline can be edited. */

@@ -23,6 +23,11 @@ const KINDS: Record<string, (store: Store, model: Model) => Pane> = {
   volume: (store, model) => new VolumeView(store, model),
 };
 
+/** Whether blocks come by themselves: then nothing is missing for long. */
+function busy(state: string): boolean {
+  return state === "playing" || state === "warming";
+}
+
 /** What the model sees: one pane of its own, or all of them as tabs of the studio. */
 export class InspectorView {
   readonly element: HTMLElement;
@@ -31,11 +36,13 @@ export class InspectorView {
   private readonly badge = h("button", { type: "button", class: "ls-health", "aria-expanded": "false" });
   private readonly faults = h("div", { class: "ls-faults", hidden: true, role: "status" });
   private readonly close = h("button", { type: "button", class: "ls-quiet", "aria-label": "Stop looking at the cache", title: "Stop looking at the cache; it then costs nothing" }, icon("less"));
+  private readonly again = h("button", { type: "button", class: "ls-health ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, "read what was missed");
   private readonly scrub = h("input", { type: "range", class: "ls-scrub", min: 0, step: 1, "aria-label": "Block" });
   private readonly newest = h("button", { type: "button", class: "ls-quiet" }, "newest");
   private readonly scrubbed = h("span", { class: "ls-num ls-muted" });
   private readonly scrubber: HTMLElement;
   private selected = 0;
+  private asked = false;
 
   constructor(private readonly store: Store, kind: string, model: Model) {
     const single = KINDS[kind];
@@ -48,14 +55,19 @@ export class InspectorView {
     });
     this.badge.addEventListener("click", () => this.toggleFaults());
     this.close.addEventListener("click", () => void store.command("watch", { on: false }));
+    this.again.addEventListener("click", () => {
+      this.asked = true;
+      this.update();
+      void store.command("reread");
+    });
     this.newest.addEventListener("click", () => store.choose(null));
     this.scrub.addEventListener("input", () => {
       const block = store.readings.blocks[Number(this.scrub.value)];
       if (block !== undefined) store.choose(block);
     });
     const bar = single === undefined
-      ? h("div", { class: "ls-tabs" }, h("div", { role: "tablist", "aria-label": "What the model sees", class: "ls-tablist" }, ...this.tabs), h("span", { class: "ls-grow" }), this.badge, this.close)
-      : h("div", { class: "ls-alone" }, h("span", { class: "ls-grow" }), this.badge);
+      ? h("div", { class: "ls-tabs" }, h("div", { role: "tablist", "aria-label": "What the model sees", class: "ls-tablist" }, ...this.tabs), h("span", { class: "ls-grow" }), this.again, this.badge, this.close)
+      : h("div", { class: "ls-alone" }, h("span", { class: "ls-grow" }), this.again, this.badge);
     this.scrubber = h("div", { class: "ls-scrubber" }, this.scrubbed, this.scrub, this.newest);
     this.element = h(
       "section", { class: `ls-card ls-inspect ${single === undefined ? "" : "ls-single"}`, "aria-label": "What the model sees" },
@@ -69,6 +81,12 @@ export class InspectorView {
     this.panes[this.selected]?.update();
     this.updateHealth();
     this.updateScrubber();
+    const { hello, readings, stats } = this.store;
+    const missed = (stats?.generated_blocks ?? 0) - readings.blocks.length;
+    if (missed <= 0) this.asked = false;
+    show(this.again, hello?.rereads === true && missed > 0 && !busy(this.store.source));
+    this.again.disabled = this.asked;
+    setText(this.again, this.asked ? `${missed} to read` : "read what was missed");
   }
 
   private select(index: number): void {
