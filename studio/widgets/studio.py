@@ -240,23 +240,35 @@ class Studio(Scenes, anywidget.AnyWidget):
         """
         return self.editor.apply(operation, past=past)
 
-    def undo(self) -> Timeline:
+    def undo(self, *, past: str | None = None) -> Timeline:
         """Take the last edit back, whoever made it.
+
+        Args:
+            past: As for `apply`.
+
+        Returns:
+            The timeline in force now.
 
         Raises:
             RuntimeError: If there is nothing to undo.
-            ValueError: If that changes what was generated.
+            ValueError: If that changes the past.
         """
-        return self.editor.undo()
+        return self.editor.undo(past=past)
 
-    def redo(self) -> Timeline:
+    def redo(self, *, past: str | None = None) -> Timeline:
         """Do the edit again that was undone last.
+
+        Args:
+            past: As for `apply`.
+
+        Returns:
+            The timeline in force now.
 
         Raises:
             RuntimeError: If there is nothing to redo.
-            ValueError: If that changes what was generated.
+            ValueError: If that changes the past.
         """
-        return self.editor.redo()
+        return self.editor.redo(past=past)
 
     @property
     def quick_prompts(self) -> dict[str, str]:

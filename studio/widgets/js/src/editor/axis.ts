@@ -8,6 +8,7 @@ export const LONGEST = 600;
 const ROOM = 20;
 /** Where the playhead stays while the axis follows it, as a share of what is shown. */
 const FOLLOW = 0.72;
+const EASE_MS = 70;
 const STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600];
 
 /** The stretch of time that is shown, in seconds. */
@@ -65,6 +66,15 @@ export function showing(axis: Axis, at: number, whole: number): Axis {
   if (at < axis.from + margin) return within({ from: at - margin, seconds: axis.seconds }, whole);
   if (at > axis.from + axis.seconds - margin) return within({ from: at - axis.seconds + margin, seconds: axis.seconds }, whole);
   return axis;
+}
+
+/** A step from one axis towards another, so that nothing jumps; the other one itself when it is nearly reached. */
+export function eased(axis: Axis, goal: Axis, ms: number): Axis {
+  const share = 1 - Math.exp(-ms / EASE_MS);
+  const seconds = axis.seconds + (goal.seconds - axis.seconds) * share;
+  const from = axis.from + (goal.from - axis.from) * share;
+  const near = Math.abs(goal.seconds - seconds) + Math.abs(goal.from - from) < 0.004 * goal.seconds;
+  return near ? goal : { from, seconds };
 }
 
 /** Labelled seconds that are shown, at least `room` pixels apart. */

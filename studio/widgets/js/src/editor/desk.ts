@@ -1,9 +1,9 @@
 import type { Store } from "../store";
 import type { Operation, Reply, Timeline } from "../types";
-import { LONGEST, extent, fitted, following, panned, sees, showing, within, zoomed, type Axis } from "./axis";
+import { LONGEST, eased, extent, fitted, following, panned, sees, showing, within, zoomed, type Axis } from "./axis";
 import { copied } from "./clip";
 import { mark, resize, shift, split, swap, type Edit } from "./edits";
-import { endOf, preview, type Edge } from "./line";
+import { endOf, places, preview, type Edge } from "./line";
 import { NOTHING, carried, pick, pickAll, step, type Pick, type Selection } from "./selection";
 
 const TOLD_MS = 6000;
@@ -21,6 +21,8 @@ export class Desk {
   draft: Timeline | null = null;
   /** Where edits happen, beyond what was generated; null where they happen at the playhead. */
   cursor: number | null = null;
+  /** Where the chosen segments stand in the draft, where it has another order. */
+  moved: readonly number[] | null = null;
   /** Whether what follows an edge moves along. */
   ripple = false;
   snap = true;
@@ -30,6 +32,9 @@ export class Desk {
   pointed: number | null = null;
   private follows = true;
   private whole = true;
+  private grownAt = 0;
+  private greeted: unknown = null;
+  private readonly calm = typeof matchMedia === "function" && matchMedia("(prefers-reduced-motion: reduce)").matches;
   private seen: Timeline;
   /** The edit under way, and a number that is raised where one was refused. */
   private waiting: Promise<Reply | null> = Promise.resolve(null);
@@ -89,8 +94,22 @@ export class Desk {
       this.seen = timeline;
     }
     if (this.cursor !== null && this.cursor < this.made) this.cursor = null;
-    this.axis = this.whole ? fitted(this.extent) : within(this.axis, this.extent);
+    if (this.whole) this.grow();
+    else this.axis = within(this.axis, this.extent);
     this.follow();
+  }
+
+  /** Keep all of it in sight: where there is more of it than before, softly. */
+  private grow(): void {
+    const goal = fitted(this.extent);
+    const now = performance.now();
+    const passed = now - this.grownAt;
+    this.grownAt = now;
+    if (goal.seconds === this.axis.seconds && goal.from === this.axis.from) return;
+    const first = this.store.hello !== this.greeted || this.calm;
+    this.greeted = this.store.hello;
+    this.axis = first ? goal : eased(this.axis, goal, Math.min(passed, 34));
+    if (this.axis !== goal) this.changed();
   }
 
   /** Keep up with the playhead while it plays. */
@@ -189,9 +208,20 @@ export class Desk {
     this.changed();
   }
 
-  /** The chosen segments, or the one that has the focus. */
   get chosen(): readonly number[] {
     return this.selection.chosen;
+  }
+
+  /** The chosen segments as they stand in what is shown. */
+  get marked(): readonly number[] {
+    return this.draft === null ? this.selection.chosen : (this.moved ?? this.selection.chosen);
+  }
+
+  /** Show what comes of an edit before it is sent; null for nothing. */
+  sketch(operation: Operation | null): void {
+    this.draft = operation === null ? null : preview(this.store.timeline, operation);
+    this.moved = operation === null ? null : places(this.store.timeline, operation);
+    this.changed();
   }
 
   // Editing
@@ -208,8 +238,7 @@ export class Desk {
         this.say(edit.why);
         return null;
       }
-      this.draft = preview(this.store.timeline, edit.operation);
-      this.changed();
+      this.sketch(edit.operation);
       return this.store.edit(edit.operation);
     });
   }
@@ -235,7 +264,7 @@ export class Desk {
 
   private async answer(action: () => Promise<Reply> | null): Promise<Reply | null> {
     const reply = await action();
-    this.draft = null;
+    this.draft = this.moved = null;
     if (reply !== null && reply.error !== null) this.round++;
     if (reply !== null && reply.error !== null && !reply.past) this.say(reply.error);
     else if (reply?.notes?.length) this.say(reply.notes.join("; "));

@@ -108,6 +108,14 @@ function reordered(line: Timeline, segments: number[], to: number): Timeline {
   return lay(line, [...rest(0, to), ...spans.filter((_, i) => chosen.has(i)), ...rest(to, spans.length)]);
 }
 
+/** Where the segments stand that an operation gives another place in the order; null for any other operation. */
+export function places(line: Timeline, operation: Operation): number[] | null {
+  if (operation.op !== "reorder") return null;
+  const chosen = operation.segments as number[];
+  const before = line.segments.filter((_, i) => i < (operation.to as number) && !chosen.includes(i)).length;
+  return chosen.map((_, i) => before + i);
+}
+
 function remarked(line: Timeline, at: number, to: number): Timeline | null {
   if (to < 0 || (to !== at && line.markers.some((marker) => marker.block === to))) return null;
   const markers = line.markers.map((marker) => (marker.block === at ? { ...marker, block: to } : marker));

@@ -36,7 +36,9 @@ export class TimelineView {
   private readonly cursor = h("div", { class: "ls-cursor", "aria-hidden": "true", hidden: true });
   private readonly lines = h("div", { class: "ls-markerlines", "aria-hidden": "true" });
   private readonly over = h("div", { class: "ls-over" });
-  private readonly told = h("span", { class: "ls-told", role: "status" });
+  private readonly told = h("span", { class: "ls-told" });
+  /** Only what was done is read aloud: what is shown changes with every block. */
+  private readonly spoken = h("span", { class: "ls-spoken", role: "status" });
   private readonly chosen = h("span", { class: "ls-num ls-muted" });
   private readonly naming = h("input", { class: "ls-input ls-naming", type: "text", maxlength: 200, hidden: true, "aria-label": "Name of this marker; Enter applies it" });
   private readonly takeTrack: HTMLElement;
@@ -76,7 +78,7 @@ export class TimelineView {
         h("div", { class: "ls-track ls-overlay" }, h("span"), this.over),
       ),
       this.takeTrack,
-      h("div", { class: "ls-track ls-telling" }, h("span"), h("div", { class: "ls-info" }, this.told, this.chosen)),
+      h("div", { class: "ls-track ls-telling" }, h("span"), h("div", { class: "ls-info" }, this.told, this.chosen), this.spoken),
       this.naming, this.past.element,
     );
     this.paints = new Paints(this.element);
@@ -217,6 +219,7 @@ export class TimelineView {
     const weights = known ? ` · ${spelled(sharesAt(desk.line, block))}` : "";
     setText(this.told, desk.told ?? `block ${block} · ${clock(grid.blockSeconds(block))}${weights}`);
     this.told.classList.toggle("ls-strong", desk.told !== null);
+    setText(this.spoken, desk.told ?? "");
     const all = desk.line.segments.length;
     const end = length === null ? "" : ` · ${clock(grid.blockSeconds(length))}`;
     setText(this.chosen, desk.chosen.length > 0 ? `${desk.chosen.length} of ${count(all, "prompt")} chosen${end}` : `${count(all, "prompt")}${end}`);

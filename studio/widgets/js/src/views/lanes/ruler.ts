@@ -1,7 +1,6 @@
 import { colour, h, setText, show } from "../../dom";
 import { snapped, ticks } from "../../editor/axis";
 import type { Desk } from "../../editor/desk";
-import { preview } from "../../editor/line";
 import { clock, shortClock } from "../../grid";
 import type { Marker, Operation } from "../../types";
 import type { Scene } from "./lane";
@@ -178,8 +177,7 @@ export class Ruler {
     } else if (drag !== null && (drag.moved || Math.abs(x - drag.x) > MOVED)) {
       drag.moved = true;
       drag.to = snapped(scene.scale, x, this.desk.magnets().filter((block) => block !== drag.marker.block));
-      this.desk.draft = preview(this.desk.store.timeline, this.operation(drag));
-      this.desk.redraw();
+      this.desk.sketch(this.operation(drag));
     }
   }
 
@@ -202,9 +200,9 @@ export class Ruler {
   }
 
   private stop(): void {
-    this.drag = null;
     if (this.scrubbing) this.desk.store.scrub(false);
     this.scrubbing = false;
-    this.desk.draft = null;
+    if (this.drag?.moved) this.desk.sketch(null);
+    this.drag = null;
   }
 }

@@ -2,7 +2,7 @@ import { colour, h, setText, show } from "../../dom";
 import { Scale, snapped } from "../../editor/axis";
 import type { Desk } from "../../editor/desk";
 import { placeFor, reorder, resize, shift, type Edit } from "../../editor/edits";
-import { endOf, indexAt, preview, type Edge } from "../../editor/line";
+import { endOf, indexAt, type Edge } from "../../editor/line";
 import { partsOf } from "../../editor/shares";
 import { clock } from "../../grid";
 import { surface } from "../../paint";
@@ -72,8 +72,8 @@ export class SegmentLane {
   draw(scene: Scene): void {
     this.scene = scene;
     const { desk, line, scale, paints } = scene;
-    const { chosen, focus } = desk.selection;
-    const key = [line, scale.axis.from, scale.axis.seconds, scale.width, chosen, focus, desk.made, paints.theme, desk.store.grid.blockAt(desk.store.playhead)];
+    const { focus } = desk.selection;
+    const key = [line, scale.axis.from, scale.axis.seconds, scale.width, desk.marked, focus, desk.made, paints.theme, desk.store.grid.blockAt(desk.store.playhead)];
     if (key.every((part, i) => part === this.drawn[i])) return;
     this.ease(line);
     this.drawn = key;
@@ -107,7 +107,7 @@ export class SegmentLane {
     for (let i = indexAt(line, first); i < line.segments.length; i++) {
       if ((line.segments[i]?.start ?? 0) > last) break;
       const [left, right] = this.extent(line, scale, i);
-      if (right - left >= NARROW || desk.selection.chosen.length < 40 && desk.selection.chosen.includes(i)) found.add(i);
+      if (right - left >= NARROW || desk.marked.length < 40 && desk.marked.includes(i)) found.add(i);
     }
     if (desk.selection.focus < line.segments.length) found.add(desk.selection.focus);
     return found;
@@ -123,7 +123,7 @@ export class SegmentLane {
     const context = surface(this.crowd, scale.width, LANE_HEIGHT);
     if (context === null) return;
     const [first, last] = scale.blocks;
-    const chosen = new Set(desk.selection.chosen);
+    const chosen = new Set(desk.marked);
     for (let i = indexAt(line, first); i < line.segments.length; i++) {
       const segment = line.segments[i] as Segment;
       if (segment.start > last) break;
@@ -151,7 +151,7 @@ export class SegmentLane {
     style.width = `${Math.max(2, shown[1] - shown[0] - 1).toFixed(2)}px`;
     const own = colour(segment.colour);
     style.setProperty("--ls-c", own);
-    const on = desk.selection.chosen.includes(i);
+    const on = desk.marked.includes(i);
     dataset.phase = phaseOf(desk, line, i);
     dataset.cut = left < -OUTSIDE ? "left" : "";
     dataset.drag = String(this.busy && on);
@@ -265,9 +265,8 @@ export class SegmentLane {
     if (!desk.editable || (!drag.moved && Math.abs(x - drag.x) <= MOVED)) return;
     drag.moved = true;
     drag.edit = this.editAt(drag, x, event.shiftKey);
-    desk.draft = "operation" in drag.edit ? preview(drag.line, drag.edit.operation) : null;
+    desk.sketch("operation" in drag.edit ? drag.edit.operation : null);
     if (x < 0 || x > scene.scale.width) desk.pan((x < 0 ? -0.02 : 0.02) * desk.axis.seconds);
-    else desk.redraw();
   }
 
   private editAt(drag: Drag, x: number, other: boolean): Edit {
@@ -294,7 +293,7 @@ export class SegmentLane {
       if (plain && desk.chosen.length > 1) desk.pick(drag.index, "only");
       return;
     }
-    desk.draft = null;
+    desk.sketch(null);
     const { edit } = drag;
     if (edit !== null && "operation" in edit && drag.line === desk.store.timeline) void desk.do(() => edit);
     else if (edit !== null && "operation" in edit) desk.say("the timeline has changed meanwhile; try again");
@@ -306,8 +305,7 @@ export class SegmentLane {
     const { drag } = this;
     this.drag = null;
     if (drag === null || !drag.moved) return false;
-    this.desk.draft = null;
-    this.desk.redraw();
+    this.desk.sketch(null);
     return true;
   }
 
