@@ -427,7 +427,7 @@ def test_files_and_quick_prompts(lab: Any, open_notebook: Any, tmp_path: Path) -
     with page.expect_download() as download:
         page.locator(".ls-files").select_option("txt")
     assert download.value.suggested_filename == "timeline.txt"
-    page.get_by_text("this format cannot hold").wait_for()
+    page.get_by_text("this format cannot hold").first.wait_for()
     with page.expect_download() as download:
         page.locator(".ls-files").select_option("json")
     saved = tmp_path / "timeline.json"

@@ -36,7 +36,7 @@ export class TimelineView {
   private readonly cursor = h("div", { class: "ls-cursor", "aria-hidden": "true", hidden: true });
   private readonly lines = h("div", { class: "ls-markerlines", "aria-hidden": "true" });
   private readonly over = h("div", { class: "ls-over" });
-  private readonly told = h("span", { class: "ls-told" });
+  private readonly told = h("span", { class: "ls-told", "aria-hidden": "true" });
   /** Only what was done is read aloud: what is shown changes with every block. */
   private readonly spoken = h("span", { class: "ls-spoken", role: "status" });
   private readonly chosen = h("span", { class: "ls-num ls-muted" });
