@@ -3,7 +3,7 @@ import { Scale, snapped } from "../../editor/axis";
 import type { Desk } from "../../editor/desk";
 import { placeFor, reorder, resize, shift, type Edit } from "../../editor/edits";
 import { endOf, indexAt, type Edge } from "../../editor/line";
-import { partsOf } from "../../editor/shares";
+import { partsOf, spelled } from "../../editor/shares";
 import { clock } from "../../grid";
 import { surface } from "../../paint";
 import type { Segment, Timeline } from "../../types";
@@ -340,7 +340,7 @@ function describe(desk: Desk, line: Timeline, i: number): string {
   const when = end !== null && end <= nextBlock ? "generated" : segment.start < nextBlock ? "in force now" : "still to come";
   const long = end === null ? "without an end" : `for ${end - segment.start} blocks`;
   const soft = i > 0 && segment.transition !== undefined ? `, ${segment.transition.kind} over ${segment.transition.blocks} blocks` : "";
-  const mixed = segment.blend?.length ? `, mixed with ${segment.blend.length} more` : "";
+  const mixed = segment.blend?.length ? `, mixed: ${spelled(partsOf(segment))}` : "";
   const how = segment.policy === undefined ? "" : `, ${segment.policy}`;
   const note = segment.note ? `. ${segment.note}` : "";
   const at = `from ${clock(grid.blockSeconds(segment.start))} (block ${segment.start}) ${long}`;
