@@ -36,7 +36,7 @@ export class InspectorView {
   private readonly badge = h("button", { type: "button", class: "ls-health", "aria-expanded": "false" });
   private readonly faults = h("div", { class: "ls-faults", hidden: true, role: "status" });
   private readonly close = h("button", { type: "button", class: "ls-quiet", "aria-label": "Stop looking at the cache", title: "Stop looking at the cache; it then costs nothing" }, icon("less"));
-  private readonly again = h("button", { type: "button", class: "ls-health ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, "read what was missed");
+  private readonly again = h("button", { type: "button", class: "ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, "read what was missed");
   private readonly scrub = h("input", { type: "range", class: "ls-scrub", min: 0, step: 1, "aria-label": "Block" });
   private readonly newest = h("button", { type: "button", class: "ls-quiet" }, "newest");
   private readonly scrubbed = h("span", { class: "ls-num ls-muted" });
