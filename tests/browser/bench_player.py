@@ -8,6 +8,7 @@ Each prints a line of JSON. Nothing here passes or fails by its figures: other p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -58,7 +59,7 @@ COUNTED = """() => {
     const drawn_fps = 1000 * frames / (performance.now() - begun);
     return { drawn_fps, gap_p95_ms: sorted[Math.floor(sorted.length * 0.95)] };
 }"""
-# All browsers and servers on the machine are counted: a program of the same name beside these is counted too.
+# The kernel is a child of the server, but has another command line.
 PROGRAMS = {"browser": "chrom", "server": "jupyterlab"}
 KERNEL = "import time, os; print(time.perf_counter(), time.process_time(), os.getloadavg()[0])"
 
@@ -88,17 +89,31 @@ def opened(browser: Any, lab: Any, name: str, size: tuple[int, int], fps: float,
     return notebook
 
 
-def spent_by(word: str) -> float:
-    """Seconds of processor that the processes of a name have taken so far."""
-    ticks = 0
+def family() -> dict[int, str]:
+    """The processes that this one has begun, and those that they have, by number: their command lines."""
+    parents: dict[int, tuple[int, str]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                if word in (folder / "cmdline").read_bytes().decode(errors="replace"):
-                    fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-                    ticks += int(fields[11]) + int(fields[12])
+                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (folder / "cmdline").read_bytes().decode(errors="replace")
+                parents[int(folder.name)] = (parent, words)
             except OSError:
                 continue
+    own = {os.getpid()}
+    while more := {number for number, (parent, _) in parents.items() if parent in own} - own:
+        own |= more
+    return {number: parents[number][1] for number in own if number in parents}
+
+
+def spent_by(word: str) -> float:
+    """Seconds of processor that our processes with a word in their command line have taken so far."""
+    ticks = 0
+    for number, words in family().items():
+        if word in words:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()
+                ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -149,17 +164,13 @@ def test_slow_link(browser: Any, lab: Any, link: SlowLink, megabits: int) -> Non
     notebook.page.context.close()
 
 
-def memory(browser: Any) -> float:
-    """MiB that all processes of the browser hold."""
+def memory() -> float:
+    """MiB that the browser's processes for pages hold."""
     pages = 0
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                words = (folder / "cmdline").read_bytes()
-                if b"chrom" in words.split(b"\0")[0] and b"--type=renderer" in words:
-                    pages += int((folder / "statm").read_text().split()[1])
-            except OSError:
-                continue
+    for number, words in family().items():
+        if "--type=renderer" in words:
+            with contextlib.suppress(OSError):
+                pages += int(Path(f"/proc/{number}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -172,7 +183,7 @@ def test_memory_of_the_page(browser: Any, lab: Any) -> None:
     while time.monotonic() - begun < SECONDS:
         session.send("HeapProfiler.collectGarbage")
         heap = session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
-        samples.append((time.monotonic() - begun, heap, memory(browser)))
+        samples.append((time.monotonic() - begun, heap, memory()))
         notebook.page.wait_for_timeout(min(10.0, SECONDS / 10) * 1000)
     third = max(1, len(samples) // 3)
     first, last = samples[:third], samples[-third:]
@@ -209,7 +220,20 @@ def alone(seconds):
     session.pause()
     seat.close()
     return rate
-widget = Studio(session, autoplay=False, inspect=False)"""
+widget = Studio(session, autoplay=False, inspect=False)
+def spent():
+    "Seconds of processor by thread: those that send and pack, and the one that generates."
+    import os
+    found = {'send': 0.0, 'generate': 0.0}
+    for thread in threading.enumerate():
+        with open(f'/proc/self/task/{thread.native_id}/stat') as lines:
+            fields = lines.read().rsplit(')', 1)[1].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+        if thread.name.startswith(('studio-widget', 'studio-archive', 'IOPub')):
+            found['send'] += seconds
+        elif thread.name == 'studio-generator':
+            found['generate'] += seconds
+    return found"""
 
 
 def test_what_playing_costs_the_generator(browser: Any, lab: Any) -> None:
@@ -220,25 +244,29 @@ def test_what_playing_costs_the_generator(browser: Any, lab: Any) -> None:
     notebook.open()
     notebook.run_all()
     notebook.until("() => document.querySelector('.ls-picture')", "the player", 120)
-    rounds: list[tuple[float, float]] = []
+    rounds: list[tuple[float, float, float]] = []
     for _ in range(4):
         # Hidden, the page takes no part: generation goes on for the consumer in the kernel alone.
         notebook.page.evaluate("() => { document.querySelector('.ls-studio').style.display = 'none'; }")
         quiet = float(notebook.execute(f"w = widget; w._relay._detach(); print(alone({SECONDS / 2}))"))
         notebook.page.evaluate("() => { document.querySelector('.ls-studio').style.display = ''; }")
-        notebook.execute("session.restart(); widget._relay._attach(); session.play()")
+        notebook.execute("session.restart(); widget._relay._attach(); session.play(); before = spent()")
         notebook.page.wait_for_timeout(SECONDS / 2 * 1000)
-        playing = float(notebook.execute("print(session.stats.generated_fps)"))
+        told = notebook.execute(
+            "after = spent(); print(session.stats.generated_fps, *(after[n] - before[n] for n in ('send', 'generate')))"
+        )
+        playing, send, generate = map(float, told.split())
         notebook.execute("session.pause()")
-        rounds.append((quiet, playing))
-        tell("round", quiet_fps=quiet, playing_fps=playing)
-    quiet, playing = (median(one[i] for one in rounds) for i in (0, 1))
+        rounds.append((quiet, playing, send / generate))
+        tell("round", quiet_fps=quiet, playing_fps=playing, send_s=send, generate_s=generate)
+    quiet, playing, share = (median(one[i] for one in rounds) for i in (0, 1, 2))
     tell(
         "cost of playing",
         model=model,
         quiet_fps=quiet,
         playing_fps=playing,
         cost_percent=100 * (1 - playing / quiet),
+        sending_to_generating_percent=100 * share,
         load_1min=os.getloadavg()[0],
         cores=os.cpu_count(),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.browser.conftest import Notebook
+from tests.browser.slow_link import SlowLink
 from tests.browser.test_widget import CONTRAST, FRAME, SMALL, beyond, clean, frame, state
 
 SETUP = "from tests.widgets.takes import Forking\nfrom studio.widgets import Studio"
@@ -253,3 +255,42 @@ def test_a_file_on_the_player_and_an_export(lab: Any, open_notebook: Any, screen
     beyond(notebook, at + 3)
     clean(notebook)
     assert notebook.execute("print(widget.errors, source.error)") == "[] None"
+
+
+SLOW = """from tests.browser.recording import Recording
+from studio.widgets import Studio
+source = Recording((240, 416), 16)
+widget = Studio(source, inspect=False)
+widget"""
+
+
+def test_a_slow_link(browser: Any, lab: Any, screenshots: Path) -> None:
+    link = SlowLink(int(lab.url.rsplit(":", 1)[1]))
+    lab.add("slow.ipynb", [SLOW])
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    notebook = Notebook(page=context.new_page(), url=f"http://127.0.0.1:{link.port}/doc/tree/slow.ipynb?reset")
+    notebook.watch()
+    page = notebook.page
+    try:
+        notebook.open()
+        notebook.run_all()
+        beyond(notebook, 30)
+        # 1.5 Mbit/s and 40 ms there and back: less than half of what the best pictures take.
+        link.bits_s, link.delay_s = 1.5e6, 0.02
+        page.get_by_text("slow link, picture quality").wait_for(timeout=40_000)
+        page.screenshot(path=screenshots / "player-slow.png")
+        at = frame(notebook)
+        beyond(notebook, at + 60, 30)
+        assert int(notebook.execute("print(widget._relay.outbox.in_flight)")) <= 2
+        # What is typed gets through between the pictures.
+        page.locator(".ls-compose textarea").fill("the blue fox jumps")
+        page.keyboard.press("Enter")
+        notebook.until("() => document.querySelectorAll('.ls-segment').length === 2", "the switch", 10)
+        # The link mends, and so do the pictures.
+        link.bits_s, link.delay_s = None, 0.0
+        page.get_by_text("slow link, picture quality").wait_for(state="hidden", timeout=60_000)
+        clean(notebook)
+        assert notebook.execute("print(widget.errors)") == "[]"
+    finally:
+        context.close()
+        link.close()

@@ -77,10 +77,12 @@ export class PlayerView {
     more.button.append(icon("more"));
     more.button.setAttribute("aria-label", "More");
     this.more = more;
+    const toStart = button("first", "To the beginning (Home)", () => this.toStart());
+    toStart.classList.add("ls-first");
     const bar = h(
       "div", { class: "ls-bar" },
       this.toggle,
-      button("first", "To the beginning (Home)", () => this.toStart()),
+      toStart,
       button("back", "One block back (left arrow); with Shift one frame", (event) => (event.shiftKey ? store.stepFrame(-1) : store.stepBack())),
       button("forward", "One block on (right arrow); with Shift one frame", (event) => (event.shiftKey ? store.stepFrame(1) : store.stepForward())),
       h("span", { class: "ls-position ls-num" }, this.time, this.place, this.nth),
