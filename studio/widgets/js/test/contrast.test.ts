@@ -14,7 +14,7 @@ const THEMES: Record<string, [Rgb, Rgb]> = {
 
 const palette = [...sheet.matchAll(/--ls-p\d: (#[0-9a-f]{6})/g)].map((found) => rgb(found[1] as string));
 /** Shares of a segment's colour behind its text, as the style sheet has them. */
-const shares = [...timeline.matchAll(/\.ls-segment[^{]*\{[^}]*background: color-mix\(in srgb, var\(--ls-c\) (\d+)%, var\(--ls-ground\)\)/g)].map((found) => Number(found[1]) / 100);
+const shares = [...timeline.matchAll(/\.ls-segment[^{]*\{[^}]*--ls-fill: color-mix\(in srgb, var\(--ls-c\) (\d+)%, var\(--ls-ground\)\)/g)].map((found) => Number(found[1]) / 100);
 
 function named(name: string): number {
   const found = new RegExp(`--ls-${name}: color-mix\\(in srgb, var\\(--ls-ink\\) ([\\d.]+)%, var\\(--ls-ground\\)\\)`).exec(sheet);

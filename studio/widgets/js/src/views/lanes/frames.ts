@@ -27,7 +27,7 @@ export class FramesLane {
     this.drawn = key;
     const context = surface(this.element, scale.width, FRAMES_HEIGHT);
     if (context === null) return;
-    context.imageSmoothingQuality = "high";
+    context.imageSmoothingQuality = "medium";
     const empty = paints.get("var(--ls-raised)");
     for (const [block, picture] of places) {
       const left = scale.blockX(block);
