@@ -41,7 +41,7 @@ export class TimelineView {
   private readonly spoken = h("span", { class: "ls-spoken", role: "status" });
   private readonly chosen = h("span", { class: "ls-num ls-muted" });
   private readonly naming = h("input", { class: "ls-input ls-naming", type: "text", maxlength: 200, hidden: true, "aria-label": "Name of this marker; Enter applies it" });
-  private readonly takeTrack: HTMLElement;
+  private readonly overlay: HTMLElement;
   private readonly lookers: (() => void)[] = [];
   private looked: Axis | null = null;
   private readonly paints: Paints;
@@ -65,7 +65,7 @@ export class TimelineView {
     const label = (text: string, ...more: HTMLElement[]) => h("div", { class: "ls-label" }, h("span", {}, text), ...more);
     const track = (name: Node, lane: Node) => h("div", { class: "ls-track" }, name, lane);
     this.segments.element.append(this.blocks, this.future);
-    this.takeTrack = h("div", { class: "ls-taketrack" }, label("takes"), this.takes.element);
+    this.overlay = h("div", { class: "ls-track ls-overlay" }, h("span"), this.over);
     this.element = h(
       "section", { class: "ls-card ls-timeline", "aria-label": "Timeline" },
       this.tools.element,
@@ -75,9 +75,9 @@ export class TimelineView {
         track(label("frames"), h("div", { class: "ls-framebox" }, this.frames.element, this.ahead)),
         track(label("prompts", add), this.segments.element),
         track(label("weights"), h("div", { class: "ls-mixbox" }, this.mix.element)),
-        h("div", { class: "ls-track ls-overlay" }, h("span"), this.over),
+        this.overlay,
       ),
-      this.takeTrack,
+      h("div", { class: "ls-taketrack" }, label("takes"), this.takes.element),
       h("div", { class: "ls-track ls-telling" }, h("span"), h("div", { class: "ls-info" }, this.told, this.chosen), this.spoken),
       this.naming, this.past.element,
     );
@@ -88,7 +88,7 @@ export class TimelineView {
 
   /** Take in another lane under the same axis, with a label of its own; `look` draws it when the axis has moved. */
   addLane(lane: HTMLElement, look: () => void): void {
-    this.takeTrack.before(lane);
+    this.overlay.before(lane);
     this.lookers.push(look);
   }
 
