@@ -7,6 +7,7 @@ import { clock } from "../grid";
 import type { Operation, Segment, Timeline, Transition, Weighted } from "../types";
 
 const APPEND_GAP = 4;
+const AHEAD = 3;
 const COLOURS = 7;
 const POLICIES: readonly [string, string][] = [
   ["", "memory: as set"], ["recache", "recache"], ["keep", "keep"], ["clear", "clear"],
@@ -37,6 +38,8 @@ export class SegmentForm {
   private colour = "";
   private opener: HTMLElement | null = null;
   private sending = false;
+  /** Whether somebody chose the block where a new prompt begins. */
+  private placed = false;
 
   constructor(private readonly desk: Desk, reuse: (prompt: string) => void) {
     const more = h("button", { type: "button", class: "ls-link", click: () => this.addPart({ prompt: "", weight: 1 }, true) }, "mix in another prompt");
@@ -52,6 +55,7 @@ export class SegmentForm {
     );
     this.text.addEventListener("keydown", (event) => this.onText(event));
     this.element.addEventListener("keydown", (event) => this.onKey(event));
+    this.start.addEventListener("input", () => (this.placed = true));
     this.element.addEventListener("input", () => this.show());
     this.element.addEventListener("change", () => this.show());
     this.apply.addEventListener("click", () => void this.commit());
@@ -99,13 +103,23 @@ export class SegmentForm {
   place(x: (block: number) => number, room: number): void {
     if (!this.open) return;
     if (this.index >= 0 && !this.sending && this.desk.store.timeline.segments[this.index]?.start !== this.original?.start) return this.close();
+    this.keepAhead();
     const left = x(this.original?.start ?? 0);
     this.element.style.left = `${Math.max(0, Math.min(left, room - this.element.offsetWidth)).toFixed(0)}px`;
+  }
+
+  /** A new prompt whose block nobody chose stays ahead of what is made while its text is being written. */
+  private keepAhead(): void {
+    const { nextBlock } = this.desk.store;
+    if (this.index >= 0 || this.placed || amount(this.start.value, 0) > nextBlock) return;
+    this.start.value = String(nextBlock + AHEAD);
+    this.show();
   }
 
   private begin(index: number, segment: Segment, opener: HTMLElement): void {
     const { desk } = this;
     this.index = index;
+    this.placed = false;
     this.original = segment;
     this.opener = opener;
     desk.editing = index;
@@ -257,6 +271,7 @@ export class SegmentForm {
 
   private async commit(): Promise<void> {
     if (this.text.value.trim() === "") return this.warn("write what to see, or remove the prompt");
+    this.keepAhead();
     const operations = this.operations();
     const [first] = operations;
     if (first === undefined) return this.close();
