@@ -104,7 +104,7 @@ export class SegmentForm {
     if (!this.open) return;
     if (this.index >= 0 && !this.sending && this.desk.store.timeline.segments[this.index]?.start !== this.original?.start) return this.close();
     this.keepAhead();
-    const left = x(this.original?.start ?? 0);
+    const left = x(this.index < 0 ? amount(this.start.value, 0) : (this.original?.start ?? 0));
     this.element.style.left = `${Math.max(0, Math.min(left, room - this.element.offsetWidth)).toFixed(0)}px`;
   }
 
