@@ -15,6 +15,10 @@ REPOSITORY = Path(__file__).parents[2]
 def run(name: str, folder: Path) -> Any:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
+    for cell in notebook.cells:
+        # Others on this machine must not count: processor time of two threads, not the clock on the wall.
+        cell.source = cell.source.replace("started = time", "__import__('torch').set_num_threads(2)\nstarted = time")
+        cell.source = cell.source.replace("time.perf_counter()", "time.process_time()")
     client = nbclient.NotebookClient(
         notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(REPOSITORY)}}
     )
