@@ -197,6 +197,7 @@ export class LabView {
       this.runs = settings.policies.map((_, run) => new Column(store, run, (text) => this.tell(text)));
       this.columns.replaceChildren(...this.runs.map((run) => run.element));
       this.columns.style.setProperty("--ls-runs", String(this.runs.length));
+      this.columns.dataset.runs = String(this.runs.length);
     }
     const key = JSON.stringify([settings.version, settings.names]);
     if (key !== this.key) {
