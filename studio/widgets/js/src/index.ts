@@ -111,6 +111,9 @@ function mount(store: Store, { model, el }: Opened): () => void {
       player.draw(picture, frame);
       timeline.moveHead();
     },
+    pictured() {
+      timeline.redraw();
+    },
     drawRival(picture: ImageBitmap | null) {
       player.drawRival(picture);
     },

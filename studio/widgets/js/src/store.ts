@@ -24,6 +24,8 @@ export interface View {
   update(): void;
   /** Another frame is to be drawn. */
   draw(picture: ImageBitmap, frame: number): void;
+  /** Small pictures of what was generated have arrived. */
+  pictured?(): void;
   /** Another frame of the take that it is compared to; null where that take has none. */
   drawRival?(picture: ImageBitmap | null): void;
 }
@@ -102,7 +104,7 @@ export class Store {
 
   constructor(model: Model) {
     this.link = new Link(model, (message, buffers) => this.guard(() => this.receive(message, buffers)), () => this.changed());
-    this.thumbs = new Thumbs((blocks) => this.link.tell("thumbs", { take: this.film.take, blocks }), () => this.changed());
+    this.thumbs = new Thumbs((blocks) => this.link.tell("thumbs", { take: this.film.take, blocks }), () => this.pictured());
     this.decoder = new Decoder(this.film, (frame) => this.decoded(frame), (error) => this.fail(error));
     this.fetching = new Fetching((take, block, count) => this.want(take, block, count));
   }
@@ -151,6 +153,11 @@ export class Store {
       this.scheduled = false;
       for (const view of this.views) this.guard(() => view.update());
     });
+  }
+
+  /** Small pictures have arrived: of what is shown they concern the timeline alone. */
+  private pictured(): void {
+    for (const view of this.views) this.guard(() => view.pictured?.());
   }
 
   /** Tell Python what went wrong here. */

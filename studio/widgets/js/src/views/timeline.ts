@@ -147,6 +147,11 @@ export class TimelineView {
     else this.placeHead();
   }
 
+  /** Draw it again, with the screen's next picture. */
+  redraw(): void {
+    this.schedule();
+  }
+
   private schedule(): void {
     if (this.scheduled) return;
     this.scheduled = true;
