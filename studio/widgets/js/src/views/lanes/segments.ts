@@ -146,18 +146,19 @@ export class SegmentLane {
     const element = this.segments.get(i) ?? this.add(i);
     const [left, right] = this.extent(line, scale, i);
     const shown = [Math.max(left, -OUTSIDE), Math.min(right, scale.width + OUTSIDE)] as const;
-    const { style, dataset } = element;
+    const { style } = element;
     style.left = `${shown[0].toFixed(2)}px`;
     style.width = `${Math.max(2, shown[1] - shown[0] - 1).toFixed(2)}px`;
     const own = colour(segment.colour);
     style.setProperty("--ls-c", own);
     const on = desk.marked.includes(i);
-    dataset.phase = phaseOf(desk, line, i);
-    dataset.cut = left < -OUTSIDE ? "left" : "";
-    dataset.drag = String(this.busy && on);
-    dataset.slim = String(shown[1] - shown[0] < 34);
-    element.setAttribute("aria-selected", String(on));
-    element.tabIndex = i === desk.selection.focus ? 0 : -1;
+    put(element, "data-phase", phaseOf(desk, line, i));
+    put(element, "data-cut", left < -OUTSIDE ? "left" : "");
+    put(element, "data-drag", String(this.busy && on));
+    put(element, "data-slim", String(shown[1] - shown[0] < 34));
+    put(element, "aria-selected", String(on));
+    put(element, "tabindex", i === desk.selection.focus ? "0" : "-1");
+    put(element, "aria-setsize", String(line.segments.length));
     const [fade, bands, text] = element.children as unknown as [HTMLElement, HTMLElement, HTMLElement];
     text.style.paddingLeft = left < 0 ? `${Math.min(-left, OUTSIDE).toFixed(0)}px` : "";
     setText(text, segment.prompt);
@@ -169,7 +170,6 @@ export class SegmentLane {
       element.setAttribute("aria-posinset", String(i + 1));
       element.title = label;
     }
-    element.setAttribute("aria-setsize", String(line.segments.length));
   }
 
   /** A transition: stripes of the prompt before and its own; slanted where it goes over a sphere. */
@@ -320,6 +320,11 @@ export class SegmentLane {
     this.desk.pointed = block;
     this.desk.redraw();
   }
+}
+
+/** Set an attribute only where it differs: the style sheet looks at it. */
+function put(element: HTMLElement, name: string, value: string): void {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
 /** Whether a segment is over, in force at the playhead, being generated or still to come. */
