@@ -69,10 +69,11 @@ class LabSettings:
         check_whole(self.blocks, "blocks", 2, BLOCKS)
         check_whole(self.at, "at", 1, self.blocks - 1, f"the take has {self.blocks} blocks")
         check_seed(self.seed)
-        policies = tuple(_policy(wanted) for wanted in self.policies)
+        given = self.policies if isinstance(self.policies, (list, tuple)) else ()
+        policies = tuple(_policy(wanted) for wanted in given)
         if not RUNS[0] <= len(policies) <= RUNS[1] or len(set(policies)) < len(policies):
             raise ValueError(
-                f"`policies` must be {RUNS[0]} to {RUNS[1]} different ones, got {shorten(list(self.policies))}; "
+                f"`policies` must be {RUNS[0]} to {RUNS[1]} different ones, got {shorten(self.policies)}; "
                 'use ("clear", "keep", "recache")'
             )
         object.__setattr__(self, "policies", policies)
@@ -90,7 +91,8 @@ def name_of(policy: Policy | tuple[Policy, SinkPolicy]) -> str:
 
 def _policy(wanted: Any) -> Any:
     # JSON has lists only.
-    policy, sink = (wanted, None) if isinstance(wanted, str) else (*wanted, None)[:2]
+    pair = isinstance(wanted, (list, tuple)) and len(wanted) == 2
+    policy, sink = wanted if pair else (wanted, None)
     if policy not in POLICIES:
         raise ValueError(f"`policies` must name {', '.join(POLICIES)}, got {shorten(policy)}")
     check_choice(sink, "sink_policy", ("keep", "rewrite"))
