@@ -68,7 +68,10 @@ def test_the_live_notebook(lab: Any, open_notebook: Any, screenshots: Path) -> N
 
     page.wait_for_timeout(2500)
     page.screenshot(path=screenshots / "live-studio-page.png")
-    page.locator(".ls-studio").screenshot(path=screenshots / "live-studio.png")
+    for theme in ("light", "dark"):
+        notebook.theme(f"JupyterLab {theme.capitalize()}")
+        page.wait_for_timeout(1500)
+        page.locator(".ls-studio").screenshot(path=screenshots / f"studio-{theme}.png")
     assert notebook.execute("print(player.errors, session.error)") == "[] None"
     assert notebook.errors == []
     assert notebook.foreign == []
