@@ -402,6 +402,7 @@ class Observer:
             if self._over or any(held.block == reading.block for held in self._readings):
                 return
             self._keep(reading)
+            self._faults.extend(reading.warnings)
             self._readings = deque(sorted(self._readings, key=lambda held: held.block))
             readers = list(self._readers.values())
         for reader in readers:

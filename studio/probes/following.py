@@ -26,7 +26,8 @@ class ResidueFollower:
 
     A listener of `Watch`. What the cache would hold under each prompt alone is computed when the switch comes, from the
     latents made so far: from all of them up to `reach` windows, beyond that from the sink's and the latest ones. At the
-    switch this costs two commits for each of those blocks, then two more a block; before the first switch nothing.
+    switch this costs two commits for each of those blocks and two recaches, then two commits a block; before the first
+    switch nothing. What the cache held before it was cleared or wholly recached is not needed, whoever saw that.
 
     Args:
         dit: The network.
@@ -57,7 +58,6 @@ class ResidueFollower:
         self._awaited = False
         self._found: list[Residue] = []
         self._switches: dict[int, BlockPlan] = {}
-        self._anew: tuple[int, str, int] | None = None
 
     def expect(self, entry: BlockPlan, previous: Tensor | None = None) -> None:
         """Say what the next block is planned to be, before its switch touches the cache.
@@ -76,7 +76,7 @@ class ResidueFollower:
             self._found.append(self._meter.measure("before"))
             self._meter.switch(entry)
             self._awaited = True
-        self._remember(self._cache.end // self._cache.block, entry)
+        self._switches[self._cache.end // self._cache.block] = entry
 
     def stop(self) -> None:
         """Measure nothing more until the next switch."""
@@ -116,19 +116,24 @@ class ResidueFollower:
         meter = ResidueMeter.late(self._dit, cache, self._sampler, old=old, new=new)
         first = self._base(meter, past)
         for block in self._history(meter, past, first, count):
-            if block in self._switches:
+            if block in self._switches and block > first:
                 meter.switch(self._switches[block])
             meter.commit(past[block].to(cache.device))
-        return meter
+        return meter if meter.complete else None
 
     def _base(self, meter: ResidueMeter, past: Sequence[Tensor]) -> int:
-        """The first block to commit: after the latest switch that left nothing of what was before it, or the first."""
+        """The first block to commit: after the latest switch that left nothing of what was before it, or the first.
+
+        The cache tells: its oldest slot was written by a recache of all slots, or its origin lies where it was cleared.
+        """
         cache = self._cache
-        if self._anew is None:
-            return 0
-        at, policy, frames = self._anew
-        recached = frames if policy == "recache" else 0
-        meter.begin(_frames(past, at, recached, cache), end=at * cache.block)
+        oldest = cache.slots[0]
+        if oldest.written == "recache" and oldest.block is not None:
+            at, frames = oldest.block, min(oldest.block * cache.block - cache.origin, cache.capacity)
+        else:
+            at, frames = cache.origin // cache.block, 0
+        if at:
+            meter.begin(_frames(past, at, frames, cache), end=at * cache.block)
         return at
 
     def _history(self, meter: ResidueMeter, past: Sequence[Tensor], first: int, count: int) -> Iterator[int]:
@@ -143,17 +148,6 @@ class ResidueFollower:
         yield from range(first, first + sink)
         meter.leap(_frames(past, start, window * cache.block, cache), end=start * cache.block)
         yield from range(start, count)
-
-    def _remember(self, block: int, entry: BlockPlan) -> None:
-        """Keep a switch for later: what follows it, and whether it left anything of what was before."""
-        cache = self._cache
-        held = cache.end - cache.origin
-        whole = not cache.rolled or (entry.sink_policy or cache.config.sink_policy) == "rewrite"
-        whole = whole and cache.config.window is not None and cache.config.attend is None
-        if entry.policy == "clear" or (entry.policy == "recache" and whole):
-            self._anew, self._switches = (block, entry.policy, min(held, cache.capacity)), {}
-        else:
-            self._switches[block] = entry
 
 
 def _frames(past: Sequence[Tensor], end: int, count: int, cache: KVCache) -> Tensor:

@@ -213,7 +213,7 @@ class ResidueMeter:
             raise ValueError(f"`moment` must be one of {', '.join(get_args(Moment))}, got {moment!r}")
         cache, alone = self._cache, self._alone
         held, known = _places(cache), {} if alone is None else {slot.frame: at for at, slot in _places(alone)}
-        if missing := sorted({slot.frame or 0 for _, slot in held} - set(known)):
+        if missing := self._missing():
             raise RuntimeError(f"latent frames {missing} were never given to `commit`; give it every block")
         shares = []
         for part in ("keys", "values"):
@@ -235,6 +235,15 @@ class ResidueMeter:
             values=shares[1][0],
             total=(shares[0][1] + shares[1][1]) / 2,
         )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame that the cache holds was given, so that it can be measured."""
+        return not self._missing()
+
+    def _missing(self) -> list[int]:
+        known = () if self._alone is None else {slot.frame for slot in self._alone.slots}
+        return sorted(slot.frame for slot in self._cache.slots if slot.frame is not None and slot.frame not in known)
 
     def _references(self, latents: Tensor) -> KVCache:
         if self._alone is None:

@@ -116,7 +116,10 @@ def words_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
     for axis, run, table in zip(axes[:, 0], runs, tables, strict=True):
         number = max((n for n, text in run[-1].prompts.items() if text == run[-1].prompt), default=0)
         shades = LinearSegmentedColormap.from_list("prompt", ["white", _tint(colours, number)])
-        edges = np.array([reading.block for reading in run] + [run[-1].block + 1]) - 0.5
+        edges = np.arange(run[0].block, run[-1].block + 2) - 0.5
+        # Blocks that nobody read stay white.
+        table, seen = np.full((len(table), len(edges) - 1), np.nan), table
+        table[:, [reading.block - run[0].block for reading in run]] = seen
         lines = np.arange(len(table) + 1) - 0.5
         mesh = axis.pcolormesh(edges, lines, 100 * table, cmap=shades, vmin=0, vmax=most, edgecolors="white", lw=0.4)
         axis.set_yticks(range(len(table)), [word.text for word in run[0].words.words], fontsize=6)

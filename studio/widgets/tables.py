@@ -31,10 +31,15 @@ def reading_at(readings: Sequence[Reading], block: int | None) -> Reading:
         ValueError: If it is not among them.
     """
     if not readings:
-        raise ValueError("nothing was read of the cache yet; let a block be generated while it is watched")
+        raise ValueError(
+            "nothing was read of the cache yet; let a block be generated, or read a finished take by `session.reread()`"
+        )
     found = readings[-1] if block is None else next((r for r in readings if r.block == block), None)
     if found is None:
-        raise ValueError(f"`block` must lie in {readings[0].block}..{readings[-1].block}, got {block}")
+        first, last = readings[0].block, readings[-1].block
+        if block is not None and first <= block <= last:
+            raise ValueError(f"block {block} was not read; `session.reread()` reads what was missed")
+        raise ValueError(f"`block` must lie in {first}..{last}, got {block}")
     return found
 
 

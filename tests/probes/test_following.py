@@ -15,14 +15,15 @@ from tests.contracts import tiny
 from tests.probes import takes
 
 
-def follow(entries, config=None, *, seed=0, **options):
+def follow(entries, config=None, *, seed=0, told_from=0, **options):
     """Roll out a plan with a follower; returns what it found, block by block, and the latents."""
     dit, cache, made, found = tiny.dit(), tiny.cache(config), [], []
     follower = ResidueFollower(dit, cache, tiny.SAMPLER, lambda: made, **options)
 
     def told():
-        for entry in entries:
-            follower.expect(entry)
+        for index, entry in enumerate(entries):
+            if index >= told_from:
+                follower.expect(entry)
             yield entry
 
     with Watch(dit, tiny.SAMPLER, follower, cache=cache):
@@ -94,6 +95,18 @@ def test_earlier_switches_are_taken_into_account_however_long_ago(earlier):
         assert mine.slots == exact.slots
         assert mine.total == pytest.approx(exact.total, abs=0.1)
     assert near[20][0].total > 0.9 and near[20][1].total < 1e-5 and near[21][0].total < 1e-5
+
+
+@pytest.mark.parametrize("earlier", [{4: ("clear", None)}, {5: ("recache", "rewrite")}, {2: ("recache", "keep")}])
+def test_a_follower_that_comes_late_finds_the_same(earlier):
+    config = CacheConfig(sink=3, window=6, positions="window")
+    entries = takes.plan(13, {**earlier, 11: ("recache", "rewrite")})
+    late, _ = follow(entries, config, told_from=10, reach=5)
+    whole, _ = follow(entries, config, reach=5)
+    assert len(late[11]) == 3
+    for mine, exact in zip(late[11], whole[11], strict=True):
+        np.testing.assert_allclose(mine.keys, exact.keys, atol=1e-5)
+        np.testing.assert_allclose(mine.values, exact.values, atol=1e-5)
 
 
 def test_a_long_take_is_measured_from_its_sink_and_its_latest_blocks():

@@ -12,7 +12,9 @@ from studio.live import Session
 from studio.model.text import WordTokenizer
 from studio.timeline import Segment, Timeline
 from studio.widgets import CacheStrip, HeadGrid, PointGaze, Studio, WordsOverTime
+from studio.widgets.figures import words_figure
 from studio.widgets.seeing import cache_message
+from studio.widgets.tables import reading_at
 from tests.live.doubles import WORDS, tiny_models, wait_for
 from tests.widgets.double import Double
 from tests.widgets.recorder import Browser
@@ -163,6 +165,19 @@ def test_figures(session, kind, tmp_path) -> None:
     assert "data:image/png" in view._fallback()
     with pytest.raises(ValueError, match=r"`block` must lie in 0\.\.6, got 70"):
         view.figure(70)
+    view.close()
+
+
+def test_a_block_that_was_not_read_stays_white_and_is_named(session) -> None:
+    view = WordsOverTime(session)
+    list(session.frames())
+    readings = [reading for reading in view.readings if reading.block != 2]
+    mesh = words_figure(readings, []).axes[0].collections[0]
+    seen = np.ma.getmaskarray(mesh.get_array()).reshape(mesh.get_array().shape)
+    column = seen.reshape(len(readings[0].words.words), -1)[:, 2]
+    assert column.all() and not seen.all()
+    with pytest.raises(ValueError, match=r"block 2 was not read; `session.reread\(\)`"):
+        reading_at(readings, 2)
     view.close()
 
 
