@@ -31,9 +31,7 @@ def reading_at(readings: Sequence[Reading], block: int | None) -> Reading:
         ValueError: If it is not among them.
     """
     if not readings:
-        raise ValueError(
-            "nothing was read of the cache yet; let a block be generated, or read a finished take by `session.reread()`"
-        )
+        raise ValueError("nothing was read of the cache yet; let a block be generated, or call `session.reread()`")
     found = readings[-1] if block is None else next((r for r in readings if r.block == block), None)
     if found is None:
         first, last = readings[0].block, readings[-1].block
