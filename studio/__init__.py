@@ -78,6 +78,8 @@ _ROOMS = (
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES or name in _ROOMS:
+        importlib.import_module("studio.calm")  # before anything that loads torch
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _ROOMS:
