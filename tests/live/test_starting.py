@@ -14,7 +14,7 @@ from studio.live.export import Film
 from studio.live.starting import encode_blocks, read_pictures, unpack, whole_blocks
 from studio.shapes import VideoShape
 from studio.timeline import Timeline
-from tests.live.doubles import tiny_models
+from tests.live.doubles import tiny_models, wait_for
 
 av = pytest.importorskip("av")
 FOX, SEA = "a red fox runs", "a blue rabbit jumps"
@@ -51,10 +51,10 @@ def film(path, frames: np.ndarray, fps: float = 16):
 
 
 def make(session: Session, blocks: int) -> None:
-    with session.frames() as frames:
-        while len(session.log) < blocks:
-            next(frames)
-    session.pause()
+    """Make blocks until there are so many, one step each: playing would make one more on a slow machine."""
+    while (made := len(session.log)) < blocks:
+        session.step()
+        wait_for(lambda: len(session.log) > made and session.state != "playing")
 
 
 @pytest.mark.parametrize(("count", "given"), [(1, 1), (5, 1), (9, 1), (20, 1), (21, 2), (60, 5)])
