@@ -398,7 +398,9 @@ def test(quick: bool) -> int:
         rows.append(check("pyright", [venv_program("pyright"), "--pythonpath", python]))
     else:
         rows.append(skip("pyright", "no Node.js on this machine, which the type checker runs on"))
-    rows += pytest("pytest", ["-m", "not browser"])
+    # Every test runs on one thread; more than four processes would want more memory than a laptop has.
+    workers = min(4, os.cpu_count() or 1)
+    rows += pytest("pytest", ["-m", "not browser", f"--numprocesses={workers}", "--dist=worksteal"])
     rows += front_end()
     rows += [skip("browser", "left out by --quick")] if quick else browser_test()
     return summary(rows, time.monotonic() - start)

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_bench(commands)
     _add_evaluate(commands)
+    _add_results(commands)
     _add_timeline(commands)
     _add_download(commands)
     return parser
@@ -297,6 +298,21 @@ def _evaluate(options: Any) -> int:
     )
     tell(json.dumps(report, indent=2, ensure_ascii=False) if options.json else _table(report))
     return 0
+
+
+# results
+
+
+def _add_results(commands: Any) -> None:
+    from studio.cli import results
+
+    results.add_arguments(_command(commands, "results", _results, results.TEXT, results.MORE))
+
+
+def _results(options: Any) -> int:
+    from studio.cli import results
+
+    return results.run(options, tell, say)
 
 
 # download

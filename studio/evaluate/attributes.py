@@ -96,7 +96,7 @@ def evaluate(
         "captions": captions,
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
-        "hardware": _hardware(place),
+        "hardware": hardware(place),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 
@@ -251,7 +251,8 @@ def _plan(text: Tensor, blocks: int, policy: Policy | None) -> Iterator[BlockPla
         yield BlockPlan(text=text, prompt=int(policy is not None), policy=policy if block == 0 else None)
 
 
-def _hardware(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """Name what computes, as reports give it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.processor() or platform.machine()}), {torch.get_num_threads()} threads"

@@ -40,6 +40,28 @@ def load_probe(model: str | Path, device: torch.device | str) -> Probe:
 
 
 @torch.no_grad()
+def attribute_scores(probe: Probe, pixels: Tensor) -> dict[str, Tensor]:
+    """Probabilities of every attribute; those of long clips are averaged over several windows.
+
+    Args:
+        probe: the probe.
+        pixels: [B, T, 3, H, W] in [-1, 1].
+
+    Returns:
+        Attribute to probabilities [B, values].
+    """
+    frames = pixels.shape[1]
+    count = max(1, round(frames / WINDOW))
+    starts = [(frames - min(frames, WINDOW)) * i // max(1, count - 1) for i in range(count)]
+    scores: dict[str, Tensor] = {}
+    for start in starts:
+        for name, logits in probe(pixels[:, start : start + WINDOW]).items():
+            part = logits.float().softmax(1) / count
+            scores[name] = scores[name] + part if name in scores else part
+    return scores
+
+
+@torch.no_grad()
 def read_attributes(probe: Probe, pixels: Tensor) -> list[dict[str, str]]:
     """Read each clip's attributes; long clips in several windows whose scores are averaged.
 
@@ -50,14 +72,7 @@ def read_attributes(probe: Probe, pixels: Tensor) -> list[dict[str, str]]:
     Returns:
         Attribute to value, a dictionary a clip.
     """
-    frames = pixels.shape[1]
-    count = max(1, round(frames / WINDOW))
-    starts = [(frames - min(frames, WINDOW)) * i // max(1, count - 1) for i in range(count)]
-    scores: dict[str, Tensor] = {}
-    for start in starts:
-        for name, logits in probe(pixels[:, start : start + WINDOW]).items():
-            part = logits.float().softmax(1) / count
-            scores[name] = scores[name] + part if name in scores else part
+    scores = attribute_scores(probe, pixels)
     columns = {name: [ATTRIBUTES[name][i] for i in score.argmax(1).tolist()] for name, score in scores.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

@@ -1,0 +1,258 @@
+"""The page that `studio results` makes: tables in Markdown, curves in vectors, strips of film."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studio.widgets.palette import HEXES
+
+HEAD = """\
+Made from [{name}]({name}) by `studio results page`; each table names the command that gives its numbers again.
+Probabilities and shares are the probe's, in percent: means, and the standard deviation over seeds where there are
+several. Captions are held out from training."""
+FOOT = "{clips} films a seed, seeds {seeds}; {hardware}, PyTorch {torch}, {date}. `{command}`"
+SWITCHES = """\
+10 s, one attribute changed at 5 s. *kept*: probability of what should stay, over the 5 s after the switch; *new*: of
+the changed attribute in the last 1.5 s; *alignment*: of all that the new prompt names, over the 5 s; *flicker* and
+*jump*: change of the picture from block to block and at the switch, over that inside blocks; frames/s of one film,
+not decoded."""
+MINUTE = """\
+*alignment*: probability of what the prompt in force names; *kept*: of what its switch left alone; below: shares read
+right."""
+DRIFT = """\
+{seconds:g} s of one prompt, read in windows of {window:g} s: the first and the last. Attributes: shares read right;
+brightness and contrast in levels of 255; milliseconds to make a block of all films, not decoded, at the beginning and
+at the end."""
+INK, SOFT = "#1d2129", "#5a6270"
+# The dark ones of the palette first: curves are thin.
+COLOURS = tuple(HEXES[i] for i in (5, 4, 2, 3, 0, 1))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read the numbers that are there.
+
+    Args:
+        path: the file; none is no numbers.
+
+    Returns:
+        Kind to label to numbers.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}); mend it, or name another file with --out") from None
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        raise ValueError(f"{str(path)!r} holds no results; name another file with --out")
+    return found
+
+
+def pictures(path: Path) -> Path:
+    """The folder of pictures beside a file of numbers."""
+    return path.with_suffix("")
+
+
+def slug(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "model"
+
+
+class Strip:
+    """Keeps some moments of the first three films of every row, and puts them side by side.
+
+    Args:
+        seconds: the moments.
+        fps: frames a second.
+        films: how many films.
+    """
+
+    def __init__(self, seconds: Sequence[float], *, fps: int = 16, films: int = 3) -> None:
+        self.seconds, self.fps, self.films = tuple(seconds), fps, films
+        self.rows: dict[str, dict[float, np.ndarray]] = {}
+        self.texts: list[str] = []
+
+    def add(self, kind: str, frame: int, pixels: Any, texts: list[str]) -> None:
+        """Take a block.
+
+        Args:
+            kind: name of the row.
+            frame: its first frame.
+            pixels: `[B, T, 3, H, W]` in [-1, 1].
+            texts: prompts of the films.
+        """
+        row = self.rows.setdefault(kind, {})
+        self.texts = texts[: self.films]
+        for second in self.seconds:
+            index = int(second * self.fps) - frame
+            if 0 <= index < pixels.shape[1]:
+                picture = pixels[: self.films, index].float().clamp(-1, 1).cpu().numpy()
+                row[second] = ((picture.transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
+
+    def save(self, path: Path) -> Path:
+        """Draw what was kept, films one below the other, a row each for every kind.
+
+        Args:
+            path: the file, .png.
+
+        Returns:
+            The path.
+        """
+        from matplotlib.figure import Figure
+
+        seconds = [s for s in self.seconds if any(s in row for row in self.rows.values())]
+        films, kinds = len(self.texts), list(self.rows)
+        figure = Figure(figsize=(1.02 * len(seconds) + 0.7, (1.05 * len(kinds) + 0.3) * films), layout="constrained")
+        for part, text in zip(figure.subfigures(films, 1, squeeze=False)[:, 0], range(films), strict=True):
+            part.suptitle(self.texts[text], fontsize=7, color=INK)
+            grid = part.subplots(len(kinds), len(seconds), squeeze=False)
+            for axes, kind in zip(grid, kinds, strict=True):
+                for one, second in zip(axes, seconds, strict=True):
+                    one.set_xticks([])
+                    one.set_yticks([])
+                    one.spines[:].set_visible(False)
+                    if second in self.rows[kind]:
+                        one.imshow(self.rows[kind][second][text])
+                    if axes is grid[0]:
+                        one.set_title(f"{second:g} s", fontsize=6, color=SOFT, pad=2)
+                axes[0].set_ylabel(kind, fontsize=7, color=INK)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+        return path
+
+
+def write(results: dict[str, Any], path: Path) -> list[Path]:
+    """Make the page and its curves.
+
+    Args:
+        results: kind to label to numbers.
+        path: file of the numbers; the page stands beside it.
+
+    Returns:
+        The files that were written.
+    """
+    folder, made = pictures(path), []
+    folder.mkdir(parents=True, exist_ok=True)
+    text = ["# Results", "", HEAD.format(name=path.name), ""]
+    for kind, label, found in _entries(results):
+        title, lines, figure = {"switches": _switches, "minute": _minute, "drift": _drift}[kind](found)
+        text += [f"## {title}: {label}", "", *lines, ""]
+        names = [f"{kind}-{slug(label)}.svg"] if figure is not None else []
+        if figure is not None:
+            made.append(folder / names[0])
+            figure.savefig(made[-1], metadata={"Date": None})
+        names += [name for name in (f"{kind}-{slug(label)}.png",) if (folder / name).exists()]
+        text += [line for name in names for line in (f"![{title}, {label}]({folder.name}/{name})", "")]
+        text += [FOOT.format(**{**found, "seeds": ", ".join(map(str, found["seeds"]))}), ""]
+    page = path.with_suffix(".md")
+    page.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+    return [page, *made]
+
+
+def _entries(results: dict[str, Any]) -> Iterable[tuple[str, str, dict[str, Any]]]:
+    for kind in ("switches", "minute", "drift"):
+        for label, found in results.get(kind, {}).items():
+            yield kind, label, found
+
+
+def _percent(value: dict[str, float]) -> str:
+    spread = f" ± {100 * value['spread']:.1f}" if value["spread"] else ""
+    return f"{100 * value['mean']:.1f}{spread}"
+
+
+def _plain(value: dict[str, float], digits: int = 2) -> str:
+    spread = f" ± {value['spread']:.{digits}f}" if value["spread"] else ""
+    return f"{value['mean']:.{digits}f}{spread}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _switches(found: dict[str, Any]) -> tuple[str, list[str], Any]:
+    head = ("policy", "kept", "new", "alignment", "flicker", "jump at the switch", "frames/s", "recache, ms")
+    rows = [
+        (
+            policy, _percent(row["kept"]), _percent(row["new"]), _percent(row["alignment"]), _plain(row["flicker"]),
+            _plain(row["jump"]), _plain(row["frames_per_second"], 1), _plain(row["recache_ms"], 1),
+        )
+        for policy, row in found["policies"].items()
+    ]  # fmt: skip
+    lines = _table(head, rows)
+    lines += ["", SWITCHES]
+    return "Switches", lines, None
+
+
+def _minute(found: dict[str, Any]) -> tuple[str, list[str], Any]:
+    lines, figure, axes = [], *_axes("alignment (%)", "seconds")
+    for colour, (policy, parts) in zip(COLOURS, found["policies"].items(), strict=False):
+        ends = [found["seconds"] * (index + 1) for index in range(len(parts))]
+        head = (policy, *(f"{end - found['seconds']:g} to {end:g} s" for end in ends))
+        rows = [
+            ("changed", *(part["changed"] or "" for part in parts)),
+            ("alignment", *(_percent(part["alignment"]) for part in parts)),
+            ("kept", *(_percent(part["kept"]) for part in parts)),
+        ]
+        rows += [(name, *(f"{100 * part['right'][name]:.1f}" for part in parts)) for name in parts[0]["right"]]
+        lines += [*_table(head, rows), ""]
+        axes.plot(ends, [100 * part["alignment"]["mean"] for part in parts], "o-", color=colour, label=policy, ms=3)
+        axes.plot(
+            ends, [100 * part["kept"]["mean"] for part in parts], "s--", color=colour, label=f"{policy}, kept", ms=3
+        )
+    lines.append(MINUTE)
+    _finish(axes)
+    return "A minute, six prompts", lines, figure
+
+
+def _drift(found: dict[str, Any]) -> tuple[str, list[str], Any]:
+    lines, figure, axes = [], *_axes("alignment (%)", "seconds")
+    rows = []
+    for colour, (name, part) in zip(COLOURS, found["caches"].items(), strict=False):
+        windows = part["windows"]
+        first, last = windows[0], windows[-1]
+        rows.append(
+            (
+                name, _percent(first["alignment"]), _percent(last["alignment"]),
+                *(f"{100 * first['right'][key]:.1f} → {100 * last['right'][key]:.1f}" for key in first["right"]),
+                f"{first['brightness']['mean']:.0f} → {last['brightness']['mean']:.0f}",
+                f"{first['contrast']['mean']:.0f} → {last['contrast']['mean']:.0f}",
+                " → ".join(f"{1000 * value:.0f}" for value in part["block_seconds"]),
+            )
+        )  # fmt: skip
+        axes.plot(
+            [window["seconds"] for window in windows], [100 * window["alignment"]["mean"] for window in windows],
+            color=colour, label=name,
+        )  # fmt: skip
+    keys = list(next(iter(found["caches"].values()))["windows"][0]["right"])
+    head = ("window + sink", "alignment, first", "last", *keys, "brightness", "contrast", "ms a block")
+    lines += _table(head, rows)
+    lines += ["", DRIFT.format(**found)]
+    _finish(axes)
+    return "Drift", lines, figure
+
+
+def _axes(label: str, below: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.75, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylabel(label, fontsize=7)
+    axes.set_xlabel(below, fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _finish(axes: Any) -> None:
+    axes.set_ylim(0, 102)
+    axes.legend(fontsize=7, frameon=False, loc="lower left", ncols=3)

@@ -1,0 +1,229 @@
+"""The experiments: what they generate, read, count, and write down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from studio.cli import main
+from studio.cli.resultspage import Strip, read
+from studio.config import CacheConfig
+from studio.evaluate.attributes import draw_trials, generate
+from studio.evaluate.experiments import STORY, cache_named, drift, minute, story, switches
+from studio.evaluate.films import Act, act_blocks, play, read_window
+from studio.model.probe import Probe, ProbeConfig
+from studio.model.weights import save, write
+from studio.shapes import VideoShape
+from studio.world import ATTRIBUTES, Scene, SceneBatch, held_out, parse, render
+from tests.model.tiny import tiny_models
+
+SIZES = ProbeConfig(classes={name: len(values) for name, values in ATTRIBUTES.items()}, width=16, levels=2, size=16)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, models):
+    path = tmp_path_factory.mktemp("tiny")
+    save(models, path)
+    torch.manual_seed(0)
+    write(path / "probe.safetensors", Probe(SIZES).state_dict(), kind="probe", config=dataclasses.asdict(SIZES))
+    return path
+
+
+def scene(**names: str) -> Scene:
+    return Scene(**{"shape": "fox", "colour": "red", "action": "runs", "place": "snow", **names})
+
+
+def test_a_film_is_what_the_evaluation_generates(models):
+    trials = draw_trials(2, 0)
+    acts = [
+        Act(scenes=[t.scene for t in trials], texts=[t.text for t in trials], seconds=2.5),
+        Act(scenes=[t.later for t in trials], texts=[t.later_text for t in trials], seconds=2.5),
+    ]
+    for policy in ("recache", "clear"):
+        pieces = list(play(models, acts, seed=4, policy=policy))
+        wanted = generate(models, trials, seed=4, policies=(policy,))[policy]
+        found = torch.cat([piece.pixels for piece in pieces], dim=1)[:, : wanted.shape[1]]
+        assert torch.allclose(found, wanted[:, : found.shape[1]], atol=1e-5)
+        assert [piece.switched for piece in pieces].count(True) == 1
+        assert [piece.act for piece in pieces] == sorted(piece.act for piece in pieces)
+
+
+def test_acts_begin_at_the_first_block_that_begins_in_time(models):
+    shape = VideoShape.of(models.config)
+    acts = [Act(scenes=[scene()], texts=["a"], seconds=s) for s in (2.5, 10, 0.8)]
+    starts = act_blocks(shape, acts)
+    ends = [2.5, 12.5, 13.3]
+    for block, end in zip(starts[1:], ends, strict=True):
+        assert shape.first_frame(block) >= round(end * shape.fps) > shape.first_frame(block - 1)
+
+
+@pytest.mark.parametrize(
+    ("acts", "words"),
+    [
+        ([], "acts must be some"),
+        (
+            [Act(scenes=[scene()], texts=["a"], seconds=1), Act(scenes=[scene()] * 2, texts=["a", "b"], seconds=1)],
+            "same",
+        ),
+        ([Act(scenes=[scene()], texts=["a"], seconds=2), Act(scenes=[scene()], texts=["a"], seconds=0.01)], "shorter"),
+    ],
+)
+def test_acts_that_make_no_film(models, acts, words):
+    with pytest.raises(ValueError, match=words):
+        list(play(models, acts, seed=0))
+
+
+@pytest.mark.parametrize("change", [{"scenes": []}, {"texts": ["a", "b"]}, {"seconds": 0}, {"seconds": float("nan")}])
+def test_acts_that_are_none(change):
+    with pytest.raises(ValueError, match=r"a text for each scene|positive and finite"):
+        Act(**{"scenes": [scene()], "texts": ["a"], "seconds": 1.0, **change})
+
+
+def test_a_window_is_read_as_it_is():
+    probe = Probe(SIZES).requires_grad_(False)
+    scenes = [scene(), scene(place="night", colour="blue")]
+    pixels = render(SceneBatch.of(scenes, 3, "cpu"), frames=9, size=32).pixels
+    found = read_window(probe, pixels)
+    for name, logits in probe(pixels).items():
+        wanted = logits.softmax(1)
+        for i, one in enumerate(scenes):
+            place = ATTRIBUTES[name].index(getattr(one, name))
+            assert abs(float(found.probability(scenes, name)[i]) - float(wanted[i, place])) < 1e-6
+            assert float(found.right(scenes, name)[i]) == float(wanted[i].argmax() == place)
+    assert found.brightness[1] < found.brightness[0]  # Night is darker than snow.
+    grey = torch.zeros(1, 2, 3, 32, 32)
+    flat = read_window(probe, grey)
+    assert abs(float(flat.brightness) - 127.5) < 1e-3
+    assert float(flat.contrast) == 0
+
+
+def test_a_story_changes_one_attribute_at_a_time_as_it_says():
+    acts = story(5, 2, 1.0)
+    assert len(acts) == len(STORY) + 1
+    for before, after, changed in zip(acts, acts[1:], STORY, strict=False):
+        for one, other, text in zip(before.scenes, after.scenes, after.texts, strict=True):
+            differing = [name for name in ATTRIBUTES if getattr(one, name) != getattr(other, name)]
+            assert differing == [changed]
+            assert parse(text) == {name: getattr(other, name) for name in ATTRIBUTES}
+    assert all(held_out(one) for one in acts[0].scenes)
+    assert story(5, 2, 1.0) == acts
+    assert story(5, 3, 1.0) != acts
+
+
+def test_switches_report_every_policy(folder):
+    kept = []
+    report = switches(folder, clips=1, seeds=(0,), keep=lambda kind, frame, pixels, texts: kept.append((kind, frame)))
+    assert json.loads(json.dumps(report)) == report
+    assert set(report["policies"]) == {"recache", "keep", "clear"}
+    for policy, row in report["policies"].items():
+        assert all(0 <= row[name]["mean"] <= 1 for name in ("kept", "new", "alignment"))
+        assert row["frames_per_second"]["mean"] > 0
+        assert (row["recache_ms"]["mean"] > 0) == (policy == "recache")
+        assert row["flicker"]["mean"] > 0
+        assert row["jump"]["mean"] > 0
+    assert {kind for kind, _ in kept} == {"recache", "keep", "clear"}
+    # What comes before the switch is the same; a probe that never learned reads the same of it.
+    again = switches(folder, clips=1, seeds=(0,), policies=("keep",))["policies"]["keep"]
+    for name in ("kept", "new", "alignment", "flicker", "jump"):
+        assert again[name] == report["policies"]["keep"][name]
+
+
+def test_a_minute_reports_every_prompt(folder):
+    report = minute(folder, clips=2, seeds=(0,), seconds=1.6)
+    rows = report["policies"]["recache"]
+    assert [row["changed"] for row in rows] == [None, *STORY]
+    assert all(0 <= row["alignment"]["mean"] <= 1 and row["alignment"]["spread"] == 0 for row in rows)
+    assert all(set(row["right"]) == set(ATTRIBUTES) for row in rows)
+
+
+def test_drift_reports_every_window_and_cache(folder):
+    report = drift(folder, clips=1, seeds=(0,), caches=("6+3", "9+0"), seconds=8, window=2)
+    assert set(report["caches"]) == {"6+3", "9+0"}
+    for part in report["caches"].values():
+        assert [row["seconds"] for row in part["windows"]] == [2, 4, 6, 8]
+        assert all(seconds > 0 for seconds in part["block_seconds"])
+
+
+def test_names_of_caches():
+    like = CacheConfig(positions="window")
+    assert cache_named("21+0", like) == CacheConfig(window=21, sink=0, positions="window")
+    for name in ("9", "9+", "a+b", "9+3+1", "-9+3", ""):
+        with pytest.raises(ValueError, match="as 9\\+3"):
+            cache_named(name, like)
+    with pytest.raises(ValueError, match="window"):
+        cache_named("0+3", like)
+
+
+@pytest.mark.parametrize("experiment", [switches, minute, drift])
+def test_numbers_that_make_no_sense(folder, experiment):
+    with pytest.raises(ValueError, match="`clips` must be at least 1"):
+        experiment(folder, clips=0)
+    with pytest.raises(ValueError, match="at least one seed"):
+        experiment(folder, seeds=())
+
+
+def test_the_command_writes_numbers_a_page_and_pictures(folder, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    words = ["--model", str(folder), "--label", "tiny one", "--clips", "1", "--seeds", "0", "--out", str(out)]
+    assert main(["results", "drift", *words, "--caches", "6+3", "--seconds", "3"]) == 0
+    assert main(["results", "switches", *words, "--policies", "keep"]) == 0
+    assert main(["results", "minute", *words, "--seconds", "1"]) == 0
+    found = read(out)
+    assert set(found) == {"drift", "switches", "minute"}
+    page = out.with_suffix(".md").read_text()
+    row = found["switches"]["tiny one"]["policies"]["keep"]
+    assert f"| keep | {100 * row['kept']['mean']:.1f} |" in page
+    assert "studio results drift --model" in page
+    assert "`studio results switches" in page
+    for name in ("switches-tiny-one.png", "drift-tiny-one.png", "drift-tiny-one.svg", "minute-tiny-one.svg"):
+        assert (tmp_path / "results" / name).stat().st_size > 1000
+        assert f"results/{name}" in page
+    # The page alone is made again, the same.
+    assert main(["results", "page", "--out", str(out)]) == 0
+    assert out.with_suffix(".md").read_text() == page
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["switches", "--caches", "9+3"], "--caches is nothing"),
+        (["drift", "--policies", "keep"], "--policies is nothing"),
+        (["minute", "--model", "no-such-model"], "no-such-model"),
+        (["drift", "--caches", "9-3"], "as 9+3"),
+    ],
+)
+def test_words_that_the_command_does_not_know(words, said, folder, tmp_path, capsys):
+    model = [] if "--model" in words else ["--model", str(folder)]
+    assert main(["results", *words, *model, "--out", str(tmp_path / "r.json")]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"drift": 1}'])
+def test_a_file_that_holds_something_else_stays(text, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    out.write_text(text)
+    assert main(["results", "page", "--out", str(out)]) == 1
+    assert "another file with --out" in capsys.readouterr().err
+    assert out.read_text() == text
+
+
+def test_a_strip_keeps_the_moments_that_it_was_asked_for(tmp_path):
+    strip = Strip((0.0, 0.5, 9.0), fps=16, films=1)
+    for frame in (0, 9):
+        strip.add("keep", frame, torch.full((2, 9, 3, 16, 16), frame / 9), ["one", "two"])
+    assert {second: picture.shape for second, picture in strip.rows["keep"].items()} == {
+        0.0: (1, 16, 16, 3),
+        0.5: (1, 16, 16, 3),
+    }
+    assert strip.rows["keep"][0.5].max() == 127
+    assert strip.save(tmp_path / "a" / "strip.png").stat().st_size > 500
