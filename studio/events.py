@@ -61,7 +61,7 @@ class DecodedBlock:
         first_frame: pixel frame number of `frames[0]`.
         frames: uint8 `[T, H, W, 3]`, read-only.
         prompt: the prompt in force.
-        segment: index of the timeline segment it came from.
+        segment: number of the timeline segment it came from; mere cuts, as a split leaves them, do not count.
         switch: the switch that took effect at this block, or None.
         take: number of the take, raised by every `restart`, so that a late block of an old take is recognised.
     """

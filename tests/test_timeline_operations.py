@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -30,6 +31,7 @@ from studio.timeline.operations import (
     Unmark,
     from_dict,
 )
+from studio.timeline.mixing import mix_at
 from studio.timeline.past import first_change, keep_past
 
 FOX, SEA, MOON = "a red fox", "the blue sea", "the moon"
@@ -145,6 +147,48 @@ def test_the_past_can_always_be_kept(line, edit, begun):
         for block in range(begun, begun + 20):
             if kept.length is None or block < kept.length:
                 assert kept.segment_at(block).parts == after.segment_at(block).parts
+
+
+@given(lines, st.lists(operations, max_size=4), st.integers(1, 40), st.integers(0, 40))
+def test_a_split_changes_no_block(line, edits, at, begun):
+    for edit in edits:
+        with contextlib.suppress(ValueError):
+            line = edit.apply(line)
+    try:
+        after = Split(at).apply(line)
+    except ValueError:
+        return
+    begun = begun if line.length is None else min(begun, line.length)
+    assert first_change(line, after, begun) is None
+    assert first_change(after, line, begun) is None
+    last = 45 if line.length is None else line.length
+    for block in range(last):
+        assert mix_at(line, block) == mix_at(after, block)
+
+
+@pytest.mark.parametrize(
+    ("second", "first"),
+    [
+        (Segment(FOX, 3, policy="keep"), None),
+        (Segment(FOX, 3, policy="keep", note="a note", colour="#123"), None),
+        (Segment(FOX, 3), 3),
+        (Segment(FOX, 3, policy="recache"), 3),
+        (Segment(FOX, 3, policy="keep", sink_policy="rewrite"), 3),
+        (Segment(FOX, 3, policy="keep", transition=Transition(2)), 3),
+        (Segment(FOX, 3, policy="keep", blend=(Weighted(SEA, 1.0),)), 3),
+        (Segment(SEA, 3, policy="keep"), 3),
+    ],
+)
+def test_only_a_mere_cut_is_free_in_the_past(second, first):
+    line = Timeline.of(FOX)
+    assert first_change(line, line.put(second), 8) == first
+    assert first_change(line, line.put(second), 3) is None
+
+
+def test_a_cut_that_ends_a_transition_is_a_change():
+    line = Timeline((Segment(FOX), Segment(SEA, 2, transition=Transition(4))))
+    assert first_change(line, line.put(Segment(SEA, 4, policy="keep")), 8) == 4
+    assert first_change(line, line.put(Segment(SEA, 6, policy="keep")), 8) is None
 
 
 def test_every_operation_is_tried():

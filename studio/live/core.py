@@ -206,7 +206,7 @@ class Core:
                 self.take.clear()
                 del self.takes[self.take.number]
             self._turn_to(self.take.fork(self.new_number(), 0, timeline))
-            self.take.parent = None
+            self.take.parent = self.take.origin = None
             self.announce_takes()
         self.outbox.deliver()
 

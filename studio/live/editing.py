@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from studio.live.core import Core
 from studio.live.steering import check_units
+from studio.live.take import Take
 from studio.live.takes import Takes
-from studio.timeline import Operation, Timeline, shorten
+from studio.timeline import History, Operation, Timeline, shorten
 from studio.timeline.messages import describe, describe_history
 from studio.timeline.operations import from_dict
 from studio.timeline.past import CHOICES, PastEdit, check_past, first_change, keep_past
@@ -33,12 +35,14 @@ class Editor:
     @property
     def can_undo(self) -> bool:
         """Whether there is something to undo."""
-        return bool(self._core.take.history.done)
+        take = self._core.take
+        return bool(take.history.done) or self._back(take) is not None
 
     @property
     def can_redo(self) -> bool:
         """Whether there is something to redo."""
-        return bool(self._core.take.history.undone)
+        take = self._core.take
+        return bool(take.history.undone) or self._ahead(take) is not None
 
     def apply(
         self, operation: Operation | dict[str, Any], *, past: str | None = None, version: int | None = None
@@ -65,25 +69,55 @@ class Editor:
         if not isinstance(operation, Operation):
             raise ValueError(f"`operation` must be an Operation, got {shorten(operation)}; see studio.timeline")
         chosen = operation
-        return self._go(lambda: chosen.apply(self._core.timeline), chosen, None, past, version)
+        return self._go(lambda history: chosen.apply(history.timeline), chosen, None, past, version)
 
     def undo(self, *, past: str | None = None) -> Timeline:
         """Take the last edit back, live switches included; see `apply` for `past` and what it raises.
 
+        A fork without an edit of its own goes back to the take that it was forked from, which stands as it was left;
+        the fork stays in the tree, and `redo` goes to it again.
+
         Raises:
             RuntimeError: there is nothing to undo, or the session is closed.
         """
-        history = self._core.take.history
-        return self._go(history.undo_target, None, history.undo, past, None)
+        core = self._core
+        with core.changed:
+            fork = core.take
+            back = None if fork.history.done else self._back(fork)
+            if back is not None:
+                core.check_open()
+                back.left = (fork.number, _steps(back))
+                core.turn(back)
+        if back is None:
+            return self._go(History.undo_target, None, History.undo, past, None)
+        core.outbox.deliver()
+        return core.timeline
 
     def redo(self, *, past: str | None = None) -> Timeline:
-        """Do the edit again that was undone last; see `apply` for `past` and what it raises.
+        """Do the edit again that was undone last; see `apply` for `past` and what it raises, `undo` for forks.
 
         Raises:
             RuntimeError: there is nothing to redo, or the session is closed.
         """
-        history = self._core.take.history
-        return self._go(history.redo_target, None, history.redo, past, None)
+        core = self._core
+        with core.changed:
+            ahead = self._ahead(core.take)
+            if ahead is not None:
+                core.turn(ahead)
+        if ahead is None:
+            return self._go(History.redo_target, None, History.redo, past, None)
+        core.outbox.deliver()
+        return core.timeline
+
+    def _back(self, take: Take) -> Take | None:
+        """The take that undo goes back to from a fork without an edit of its own."""
+        return None if take.origin is None else self._core.takes.get(take.origin)
+
+    def _ahead(self, take: Take) -> Take | None:
+        """The fork that redo goes to: undo has left it, and no edit was taken back or made since."""
+        if take.left is None or _steps(take) != take.left[1]:
+            return None
+        return self._core.takes.get(take.left[0])
 
     def describe(self) -> dict[str, Any]:
         """The timeline as a screen shows it: see `describe`, `describe_history` in `studio.timeline.messages`."""
@@ -91,7 +125,9 @@ class Editor:
         with core.changed:
             take = core.take
             state = describe(take.history.timeline, take.begun)
-            return {**state, "history": describe_history(take.history), "take": take.number}
+            forked, ahead = self._back(take) is not None, self._ahead(take) is not None
+            history = describe_history(take.history, forked=forked, ahead=ahead)
+            return {**state, "history": history, "take": take.number}
 
     def obey(self, message: Any) -> dict[str, Any]:
         """Do what a message asks for; for screens, which want an answer to whatever they send.
@@ -126,9 +162,9 @@ class Editor:
 
     def _go(
         self,
-        target: Callable[[], Timeline],
+        target: Callable[[History], Timeline],
         operation: Operation | None,
-        step: Callable[[], Timeline] | None,
+        step: Callable[[History], Timeline] | None,
         past: str | None,
         version: int | None,
     ) -> Timeline:
@@ -139,21 +175,38 @@ class Editor:
             core.check_open()
             if version is not None and version != self.version:
                 raise ValueError("the timeline has changed meanwhile; look at it and try again")
-            before, begun, number = core.timeline, core.take.begun, core.take.number
-            after = check_units(target(), core.units, core.config.name)
+            take = core.take
+            before, begun, history = core.timeline, take.begun, take.history
+            after = check_units(target(history), core.units, core.config.name)
             first = first_change(before, after, begun)
             if first is None:
-                core.take_over(after, operation, step)
+                core.take_over(after, operation, None if step is None else partial(step, history))
             elif past == "keep":
                 core.take_over(keep_past(before, after, begun), operation)
             elif past is None:
                 check_past(before, after, begun)
             else:
-                first = min(first, core.take.made)
+                first = min(first, take.made)
         core.outbox.deliver()
         if first is not None and past in ("fork", "regenerate"):
             takes = Takes(core)
-            takes.fork(first, timeline=after, take=number)
+            takes.fork(first, timeline=after, take=take.number)
             if past == "regenerate":
-                takes.replace_current(number)
+                takes.replace_current(take.number, _continued(history, operation, step, after))
         return core.timeline
+
+
+def _steps(take: Take) -> tuple[int, int]:
+    return len(take.history.done), len(take.history.undone)
+
+
+def _continued(
+    history: History, operation: Operation | None, step: Callable[[History], Timeline] | None, after: Timeline
+) -> History:
+    """The edits of a take that is made again: those that it had, and the one that asked for it."""
+    other = history.copy()
+    if step is None:
+        other.record(operation, after)
+    else:
+        step(other)
+    return other

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from studio.config import Policy, SinkPolicy
 from studio.timeline import Mix, Timeline, changes_at, mix_at
+from studio.timeline.past import turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,7 @@ class Order:
 
     Args:
         prompt: the prompt in force; of a blend, its first.
-        number: number of its segment, for the cache's provenance.
+        number: number of its segment, for the cache's provenance; mere cuts do not count.
         policy: what a switch at this block does to the cache; None for no switch.
         sink_policy: overrides the model's for this switch.
         mix: what is in force where it is more than `prompt`; else None.
@@ -48,8 +50,9 @@ def order_at(timeline: Timeline, block: int, policy: str) -> Order:
     Returns:
         The order.
     """
-    number = timeline.index_at(block)
-    segment, mix = timeline.segments[number], mix_at(timeline, block)
+    index = timeline.index_at(block)
+    number = bisect_right(turns(timeline), index) - 1
+    segment, mix = timeline.segments[index], mix_at(timeline, block)
     switched = block > 0 and segment.start == block
     wanted = segment.policy or policy
     moving = wanted == "recache" and not switched and segment.transition is not None and changes_at(timeline, block)

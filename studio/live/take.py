@@ -33,6 +33,8 @@ class Take:
 
     Attributes:
         parent: number of the take it forked from, or None.
+        origin: number of the take that undo goes back to when no edit is left to take back, or None.
+        left: the fork that undo came back from, and the steps of `history` then, both ways; None where there was none.
         forked_at: its first block that its parent does not have.
         begun: blocks whose prompt is settled; edits before that block come too late.
         records: the event log.
@@ -51,6 +53,8 @@ class Take:
     ) -> None:
         self.number, self.name, self.begun, self.next_pull = number, name or f"take {number + 1}", 0, 0
         self.parent: int | None = None
+        self.origin: int | None = None
+        self.left: tuple[int, tuple[int, int]] | None = None
         self.forked_at = 0
         self.records: list[BlockRecord] = []
         self.history = History(timeline)
@@ -75,7 +79,8 @@ class Take:
             name: its name.
         """
         other = Take(number, self.ring.least, timeline, self._vault, self._archive, name)
-        other.parent, other.forked_at = self.number, at
+        other.parent = other.origin = self.number
+        other.forked_at = at
         other.records, other._latents = self.records[:at], self._latents[:at]
         other._packed = {index: packed for index, packed in self._packed.items() if index < at}
         recent = [block for block in self.ring.held() if block.index < at]

@@ -20,7 +20,7 @@ from studio.live.starting import (
 )
 from studio.live.steering import check_units
 from studio.live.take import Take
-from studio.timeline import Segment, Timeline, check_seed, check_text, check_whole, nearest, shorten
+from studio.timeline import History, Segment, Timeline, check_seed, check_text, check_whole, nearest, shorten
 from studio.timeline.past import first_change
 
 MAX_NAME = 80
@@ -246,20 +246,24 @@ class Takes(Sequence[TakeInfo]):
                 raise ValueError(f"{shorten(found.name)} is the current take; choose another one first")
             self._forget(found)
             core.announce_takes()
+            # What undo and redo go to may be gone with it.
+            core.outbox.post("timeline", core.timeline)
         core.outbox.deliver()
 
-    def replace_current(self, old: int) -> TakeInfo:
+    def replace_current(self, old: int, history: History) -> TakeInfo:
         """Let the current take stand in the place of the one it forked from, which is forgotten.
 
         Args:
             old: number of that take.
+            history: the edits that undo goes over from now on; they end at the current take's timeline.
         """
         core = self._core
         with core.changed:
             found, take = core.takes[old], core.take
             self._forget(found)
-            take.name = found.name
+            take.name, take.origin, take.history = found.name, found.origin, history
             core.announce_takes()
+            core.outbox.post("timeline", core.timeline)
         core.outbox.deliver()
         return self.current
 
@@ -269,6 +273,8 @@ class Takes(Sequence[TakeInfo]):
                 # What it shared stays with it; its place in the tree moves up.
                 other.parent = take.parent
                 other.forked_at = min(other.forked_at, take.forked_at) if take.parent is not None else other.forked_at
+            if other.origin == take.number:
+                other.origin = None
         del self._core.takes[take.number]
 
     def _find(self, take: object) -> Take:

@@ -52,6 +52,12 @@ class History:
         """Operations that `redo` does again, the next one last."""
         return tuple(step.operation for step in self._undone)
 
+    def copy(self) -> History:
+        """Another history that goes on from here by itself."""
+        other = History(self.timeline)
+        other.version, other._done, other._undone = self.version, [*self._done], [*self._undone]
+        return other
+
     def apply(self, operation: Operation) -> Timeline:
         """Make an edit; one that changes nothing is no step.
 

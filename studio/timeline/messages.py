@@ -34,13 +34,19 @@ def describe(timeline: Timeline, begun: int = 0) -> dict[str, Any]:
     }
 
 
-def describe_history(history: History) -> dict[str, Any]:
-    """What an undo menu shows: "version", and the names of the operations that "undo" and "redo" would go over."""
+def describe_history(history: History, *, forked: bool = False, ahead: bool = False) -> dict[str, Any]:
+    """What an undo menu shows: "version", and the names of the operations that "undo" and "redo" would go over.
+
+    Args:
+        history: the edits.
+        forked: whether undo goes back to the take that this one was forked from when there is no edit before.
+        ahead: whether redo goes to the fork that undo has left.
+    """
     done, undone = history.done, history.undone
     return {
         "version": history.version,
-        "undo": done[-1].op if done else None,
-        "redo": undone[-1].op if undone else None,
+        "undo": done[-1].op if done else "fork" if forked else None,
+        "redo": "fork" if ahead else undone[-1].op if undone else None,
         "steps": [len(done), len(undone)],
     }
 

@@ -35,7 +35,7 @@ class PastEdit(ValueError):
 
 
 def first_change(before: Timeline, after: Timeline, begun: int) -> int | None:
-    """The first block of the past that an edit changes; colours, notes and markers change nothing.
+    """The first block of the past that an edit changes; colours, notes, markers and mere cuts change nothing.
 
     Args:
         before: the timeline in force.
@@ -47,7 +47,7 @@ def first_change(before: Timeline, after: Timeline, begun: int) -> int | None:
     """
     if begun and after.seed != before.seed:
         return 0
-    old, new = ([essence(i, s) for i, s in enumerate(line.segments) if s.start < begun] for line in (before, after))
+    old, new = (essences(line, begun) for line in (before, after))
     for was, now in itertools.zip_longest(old, new):
         if was != now:
             return min(entry[0] for entry in (was, now) if entry is not None)
@@ -57,7 +57,7 @@ def first_change(before: Timeline, after: Timeline, begun: int) -> int | None:
 
 
 def check_past(before: Timeline, after: Timeline, begun: int) -> None:
-    """Check that an edit leaves the blocks that have begun as they are; colours, notes and markers are free.
+    """Check that an edit leaves the blocks that have begun as they are; see `first_change` for what is free.
 
     Args:
         before: the timeline in force.
@@ -106,13 +106,42 @@ def essence(i: int, segment: Segment) -> tuple[Any, ...]:
     return segment.start, segment.prompt, segment.policy, segment.sink_policy, segment.parts, transition
 
 
+def turns(timeline: Timeline) -> list[int]:
+    """Indices of the segments that decide something; a mere cut, as a split leaves it, does not.
+
+    Args:
+        timeline: the prompts.
+    """
+    found: list[int] = []
+    settled = 0
+    for i, segment in enumerate(timeline.segments):
+        cut = segment.policy == "keep" and segment.sink_policy is None and segment.transition is None
+        if i and cut and segment.start >= settled and segment.parts == timeline.segments[i - 1].parts:
+            continue
+        mixed = 0 if segment.transition is None or not i else segment.transition.blocks
+        settled = segment.start + mixed
+        found.append(i)
+    return found
+
+
+def essences(timeline: Timeline, begun: int) -> list[tuple[Any, ...]]:
+    """What decides the blocks that have begun; see `essence`.
+
+    Args:
+        timeline: the prompts.
+        begun: blocks that have begun.
+    """
+    found = ((i, timeline.segments[i]) for i in turns(timeline))
+    return [essence(i, segment) for i, segment in found if segment.start < begun]
+
+
 def _reason(before: Timeline, after: Timeline, begun: int) -> str:
     if after.length is not None and after.length < begun:
         return f"`length` must be at least the {begun} blocks begun, got {after.length}; use {begun}"
     if after.seed != before.seed:
         return f"`seed` cannot change after a block has begun, got {after.seed}; use restart(seed) or fork"
     remedy = f"change block {begun} or a later one, fork, or restart()"
-    old, new = ([essence(i, s) for i, s in enumerate(line.segments) if s.start < begun] for line in (before, after))
+    old, new = (essences(line, begun) for line in (before, after))
     for was, now in zip(old, new, strict=False):
         if was != now:
             return (

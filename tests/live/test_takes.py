@@ -287,6 +287,90 @@ def test_undo_and_redo_of_a_running_take(models):
         assert session.takes.current.forked_at == 4
 
 
+def test_undo_goes_back_over_a_fork_and_redo_to_it(models):
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        run(session, 4)
+        session.edit(Put(Segment(SEA, 9)))
+        first, told = session.timeline, lambda: session.editor.describe()["history"]
+        session.edit(Change((0,), {"prompt": SNOW}), past="fork")
+        assert (told()["undo"], told()["redo"], session.editor.can_undo) == ("fork", None, True)
+        session.edit(Put(Segment(SEA, 6)))
+        second = session.timeline
+        assert told()["undo"] == "put"
+        session.undo()
+        assert session.take == 1
+        session.undo()
+        assert (session.take, session.timeline, len(session.takes)) == (0, first, 2)
+        assert (told()["undo"], told()["redo"]) == ("put", "fork")
+        # What was taken back here is done again first, then the fork.
+        session.undo()
+        assert told()["redo"] == "put"
+        session.redo()
+        session.redo()
+        assert session.take == 1
+        session.redo()
+        assert session.timeline == second
+        assert not session.editor.can_redo
+        # Another edit of the first take gives the way to the fork up.
+        session.undo()
+        session.undo()
+        session.edit(Put(Segment(SNOW, 12)))
+        assert told()["redo"] is None
+        with pytest.raises(RuntimeError, match="nothing to redo"):
+            session.redo()
+        # Without the take it came from a fork has nothing before it.
+        session.takes.choose(1)
+        session.takes.remove(0)
+        session.undo() if told()["undo"] == "put" else None
+        assert (told()["undo"], session.editor.can_undo) == (None, False)
+        with pytest.raises(RuntimeError, match="nothing to undo"):
+            session.undo()
+
+
+def test_an_edit_that_makes_the_take_again_is_undone_like_any_other(models):
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        run(session, 3)
+        session.edit(Put(Segment(SEA, 9)))
+        before = session.timeline
+        session.edit(Change((0,), {"prompt": SNOW}), past="regenerate")
+        after = session.timeline
+        assert (len(session.takes), session.takes.current.blocks) == (1, 0)
+        assert [session.editor.describe()["history"][name] for name in ("undo", "redo")] == ["change", None]
+        session.undo()
+        assert session.timeline == before
+        session.redo()
+        assert session.timeline == after
+        run(session, 2)
+        with pytest.raises(PastEdit):
+            session.undo()
+        session.undo(past="regenerate")
+        assert (session.timeline, len(session.takes)) == (before, 1)
+        session.undo()
+        assert session.timeline == Timeline.of(FOX)
+
+
+def test_a_split_of_what_was_made_is_no_change_of_it(models):
+    with Session(models, timeline=Timeline.of(FOX, SEA, blocks=3, length=9)) as plain:
+        run(plain, 7)
+        expected = [record.latents for record in plain.log]
+    with Session(models, timeline=Timeline.of(FOX, SEA, blocks=3, length=9)) as session:
+        run(session, 5)
+        for at in (1, 4, 6):
+            session.edit(Split(at))
+        assert [segment.start for segment in session.timeline.segments] == [0, 1, 3, 4, 6]
+        run(session, 7)
+        assert [record.latents for record in session.log] == expected
+        assert [record.segment for record in session.log] == [0, 0, 0, 1, 1, 1, 1]
+        for _ in range(3):
+            session.undo()
+        assert len(session.timeline.segments) == 2
+        session.redo()
+        # What is changed after a split is the half that was made under another prompt.
+        with pytest.raises(PastEdit) as caught:
+            session.edit(Change((1,), {"prompt": SNOW}))
+        assert caught.value.block == 1
+
+
 @pytest.mark.parametrize(
     ("operation", "options", "words"),
     [
@@ -328,6 +412,9 @@ def test_messages_are_answered(models):
         assert "the past cannot be edited" in answer["error"]
         assert obey({**late, "past": "fork"})["error"] is None
         assert session.takes.current.forked_at == 0
+        assert obey({"do": "undo"})["error"] is None
+        assert session.take == 0
+        assert obey({"do": "undo"})["error"] is None
         for bad, words in [
             (None, "must be an object"),
             ({"do": "paint"}, "`do` must be one of"),

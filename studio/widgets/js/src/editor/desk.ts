@@ -281,7 +281,9 @@ export class Desk {
   }
 
   private async travel(direction: "undo" | "redo"): Promise<void> {
-    await this.ask(() => this.store.travel(direction));
+    const crosses = this.store.timeline.history?.[direction] === "fork";
+    const reply = await this.ask(() => this.store.travel(direction));
+    if (crosses && reply?.error === null) this.say(direction === "undo" ? "back in the take before the fork; the fork stays among the takes" : "in the fork again");
   }
 
   split(): void {

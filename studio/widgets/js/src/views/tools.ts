@@ -9,7 +9,7 @@ const FORMATS: readonly [string, string][] = [
 const NAMES: Record<string, string> = {
   put: "a prompt", paste: "an insertion", insert: "an insertion", remove: "a removal", split: "a split", duplicate: "a copy", reorder: "another order",
   slide: "a move", resize: "another length", change: "a change", mark: "a marker", unmark: "a marker", "move mark": "a marker", length: "another end",
-  seed: "another seed", replace: "another timeline", batch: "an edit",
+  seed: "another seed", replace: "another timeline", batch: "an edit", fork: "the fork",
 };
 
 /** The buttons of the timeline: each has a key as well. */
@@ -51,7 +51,7 @@ export class Tools {
     const { desk } = this;
     const { history } = desk.store.timeline;
     const able = desk.editable;
-    name(this.undo, history?.undo ? `Undo ${NAMES[history.undo] ?? history.undo} (Ctrl Z)` : "Nothing to undo (Ctrl Z)");
+    name(this.undo, history?.undo === "fork" ? "Undo the fork: back to the take it came from (Ctrl Z)" : history?.undo ? `Undo ${NAMES[history.undo] ?? history.undo} (Ctrl Z)` : "Nothing to undo (Ctrl Z)");
     name(this.redo, history?.redo ? `Do again: ${NAMES[history.redo] ?? history.redo} (Shift Ctrl Z)` : "Nothing to do again (Shift Ctrl Z)");
     enable(this.undo, able && Boolean(history?.undo));
     enable(this.redo, able && Boolean(history?.redo));
