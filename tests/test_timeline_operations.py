@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.timeline import OPERATIONS, Clip, History, Marker, Segment, Timeline, Transition, Weighted, copy
+from studio.timeline.mixing import mix_at
 from studio.timeline.operations import (
     Batch,
     Change,
@@ -31,7 +32,6 @@ from studio.timeline.operations import (
     Unmark,
     from_dict,
 )
-from studio.timeline.mixing import mix_at
 from studio.timeline.past import first_change, keep_past
 
 FOX, SEA, MOON = "a red fox", "the blue sea", "the moon"

@@ -404,24 +404,26 @@ class Core:
 
     def work(self) -> None:
         """Make one block."""
-        take = self.take
+        with self.changed:
+            take, rests = self.take, self.take.rests
         try:
             with short_turns():
-                engine = self._ready(take)
+                engine = self._ready(take, rests)
                 made = engine.next()
             if made is not None:
-                self._publish(made, engine, take)
+                self._publish(made, engine, take, rests)
         except Abandoned:
             pass
         except Exception as error:
-            self._fail(error, take)
+            self._fail(error, take, rests)
         finally:
             with self.changed:
                 self._busy = False
 
-    def _ready(self, take: Take) -> Engine:
+    def _ready(self, take: Take, rests: int) -> Engine:
         """The take's engine, built at its first block and rebuilt after an error."""
         with self.changed:
+            self._check(take, rests)
             if take.engine is not None:
                 return take.engine
             timeline, latents = self.timeline, take.latents
@@ -430,8 +432,8 @@ class Core:
             self.models,
             self.texts,
             seed=timeline.seed,
-            order=lambda: self._order(take, timeline.seed),
-            check=lambda: self._check(take),
+            order=lambda: self._order(take, rests, timeline.seed),
+            check=lambda: self._check(take, rests),
             blocks=timeline.length,
             take=take.number,
             observer=lambda: self.observer,
@@ -439,27 +441,31 @@ class Core:
         if orders:
             engine.rebuild(latents, orders, take.stream)
         with self.changed:
-            self._check(take)
+            self._check(take, rests)
             take.engine, take.resumed = engine, bool(orders)
             take.meter.cool()
         return engine
 
-    def _check(self, take: Take) -> None:
-        if self.closing or self.dropped or take is not self.take:
+    def _left(self, take: Take, rests: int) -> bool:
+        """Whether another take was turned to meanwhile, even if this one is the current one again."""
+        return take is not self.take or take.rests != rests
+
+    def _check(self, take: Take, rests: int) -> None:
+        if self.closing or self.dropped or self._left(take, rests):
             raise Abandoned
 
-    def _order(self, take: Take, seed: int) -> Order | None:
+    def _order(self, take: Take, rests: int, seed: int) -> Order | None:
         with self.changed:
-            self._check(take)
+            self._check(take, rests)
             if seed != self.timeline.seed:  # edited before the first block, after the engine was built
                 take.engine = None
                 raise Abandoned
             return take.begin(self.timeline, self.policy)
 
-    def _publish(self, made: Made, engine: Engine, take: Take) -> None:
+    def _publish(self, made: Made, engine: Engine, take: Take, rests: int) -> None:
         kept = take.keep(made.block.latents)
         with self.changed:
-            if take is not self.take or self.closing:
+            if self._left(take, rests) or self.closing:
                 return
             now = time.perf_counter()
             block, switched = take.add(made, kept, engine, self.units, self.timeline.seed, now)
@@ -474,9 +480,9 @@ class Core:
             self._settle()
         self.outbox.deliver()
 
-    def _fail(self, error: Exception, take: Take) -> None:
+    def _fail(self, error: Exception, take: Take, rests: int) -> None:
         with self.changed:
-            if take is not self.take or self.closing:
+            if self._left(take, rests) or self.closing:
                 return
             text = "".join(traceback.format_exception(error))
             traceback.clear_frames(error.__traceback__)  # they would keep the cache alive

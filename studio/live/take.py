@@ -33,6 +33,7 @@ class Take:
 
     Attributes:
         parent: number of the take it forked from, or None.
+        rests: how often another take was turned to; what was under way before belongs to nobody.
         origin: number of the take that undo goes back to when no edit is left to take back, or None.
         left: the fork that undo came back from, and the steps of `history` then, both ways; None where there was none.
         forked_at: its first block that its parent does not have.
@@ -53,6 +54,7 @@ class Take:
     ) -> None:
         self.number, self.name, self.begun, self.next_pull = number, name or f"take {number + 1}", 0, 0
         self.parent: int | None = None
+        self.rests = 0
         self.origin: int | None = None
         self.left: tuple[int, tuple[int, int]] | None = None
         self.forked_at = 0
@@ -250,6 +252,7 @@ class Take:
 
     def rest(self) -> None:
         """Become a take that is not the current one: everything made is kept, what makes more is let go of."""
+        self.rests += 1
         self.fail()
         self._drop(self.ring.clear())
         self._pending.clear()

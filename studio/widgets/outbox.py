@@ -284,7 +284,7 @@ class Outbox:
         jpegs = list(self._encode(block.frames[start:stop], level))
         if not jpegs:
             return
-        message = block_message(block, start, jpegs, level.quality if self.pacing.index else None)
+        message = block_message(block, start, jpegs, self.pacing.reduced)
         with self._wake:
             self._serial += 1
             now = time.monotonic()

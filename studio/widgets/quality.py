@@ -1,4 +1,9 @@
-"""How well pictures are compressed: as well as the link to the slowest page carries."""
+"""How well pictures are compressed: as well as the link to the slowest page carries.
+
+A page that is short of processor time confirms as late as one at the end of a slow link, but lighter pictures do not
+help it. So a lower quality is a trial first: where messages do not get through sooner by it, it was not the link, and
+the quality goes back.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +58,34 @@ CALM_S = 4.0
 PART_S = 0.25
 MOST_PARTS = 4
 RECENT = 6
+# Messages of a trial, and how long quality is left alone after one that failed: longer each time.
+TRIED = 4
+FIRM_S, LONGEST_FIRM_S = 20.0, 160.0
+
+
+@dataclass
+class _Trial:
+    """A lower quality, until it is known whether it helps.
+
+    Args:
+        before: Index of the level that it came from.
+        serial: Number of the last message sent before it.
+        spent: Seconds a frame took before.
+        weight: Bytes of a frame now, beside those before.
+    """
+
+    before: int
+    serial: int
+    spent: float
+    weight: float
+    seconds: float = 0.0
+    frames: int = 0
+    messages: int = 0
+
+    @property
+    def helps(self) -> bool:
+        """Whether at least half of what a link would save was saved."""
+        return self.seconds / max(1, self.frames) <= self.spent * (1 + self.weight) / 2
 
 
 class Pacing:
@@ -69,9 +102,12 @@ class Pacing:
         self._fps = fps
         self.index = 0
         self._bytes: dict[int, float] = {}
-        self._sent: dict[int, tuple[float, int]] = {}
+        self._sent: dict[int, tuple[float, int, int]] = {}
+        self._serial = 0
         self._last_ack = -math.inf
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, float, int]] = deque(maxlen=RECENT)
+        self._trial: _Trial | None = None
+        self._firm_until, self._firm_s = -math.inf, FIRM_S
         self._acks_since, self._changed_at = 0, -math.inf
 
     @property
@@ -80,10 +116,16 @@ class Pacing:
         return self._levels[self.index]
 
     @property
+    def reduced(self) -> int | None:
+        """JPEG quality where the link has it lowered, as is known by now; None for the best."""
+        known = self.index if self._trial is None else self._trial.before
+        return self._levels[known].quality if known else None
+
+    @property
     def throughput(self) -> float | None:
         """Bytes a second that the link carries, pages included; None before anything was confirmed."""
-        spent = sum(seconds for _, seconds in self._recent)
-        return sum(size for size, _ in self._recent) / spent if spent > 0 else None
+        spent = sum(seconds for _, seconds, _ in self._recent)
+        return sum(size for size, _, _ in self._recent) / spent if spent > 0 else None
 
     def parts(self, frames: int) -> int:
         """Messages to cut frames into, so that on a slow link the first ones need not wait for the last."""
@@ -101,7 +143,8 @@ class Pacing:
             frames: Frames in it.
             now: Seconds of a clock.
         """
-        self._sent[serial] = (now, size)
+        self._sent[serial] = (now, size, frames)
+        self._serial = serial
         before = self._bytes.get(self.index)
         mean = size / max(1, frames)
         self._bytes[self.index] = mean if before is None else 0.7 * before + 0.3 * mean
@@ -114,16 +157,38 @@ class Pacing:
             now: Seconds of the same clock.
         """
         for number in sorted(number for number in self._sent if number <= serial):
-            when, size = self._sent.pop(number)
+            when, size, frames = self._sent.pop(number)
             # While the one before was under way this one waited for it.
-            self._recent.append((size, max(1e-4, now - max(when, self._last_ack))))
+            seconds = max(1e-4, now - max(when, self._last_ack))
+            self._recent.append((size, seconds, frames))
             self._last_ack = now
             self._acks_since += 1
-        self._choose(now)
+            self._try(number, seconds, frames)
+        if self._trial is None:
+            self._choose(now)
+        elif self._trial.messages >= TRIED:
+            self._decide(self._trial, now)
+
+    def _try(self, serial: int, seconds: float, frames: int) -> None:
+        trial = self._trial
+        if trial is not None and serial > trial.serial:
+            trial.seconds, trial.frames = trial.seconds + seconds, trial.frames + frames
+            trial.messages += 1
+
+    def _decide(self, trial: _Trial, now: float) -> None:
+        """End a trial: keep the lower quality, or go back and leave it there for a while."""
+        self._trial = None
+        if trial.helps:
+            self._firm_s = FIRM_S
+        else:
+            self._go(trial.before, now)
+            self._firm_until = now + self._firm_s
+            self._firm_s = min(2 * self._firm_s, LONGEST_FIRM_S)
 
     def forget(self) -> None:
         """Forget what was under way: pages came or went."""
         self._sent.clear()
+        self._trial = None
 
     def _bytes_at(self, index: int) -> float | None:
         """Bytes a frame at a level: measured there, else by what was measured at the present one."""
@@ -142,13 +207,22 @@ class Pacing:
             return
         last = len(self._levels) - 1
         if self._load(self.index) > TOO_MUCH and self.index < last:
-            down = range(self.index + 1, len(self._levels))
-            self._go(next((index for index in down if self._load(index) <= ENOUGH), last), now)
+            if now >= self._firm_until:
+                down = range(self.index + 1, len(self._levels))
+                self._lower(next((index for index in down if self._load(index) <= ENOUGH), last), now)
         elif self.index > 0 and self._load(self.index) < LITTLE and now - self._changed_at > CALM_S:
             # What was measured there long ago may have been another picture.
             self._bytes.pop(self.index - 1, None)
             if self._load(self.index - 1) <= ENOUGH:
                 self._go(self.index - 1, now)
+
+    def _lower(self, index: int, now: float) -> None:
+        spent = sum(seconds for _, seconds, _ in self._recent) / max(1, sum(frames for _, _, frames in self._recent))
+        before, heavy = self.index, self._bytes_at(self.index)
+        self._go(index, now)
+        light = self._bytes_at(index)
+        weight = 1.0 if not heavy or light is None else light / heavy
+        self._trial = _Trial(before, self._serial, spent, weight)
 
     def _go(self, index: int, now: float) -> None:
         if index not in self._bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.bare import BarePage
 from tests.browser.conftest import Notebook
 from tests.browser.slow_link import SlowLink
 
@@ -80,9 +81,7 @@ def link(lab: Any) -> Iterator[SlowLink]:
 def opened(browser: Any, lab: Any, name: str, size: tuple[int, int], fps: float, port: int) -> Notebook:
     setup = SETUP.replace("SIZE", repr(size)).replace("FPS", repr(fps))
     lab.add(name, [setup, "widget"])
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    notebook = Notebook(page=context.new_page(), url=f"http://127.0.0.1:{port}/doc/tree/{name}?reset")
-    notebook.watch()
+    notebook = Notebook(page=BarePage(browser), url=f"http://127.0.0.1:{port}/doc/tree/{name}?reset")
     notebook.open()
     notebook.run_all()
     notebook.until("() => Number(document.querySelector('.ls-picture')?.dataset.frame ?? -1) > 30", "frames")

@@ -188,13 +188,41 @@ class Notebook:
             code,
         ).strip()
 
+    def until_told(self, code: str, expected: str, timeout_s: float = 60) -> None:
+        """Wait until code in the kernel prints a text."""
+        end = time.monotonic() + timeout_s
+        while (told := self.execute(code)) != expected:
+            assert time.monotonic() < end, f"{code} gave {told!r}, not {expected!r}, for {timeout_s} s"
+            self.page.wait_for_timeout(100)
+
+    def settled(self) -> None:
+        """Wait until nothing in the studios is on its way to another place, and the page was painted since."""
+        self.page.wait_for_function(
+            """() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(
+                [...document.querySelectorAll('.ls-studio')].every((root) =>
+                    root.getAnimations({ subtree: true }).every((one) => one.playState !== 'running')
+                    && root.querySelector('.ls-easing') === null)))))""",
+            timeout=60_000,
+        )
+
     def theme(self, name: str) -> None:
-        """Change JupyterLab's theme."""
+        """Change JupyterLab's theme and wait until the studios have its colours."""
         self.page.evaluate(
             "(name) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })", name
         )
         self.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=name, timeout=20000)
-        self.page.wait_for_timeout(1500)
+        # The style sheet comes after the name; a studio asks for its colours every two seconds.
+        self.page.wait_for_function(
+            """(dark) => {
+                const light = getComputedStyle(document.body).getPropertyValue('--jp-layout-color0').trim();
+                const told = [...document.querySelectorAll('.ls-studio')].map((root) => root.dataset.theme);
+                return told.every((name) => name === (dark ? 'dark' : 'light'))
+                    && (light.startsWith('#fff') || light === 'white' || light === 'rgb(255, 255, 255)') !== dark;
+            }""",
+            arg="Dark" in name,
+            timeout=30_000,
+        )
+        self.settled()
 
     def _note(self, text: str) -> None:
         if not any(part in text for part in HARMLESS):

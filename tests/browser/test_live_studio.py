@@ -57,7 +57,7 @@ def test_the_live_notebook(lab: Any, open_notebook: Any, screenshots: Path) -> N
     told.wait_for()
     block = int(told.inner_text().split("block ")[1].rstrip(")"))
     assert notebook.execute(f"print(session.timeline.segment_at({block}).prompt)") == PROMPT
-    page.wait_for_function(f"(prompt) => ({FIRST_UNDER})(prompt) >= 0", arg=PROMPT, timeout=60_000, polling=50)
+    page.wait_for_function(f"(prompt) => ({FIRST_UNDER})(prompt) >= 0", arg=PROMPT, timeout=180_000, polling=50)
 
     # The first frame under the new prompt is the first one of the block that Python made under it.
     first = page.evaluate(FIRST_UNDER, PROMPT)
@@ -66,11 +66,9 @@ def test_the_live_notebook(lab: Any, open_notebook: Any, screenshots: Path) -> N
     made = notebook.execute(f"print(next(record.block for record in session.log if record.prompt == {PROMPT!r}))")
     assert int(made) == block
 
-    page.wait_for_timeout(2500)
     page.screenshot(path=screenshots / "live-studio-page.png")
     for theme in ("light", "dark"):
         notebook.theme(f"JupyterLab {theme.capitalize()}")
-        page.wait_for_timeout(1500)
         page.locator(".ls-studio").screenshot(path=screenshots / f"studio-{theme}.png")
     assert notebook.execute("print(player.errors, session.error)") == "[] None"
     assert notebook.errors == []

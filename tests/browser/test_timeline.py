@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.browser.test_widget import BOX, CONTRAST, SETUP, SMALL, beyond, clean
+from tests.browser.test_widget import BOX, CONTRAST, FRAME, SETUP, SMALL, STATE, beyond, clean
 
 STORY = """from studio.timeline import *
 def story():
@@ -47,18 +47,29 @@ def starts(notebook: Any) -> list[int]:
     return json.loads(notebook.execute("print([s.start for s in widget.timeline.segments])"))
 
 
+SHOWN = """() => [...document.querySelectorAll('.ls-segment')]
+    .map((one) => Number(/\\(block (\\d+)\\)/.exec(one.getAttribute('aria-label'))?.[1]))"""
+
+
 def until_starts(notebook: Any, expected: list[int]) -> None:
-    for _ in range(50):
-        if starts(notebook) == expected:
-            return
-        notebook.page.wait_for_timeout(100)
-    raise AssertionError(f"starts are {starts(notebook)}, not {expected}")
+    """Wait until both sides have the prompts at these blocks, and the page shows them in their places."""
+    notebook.until_told("print([s.start for s in widget.timeline.segments])", str(expected))
+    notebook.until(
+        f"() => JSON.stringify(({SHOWN})()) === '{json.dumps(expected, separators=(',', ':'))}'", str(expected)
+    )
+    notebook.settled()
+
+
+def undo(notebook: Any, expected: list[int] = [0, 30, 38, 46]) -> None:  # noqa: B006
+    """Undo an edit from Python."""
+    notebook.execute("widget.undo()")
+    until_starts(notebook, expected)
 
 
 def drag(notebook: Any, index: int, blocks: float, *, edge: bool = False, shift: bool = False) -> None:
     """Drag a segment, or the edge where it begins, by some blocks."""
     page = notebook.page
-    page.wait_for_timeout(350)  # Segments move softly to where another edit has put them.
+    notebook.settled()  # Segments move softly to where another edit has put them.
     scale = page.evaluate(SCALE)
     seconds = float(notebook.execute("print(widget.timeline.start_seconds(56))"))
     block = 0.75 / seconds * scale["width"]
@@ -70,7 +81,6 @@ def drag(notebook: Any, index: int, blocks: float, *, edge: bool = False, shift:
         page.keyboard.down("Shift")
     for step in range(1, 9):
         page.mouse.move(x + blocks * block * step / 8, y)
-    page.wait_for_timeout(100)
     page.mouse.up()
     if shift:
         page.keyboard.up("Shift")
@@ -84,8 +94,7 @@ def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     # A prompt is dragged to another place in time; undone from Python, done again from the page.
     drag(notebook, 1, 3)
     until_starts(notebook, [0, 33, 41, 46])
-    notebook.execute("widget.undo()")
-    until_starts(notebook, [0, 30, 38, 46])
+    undo(notebook)
     page.get_by_role("button", name="Do again").click()
     until_starts(notebook, [0, 33, 41, 46])
     page.keyboard.press("Control+z")
@@ -94,19 +103,19 @@ def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     # An edge takes from its neighbour; with Shift all that follows moves along. The marker catches an edge near it.
     drag(notebook, 2, 2, edge=True)
     until_starts(notebook, [0, 30, 40, 46])
-    notebook.execute("widget.undo()")
+    undo(notebook)
     drag(notebook, 3, 4, edge=True)
     until_starts(notebook, [0, 30, 38, 50])
-    notebook.execute("widget.undo()")
+    undo(notebook)
     drag(notebook, 2, -4.85, edge=True)
     until_starts(notebook, [0, 30, 33, 46])
-    notebook.execute("widget.undo()")
+    undo(notebook)
 
     # Far enough it takes another place in the order.
     drag(notebook, 3, -16)
     until_starts(notebook, [0, 30, 40, 48])
     assert notebook.execute("print(widget.timeline.segments[1].prompt)") == "a green ball in the desert"
-    notebook.execute("widget.undo()")
+    undo(notebook)
 
     # Chosen with Shift, copied as one, removed as one: each is one step back.
     page.locator(".ls-segment").nth(1).click()
@@ -114,15 +123,13 @@ def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     assert page.locator('.ls-segment[aria-selected="true"]').count() == 2
     page.get_by_role("button", name="Duplicate (D)").click()
     notebook.until(f"() => ({COUNT})() === 6", "the copies")
-    notebook.execute("widget.undo()")
-    notebook.until(f"() => ({COUNT})() === 4", "the step back")
+    undo(notebook)
     page.locator(".ls-segment").nth(3).click()
     page.get_by_role("button", name="Remove (Delete)").click()
     notebook.until(f"() => ({COUNT})() === 3", "the removal")
-    notebook.execute("widget.undo()")
+    undo(notebook)
 
     # The form: text, weights and transition, shown in the lanes while they are written.
-    notebook.until(f"() => ({COUNT})() === 4", "the step back")
     page.locator(".ls-segment").nth(2).dblclick()
     page.keyboard.press("Control+a")
     page.keyboard.type("the red fox <b>sleeps</b>")
@@ -130,7 +137,7 @@ def test_by_mouse(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     page.keyboard.type("a blue ball")
     page.get_by_role("spinbutton", name="Its weight").fill("3")
     page.get_by_role("spinbutton", name="Blocks over which").fill("4")
-    page.wait_for_timeout(200)
+    notebook.settled()
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate(SMALL) == []
     page.locator(".ls-studio").screenshot(path=screenshots / "timeline-form.png")
@@ -312,7 +319,9 @@ def test_the_past_is_asked_about(lab: Any, open_notebook: Any, screenshots: Path
     page = notebook.page
     page.locator(".ls-studio").focus()
     page.keyboard.press("Space")
-    page.wait_for_timeout(500)
+    notebook.until_told(
+        "print(session.state, session.stats.generated_blocks == session.editor.describe()['begun'])", "paused True"
+    )
     page.locator(".ls-segment").first.dblclick()
     page.keyboard.press("Control+a")
     page.keyboard.type("a blue fox jumps in the snow")
@@ -347,6 +356,15 @@ def test_the_past_is_asked_about(lab: Any, open_notebook: Any, screenshots: Path
         "1 a rabbit runs in the snow"
     )
 
+    # Undo goes back to the take before the fork, and redo to the fork.
+    page.get_by_role("button", name="Undo the fork").click()
+    notebook.until(f"() => ({COUNT})() === 2", "the take before the fork")
+    assert notebook.execute("print(session.take, len(session.takes))") == "0 2"
+    page.get_by_role("button", name="Do again: the fork").click()
+    notebook.until(
+        "() => document.querySelectorAll('.ls-takerow')[1].getAttribute('aria-selected') === 'true'", "the fork"
+    )
+
     # Takes are named and switched between in the tree; the timeline goes with them.
     row = page.locator(".ls-takename").nth(1)
     row.focus()
@@ -359,9 +377,48 @@ def test_the_past_is_asked_about(lab: Any, open_notebook: Any, screenshots: Path
     page.locator(".ls-takename").first.click()
     notebook.until(f"() => ({COUNT})() === 2", "the first take's prompts")
     assert notebook.execute("print(session.take)") == "0"
+    notebook.until(
+        "() => document.querySelector('.ls-takerow').getAttribute('aria-selected') === 'true'", "its row chosen"
+    )
     page.locator(".ls-takename").nth(1).focus()
     page.keyboard.press("Delete")
     notebook.until("() => document.querySelectorAll('.ls-takerow').length === 1", "its end")
+
+    # A split at the playhead changes nothing of what was made, so nothing is asked.
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    notebook.until(f"() => {STATE} === 'paused' && {FRAME} > 5", "the end of the first block")
+    page.keyboard.press("s")
+    notebook.until(f"() => ({COUNT})() === 3", "the split")
+    assert not asked.is_visible()
+    page.keyboard.press("Control+z")
+    notebook.until(f"() => ({COUNT})() === 2", "the step back")
+
+    # Made again, another take stands in the place of this one, under its name, and undo still knows what was edited.
+    page.locator(".ls-segment").first.dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a rabbit jumps in the snow")
+    page.keyboard.press("Enter")
+    asked.wait_for()
+    asked.get_by_role("button", name="Make it again").click()
+    notebook.until_told(
+        "print([t.name for t in session.takes], session.timeline.segments[0].prompt)",
+        "['take 1'] a rabbit jumps in the snow",
+    )
+    notebook.until(
+        "() => document.querySelector('.ls-segment').textContent === 'a rabbit jumps in the snow'", "its prompt"
+    )
+    assert (
+        notebook.execute(
+            "print(session.take, session.takes.current.blocks, session.editor.describe()['history']['undo'])"
+        )
+        == "1 0 change"
+    )
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Space")
+    beyond(notebook, 5)
+    assert notebook.execute("print(session.log[0].prompt)") == "a rabbit jumps in the snow"
     notebook.until(
         "() => { const c = document.querySelector('.ls-frames'); const d = c.getContext('2d').getImageData(4, 4, 1, 1)"
         ".data; return d[3] === 255; }",
@@ -378,6 +435,11 @@ def test_two_studios_and_a_reload(lab: Any, open_notebook: Any) -> None:
     page = notebook.page
     notebook.run_all()
     notebook.until("() => document.querySelectorAll('.ls-segment').length === 5", "both timelines")
+    for view, name in enumerate("ab"):
+        notebook.until(f"() => Number(document.querySelectorAll('.ls-picture')[{view}].dataset.frame) > 12", "frames")
+        # What is made stays far before what is edited.
+        notebook.execute(f"{name}.pause()")
+        notebook.until_told(f"print({name}.state)", "paused")
     one, other = page.locator(".ls-studio").nth(0), page.locator(".ls-studio").nth(1)
 
     # Copied in one, inserted in the other, and each has its own history.

@@ -21,11 +21,18 @@ def frame(notebook: Any, view: int = 0) -> int:
     return notebook.page.evaluate(f"Number(document.querySelectorAll('.ls-picture')[{view}].dataset.frame)")
 
 
-def beyond(notebook: Any, number: int, timeout_s: float = 40) -> None:
+def shown(notebook: Any) -> int:
+    """The frame at which the playhead is, as soon as it is the one that is seen."""
+    at = "Number(document.querySelector('.ls-seek').getAttribute('aria-valuenow'))"
+    notebook.until(f"() => {FRAME} === {at}", "the frame at the playhead")
+    return frame(notebook)
+
+
+def beyond(notebook: Any, number: int, timeout_s: float = 90) -> None:
     notebook.until(f"() => {FRAME} > {number}", f"a frame after {number}", timeout_s)
 
 
-def state(notebook: Any, label: str, timeout_s: float = 20) -> None:
+def state(notebook: Any, label: str, timeout_s: float = 60) -> None:
     notebook.until(f"() => {STATE} === '{label}'", f"the state “{label}”", timeout_s)
 
 
@@ -99,18 +106,16 @@ def test_keys(lab: Any, open_notebook: Any) -> None:
     page.locator(".ls-studio").focus()
     page.keyboard.press("Space")
     state(notebook, "paused")
-    page.wait_for_timeout(300)
-    at = frame(notebook)
+    at = shown(notebook)
     page.wait_for_timeout(500)
     assert frame(notebook) == at
-    assert notebook.execute("print(source.state)") == "paused"
+    notebook.until_told("print(source.state)", "paused")
 
     # Back to the start of the block; on by whole blocks, at the end by generating one.
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_timeout(400)
-    starts = [0, *range(9, 400, 12)]
-    back = frame(notebook)
+    starts = [0, *range(9, 4000, 12)]
+    back = shown(notebook)
     assert back in starts
     assert back < at
     made = int(notebook.execute("print(source.stats.generated_blocks)"))
@@ -141,8 +146,8 @@ def test_keys(lab: Any, open_notebook: Any) -> None:
 
     # A page that nobody sees stands still, and generation waits for it.
     page.evaluate(HIDE, True)
-    page.wait_for_timeout(700)
-    at, made = frame(notebook), notebook.execute("print(source.stats.generated_blocks)")
+    notebook.until_told("print(source.state)", "waiting")
+    at, made = shown(notebook), notebook.execute("print(source.stats.generated_blocks)")
     page.wait_for_timeout(1500)
     assert frame(notebook) == at
     assert notebook.execute("print(source.stats.generated_blocks)") == made
@@ -208,7 +213,7 @@ def test_reload_and_restart(lab: Any, open_notebook: Any, screenshots: Path) -> 
 
     # A kernel that was restarted knows nothing of the widget any more.
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    page.get_by_text("The kernel was restarted: run the cell again.").wait_for(timeout=30_000)
+    page.get_by_text("The kernel was restarted: run the cell again.").wait_for(timeout=60_000)
     page.screenshot(path=screenshots / "widget-restarted.png")
     notebook.wait_idle()
     notebook.run_all()
@@ -217,7 +222,8 @@ def test_reload_and_restart(lab: Any, open_notebook: Any, screenshots: Path) -> 
 
 def test_two_studios_and_a_busy_kernel(lab: Any, open_notebook: Any) -> None:
     two = "a, b = Double('a red ball', block_s=0.3), Double('a blue fox', block_s=0.3)"
-    busy = "import time\nuntil = time.time() + 15\nwhile time.time() < until:\n    sum(range(1000))"
+    enough = lab.folder / "enough"
+    busy = "from pathlib import Path\nwhile not Path('enough').exists():\n    sum(range(1000))"
     lab.add("two.ipynb", [SETUP, two, "first = Studio(a)\nfirst", "second = Studio(b)\nsecond", busy])
     notebook = open_notebook("two.ipynb", height=2000)
     page = notebook.page
@@ -232,22 +238,25 @@ def test_two_studios_and_a_busy_kernel(lab: Any, open_notebook: Any) -> None:
     box.fill("the green ball jumps")
     box.press("Enter")
     notebook.until(
-        "() => document.querySelectorAll('.ls-studio')[1].querySelectorAll('.ls-segment').length === 2", "the switch", 6
+        "() => document.querySelectorAll('.ls-studio')[1].querySelectorAll('.ls-segment').length === 2", "the switch"
     )
     assert notebook.running
+    enough.touch()
     notebook.until("() => !document.body.textContent.includes('[*]:')", "the end of the last cell")
     assert notebook.execute("print(len(a.timeline.segments), len(b.timeline.segments))") == "1 2"
 
     # A front end that cannot reach a busy kernel says so, until the cell ends.
+    enough.unlink()
     page.evaluate(
         "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.commsOverSubshells = 'disabled'; }"
     )
     page.locator(".jp-CodeCell .cm-content").nth(4).click()
     notebook.command("notebook:run-cell")
     said = page.get_by_text("The kernel is busy with a cell, and this front end cannot reach it meanwhile.").first
-    said.wait_for(timeout=15_000)
+    said.wait_for(timeout=60_000)
     assert notebook.running
-    said.wait_for(state="hidden", timeout=30_000)
+    enough.touch()
+    said.wait_for(state="hidden", timeout=60_000)
 
     # Closing one leaves the other alone.
     notebook.execute("first.close()")
@@ -328,7 +337,7 @@ def test_themes_and_widths(lab: Any, open_notebook: Any, screenshots: Path) -> N
             f"() => Math.abs(document.querySelector('.ls-studio').getBoundingClientRect().width - {width}) < 2",
             "its width",
         )
-        page.wait_for_timeout(700)
+        notebook.settled()
         time_top, compose_top = (page.locator(f".ls-{name}").bounding_box()["y"] for name in ("timeline", "compose"))
         assert (time_top > compose_top) == (width == 700)  # in one column the prompt box comes right under the picture
         overflow = "() => { const s = document.querySelector('.ls-studio'); return s.scrollWidth - s.clientWidth; }"
@@ -374,6 +383,7 @@ def test_a_video_with_an_end(lab: Any, open_notebook: Any) -> None:
         "switch": None,
     }
     notebook.execute(f"widget.send({bad!r})")
-    page.wait_for_timeout(500)
-    assert notebook.execute("print(widget.errors[-1].splitlines()[0])") == "block 99 came without its frames"
+    notebook.until_told(
+        "print(widget.errors[-1:] and widget.errors[-1].splitlines()[0])", "block 99 came without its frames"
+    )
     beyond(notebook, frame(notebook) + 5)

@@ -139,7 +139,7 @@ def slow(monkeypatch):
 
         def one(self, frames, write=write):
             write(self, frames)
-            assert go.wait(20)
+            assert go.wait(60)
 
         monkeypatch.setattr(kind, "write", one)
     yield go
@@ -158,7 +158,7 @@ def test_cancelling_leaves_no_half_file_and_what_was_there_before(session, tmp_p
     export.cancel()
     slow.set()
     with pytest.raises(Cancelled, match="was cancelled; nothing was written"):
-        export.wait(20)
+        export.wait(60)
     assert (export.state, export.error) == ("cancelled", None)
     assert changes[-1] == "cancelled"
     assert not list(tmp_path.iterdir())
@@ -170,7 +170,7 @@ def test_cancelling_leaves_no_half_file_and_what_was_there_before(session, tmp_p
     again.cancel()
     slow.set()
     with pytest.raises(Cancelled):
-        again.wait(20)
+        again.wait(60)
     assert [item.name for item in tmp_path.iterdir()] == [name]
     session.export(tmp_path / name, force=True, stop=12).wait(60)
     assert len(read_log(tmp_path / name)) == 2
@@ -184,7 +184,7 @@ def test_closing_the_session_cancels_what_is_under_way(models, tmp_path, slow):
     session.close()
     slow.set()
     with pytest.raises(RuntimeError):
-        export.wait(20)
+        export.wait(60)
     assert not list(tmp_path.iterdir())
     with pytest.raises(RuntimeError, match="closed"):
         session.export(tmp_path / "b.mp4")
@@ -197,7 +197,7 @@ def test_an_error_is_told_and_leaves_nothing(session, tmp_path, monkeypatch):
     monkeypatch.setattr(Film, "_add", broken)
     export = session.export(tmp_path / "a.mp4")
     with pytest.raises(RuntimeError, match=r"a\.mp4 could not be written: no space left"):
-        export.wait(20)
+        export.wait(60)
     assert (export.state, export.error) == ("failed", "no space left")
     assert not list(tmp_path.iterdir())
 
@@ -268,4 +268,4 @@ def test_exporting_is_beside_playing(session, tmp_path, slow):
     assert export.state == "running"
     slow.set()
     # Only what was there when it began.
-    assert len(pictures(export.wait(30))) == 45
+    assert len(pictures(export.wait(60))) == 45

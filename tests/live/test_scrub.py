@@ -140,7 +140,7 @@ def test_an_archive_gives_blocks_back_while_it_works(monkeypatch):
 
     go = threading.Event()
     slow = module.compress
-    monkeypatch.setattr(module, "compress", lambda frames: (go.wait(20), slow(frames))[1])
+    monkeypatch.setattr(module, "compress", lambda frames: (go.wait(60), slow(frames))[1])
     vault = Vault()
     archive = Archive(vault)
     frames = np.full((2, 16, 16, 3), 100, np.uint8)

@@ -12,7 +12,7 @@ from studio.live import Session
 from studio.live.consumers import Attachment
 from studio.live.device import DeviceMeter, resident_bytes
 from studio.timeline import Timeline
-from tests.live.doubles import tiny_models, wait_for
+from tests.live.doubles import Blocker, tiny_models, wait_for
 
 FOX = "a red fox runs"
 
@@ -80,15 +80,23 @@ def test_what_is_dropped_is_counted_by_the_take():
 
 
 def test_a_block_under_way_is_expected_and_a_resting_session_expects_none():
-    with Session(tiny_models(), timeline=Timeline.of(FOX)) as session:
+    models = tiny_models()
+    with Session(models, timeline=Timeline.of(FOX)) as session:
         assert session.stats.next_frame_s is None
-        with session.frames() as frames:
-            for _ in range(4):
-                next(frames)
-            expected = wait_for(lambda: [s for _ in range(50) if (s := session.stats.next_frame_s) is not None], 20)
-        assert all(0 <= seconds < 5 for seconds in expected)
-        session.pause()
-        wait_for(lambda: session.stats.next_frame_s is None)
+        for block in range(4):
+            session.step()
+            wait_for(lambda made=block + 1: session.stats.generated_blocks == made and session.state == "paused")
+        assert session.stats.next_frame_s is None
+        a_block = 12 / session.stats.generated_fps
+        blocker = Blocker(models, call=1)
+        session.step()
+        assert blocker.reached.wait(60)
+        # Held up inside the block: it is expected within what a block takes, and never before now.
+        expected = [session.stats.next_frame_s for _ in range(50)]
+        blocker.remove()
+        assert all(seconds is not None and 0 <= seconds <= 1.5 * a_block for seconds in expected)
+        wait_for(lambda: session.state == "paused")
+        assert session.stats.next_frame_s is None
 
 
 def test_the_device_tells_what_it_does():

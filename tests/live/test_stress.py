@@ -122,10 +122,11 @@ def test_threads_that_steer_at_random(models, seed):
         for thread in threads:
             thread.start()
         time.sleep(2.0)
+        wait_for(lambda: sum(event.kind == "block" for event in events) > 3)
         over.set()
         session.stop()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
         assert not failures, failures
         agree(session)

@@ -14,7 +14,7 @@ from studio.live.rebuild import rebuild_stream
 from studio.timeline import PastEdit, Segment, Timeline, Transition, Weighted
 from studio.timeline.messages import preview
 from studio.timeline.operations import Change, Put, SetLength, Split
-from tests.live.doubles import tiny_models, wait_for
+from tests.live.doubles import Blocker, tiny_models, wait_for
 
 FOX, SEA, SNOW = "a red fox runs", "the blue sea", "a rabbit in the snow"
 
@@ -285,6 +285,25 @@ def test_undo_and_redo_of_a_running_take(models):
         session.undo(past="fork")
         assert session.timeline == start
         assert session.takes.current.forked_at == 4
+
+
+def test_a_block_under_way_when_its_take_is_left_is_dropped_though_the_take_comes_back(models):
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        run(session, 2)
+        blocker = Blocker(models, call=1)
+        session.step()
+        assert blocker.reached.wait(60)  # inside block 2, under the first prompt
+        session.fork(1, name="away")
+        session.takes.choose(0)
+        session.edit(Put(Segment(SEA, 2)))
+        blocker.remove()
+        run(session, 3)
+        assert [record.prompt for record in session.log] == [FOX, FOX, SEA]
+        line = session.timeline.with_length(3)
+        made = session.latents
+    with Session(models, timeline=line) as again:
+        list(again.frames())
+        assert same(again.latents[:2], made[:2])
 
 
 def test_undo_goes_back_over_a_fork_and_redo_to_it(models):

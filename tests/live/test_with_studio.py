@@ -34,7 +34,7 @@ def page():
 
 
 def shown(page: Browser, block: int) -> None:
-    page.wait(lambda: block in page.blocks, timeout_s=20)
+    page.wait(lambda: block in page.blocks)
 
 
 def test_a_page_plays_and_steers_a_session(page):
@@ -74,7 +74,7 @@ def test_an_error_is_told_and_play_goes_on(page):
     shown(page, 1)
     block = page.ask("switch", prompt="boom", policy=None, at=None)["effective_block"]
     page.say("played", frame=page.widget.source.timeline.start_frame(block), take=0, hidden=False)
-    error = page.wait(lambda: page.of("error"), timeout_s=20)[0]
+    error = page.wait(lambda: page.of("error"))[0]
     assert "choked on boom" in error["message"]
     page.ask("switch", prompt=SEA, policy=None, at=None)
     page.ask("play")
@@ -156,7 +156,7 @@ def test_an_export_from_the_browser(page, tmp_path):
     shown(page, 1)
     asked = {"path": str(tmp_path / "fox.mp4"), "format": None, "start": 0, "stop": 15, "force": False}
     assert page.ask("save", **asked)["error"] is None
-    told = page.wait(lambda: [m["export"] for m in page.of("export") if m["export"]["state"] == "done"], timeout_s=20)
+    told = page.wait(lambda: [m["export"] for m in page.of("export") if m["export"]["state"] == "done"])
     assert told[-1] == {"path": asked["path"], "state": "done", "done": 15, "total": 15, "error": None}
     assert "exists" in page.ask("save", **asked)["error"]
     assert "there is no folder" in page.ask("save", **{**asked, "path": str(tmp_path / "no" / "a.mp4")})["error"]
@@ -172,7 +172,7 @@ def test_one_export_at_a_time_and_cancelling(page, tmp_path, monkeypatch):
     add = Film._add
 
     def slow(self, frame):
-        assert go.wait(20)
+        assert go.wait(60)
         add(self, frame)
 
     monkeypatch.setattr(Film, "_add", slow)
@@ -183,5 +183,5 @@ def test_one_export_at_a_time_and_cancelling(page, tmp_path, monkeypatch):
     assert "under way" in page.ask("save", **{**asked, "path": str(tmp_path / "b.mp4")})["error"]
     assert page.ask("unsave")["error"] is None
     go.set()
-    page.wait(lambda: [m for m in page.of("export") if m["export"]["state"] == "cancelled"], timeout_s=20)
+    page.wait(lambda: [m for m in page.of("export") if m["export"]["state"] == "cancelled"])
     assert list(tmp_path.iterdir()) == []

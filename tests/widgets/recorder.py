@@ -56,7 +56,7 @@ class Browser:
     def blocks(self) -> list[int]:
         return [message["index"] for message in self.of("block")]
 
-    def wait(self, found: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+    def wait(self, found: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         """Wait until something is found in what arrived."""
         deadline = time.monotonic() + timeout_s
         with self._changed:

@@ -79,10 +79,10 @@ def test_the_output_is_brought_up_to_date_when_the_video_rests(published):
     assert "<img" not in published[0][1]["text/html"]
     for _ in range(3):
         source.make()
-    wait_for(lambda: len(published) == 2, 10)
+    wait_for(lambda: len(published) == 2)
     source.make()
     source.pause()
-    wait_for(lambda: len(published) == 3, 10)
+    wait_for(lambda: len(published) == 3)
     name, data, update = published[-1]
     assert (name, update) == (published[0][0], True)
     assert f"ls-still-{widget.key}" in data["text/html"]

@@ -131,7 +131,7 @@ def test_the_generator_never_waits_for_the_browser(source: Double, widget: Studi
 
     def stuck(content, buffers=None):
         entered.set()
-        release.wait(10)
+        release.wait(60)
 
     page.ready()
     page.wait(lambda: page.of("hello"))
@@ -139,8 +139,8 @@ def test_the_generator_never_waits_for_the_browser(source: Double, widget: Studi
     try:
         maker = threading.Thread(target=lambda: [source.make() for _ in range(4)])
         maker.start()
-        maker.join(5)
-        assert entered.wait(5)
+        maker.join(60)
+        assert entered.wait(60)
         assert not maker.is_alive()
     finally:
         release.set()

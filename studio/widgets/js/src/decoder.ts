@@ -1,9 +1,5 @@
+import { decodeJpeg, type Decode } from "./darkroom";
 import type { Film } from "./film";
-
-export type Decode = (jpeg: Uint8Array) => Promise<ImageBitmap>;
-
-export const decodeJpeg: Decode = (jpeg) =>
-  createImageBitmap(new Blob([jpeg as Uint8Array<ArrayBuffer>], { type: "image/jpeg" }));
 
 /** Decompresses the frames about to be shown, a little ahead, and lets go of those that were. */
 export class Decoder {

@@ -55,9 +55,22 @@ export function icon(name: keyof typeof SHAPES): SVGSVGElement {
   return svg;
 }
 
-/** Set a text only where it differs, so that nothing is laid out anew without need. */
+/**
+ * Set a text only where it differs, so that nothing is laid out anew without need.
+ *
+ * Where there is a text already, that one is changed: another node in its place would have the page look at every rule
+ * that asks what an element holds.
+ */
 export function setText(element: Element, text: string): void {
-  if (element.textContent !== text) element.textContent = text;
+  if (element.textContent === text) return;
+  const { firstChild } = element;
+  if (firstChild instanceof Text && firstChild === element.lastChild && text !== "") firstChild.data = text;
+  else element.textContent = text;
+}
+
+/** Set an attribute only where it differs: the style sheet looks at it. */
+export function put(element: Element, name: string, value: string): void {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
 export function show(element: HTMLElement, visible: boolean): void {

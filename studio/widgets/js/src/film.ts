@@ -52,11 +52,13 @@ export class Film {
     let offset = 0;
     let fresh = false;
     const shelf = this.shelves.get(block) ?? { first, end: first, bytes: 0 };
+    // One copy for all its frames, so that the message can go and what is kept comes and goes in large pieces.
+    const own = data.slice();
     sizes.forEach((size, i) => {
       const at = offset;
       offset += size;
       if (this.stills.has(first + i)) return;
-      this.stills.set(first + i, { jpeg: data.slice(at, offset), block });
+      this.stills.set(first + i, { jpeg: own.subarray(at, offset), block });
       shelf.bytes += size;
       this.bytes += size;
       fresh = true;

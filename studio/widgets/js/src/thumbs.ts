@@ -1,13 +1,11 @@
+import { decodeJpeg, type Decode } from "./darkroom";
+
 /** As many small pictures are kept decoded; each takes some 30 kB. */
 const KEPT = 1500;
 const ASK_MS = 80;
 const MOST_ASKED = 64;
 /** A picture that did not come is asked for again after this long. */
 const AGAIN_MS = 4000;
-
-type Decode = (jpeg: Uint8Array<ArrayBuffer>) => Promise<ImageBitmap>;
-
-const decodeJpeg: Decode = (jpeg) => createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
 
 /** Small pictures of blocks: those that are looked at are asked for, and the ones looked at longest ago let go of. */
 export class Thumbs {
@@ -48,7 +46,7 @@ export class Thumbs {
     const generation = this.generation;
     blocks.forEach((block, i) => {
       const size = sizes[i] ?? 0;
-      const jpeg = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset + offset, size).slice();
+      const jpeg = new Uint8Array(data.buffer, data.byteOffset + offset, size);
       offset += size;
       this.decode(jpeg).then(
         (picture) => (generation === this.generation ? this.keep(block, picture) : picture.close()),

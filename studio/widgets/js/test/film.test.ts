@@ -29,6 +29,7 @@ describe("film", () => {
     const message = new Uint8Array(new ArrayBuffer(100), 10, 4);
     held.put(0, 0, [4], message);
     expect(held.get(0)?.jpeg.buffer.byteLength).toBe(4);
+    expect(held.get(0)?.jpeg.buffer).not.toBe(message.buffer);
   });
 
   it("stays within its limit and lets go of what is far from the playhead", () => {

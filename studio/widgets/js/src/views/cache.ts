@@ -1,5 +1,5 @@
 import { colour, h, setText, show } from "../dom";
-import { decodeJpeg } from "../decoder";
+import { decodeJpeg } from "../darkroom";
 import { clock } from "../grid";
 import { percentage, scaleTop, shares, type Reading, type Slot } from "../readings";
 import type { Store } from "../store";

@@ -1,5 +1,5 @@
 import { h, setText, show } from "../dom";
-import { decodeJpeg } from "../decoder";
+import { decodeJpeg } from "../darkroom";
 import { percentage, type Reading } from "../readings";
 import type { Store } from "../store";
 import { waiting } from "./cache";

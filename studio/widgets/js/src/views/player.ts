@@ -1,4 +1,4 @@
-import { colour, h, icon, setText, show } from "../dom";
+import { colour, h, icon, put, setText, show } from "../dom";
 import { clock } from "../grid";
 import { TEMPOS } from "../playback";
 import type { Store } from "../store";
@@ -12,6 +12,7 @@ import { WipeView } from "./wipe";
 /** Width from which a picture is large. */
 const LARGE = 400;
 const GLOW_MS = 120;
+const TOLD_MS = 120;
 
 /** The picture, what state it is in, and the buttons that move in time. */
 export class PlayerView {
@@ -49,6 +50,7 @@ export class PlayerView {
   private readonly more: Popover;
   private sized = "";
   private glow = -Infinity;
+  private told = -Infinity;
 
   constructor(private readonly store: Store, openKeys: () => void) {
     this.seek = new SeekView(store);
@@ -107,7 +109,7 @@ export class PlayerView {
     const { store } = this;
     const { label, kind } = situation(store);
     setText(this.state, label);
-    this.badge.dataset.kind = kind;
+    put(this.badge, "data-kind", kind);
     this.updateToggle(store.playback.running);
     show(this.look, store.hello?.watchable === true && !store.watching);
     for (const part of [this.seek, this.takes, this.fork, this.wipe, this.save, this.drop]) part.update();
@@ -115,7 +117,8 @@ export class PlayerView {
     this.updateFlash();
     this.updateCaption();
     this.updateLoop();
-    this.tempo.value = String(store.playback.tempo);
+    const tempo = String(store.playback.tempo);
+    if (this.tempo.value !== tempo) this.tempo.value = tempo;
     show(this.live, !store.playback.atEdge && store.film.end > 0);
     if (document.activeElement !== this.seed) this.showSeed();
     const size = `${store.hello?.width ?? 0}x${store.hello?.height ?? 0}`;
@@ -123,7 +126,8 @@ export class PlayerView {
   }
 
   draw(picture: ImageBitmap, frame: number): void {
-    const context = this.canvas.getContext("2d");
+    // Without transparency what lies behind it need not be drawn at all.
+    const context = this.canvas.getContext("2d", { alpha: false });
     if (context === null) return;
     context.imageSmoothingEnabled = true;
     // Small pictures are enlarged with care; large ones need none, and it would cost more than all the rest.
@@ -133,8 +137,13 @@ export class PlayerView {
     this.canvas.classList.add("ls-shown");
     this.drawAmbient(picture);
     this.seek.moveKnob();
-    this.updatePosition();
     this.updateCaption();
+    const now = performance.now();
+    // Words that change make the page lay itself out; so often is as often as they can be read.
+    if (this.store.playback.running && now - this.told < TOLD_MS) return;
+    this.told = now;
+    this.seek.tell();
+    this.updatePosition();
   }
 
   drawRival(picture: ImageBitmap | null): void {
@@ -209,7 +218,7 @@ export class PlayerView {
   private updateLoop(): void {
     const { store } = this;
     const { range } = store.playback;
-    this.loop.setAttribute("aria-pressed", String(range !== null));
+    put(this.loop, "aria-pressed", String(range !== null));
     const told = range === null
       ? "Loop over this block (L); I and O set where it begins and ends"
       : `Loops ${clock(store.grid.seconds(range.from))} to ${clock(store.grid.seconds(range.to))}; press to play on (L)`;
@@ -251,9 +260,11 @@ export class PlayerView {
     const [swatch, text] = this.caption.children as unknown as [HTMLElement, HTMLElement];
     show(this.caption, segment !== undefined);
     if (segment === undefined) return;
-    swatch.style.background = colour(segment.colour);
+    const own = colour(segment.colour);
+    if (swatch.dataset.colour !== own) swatch.style.background = swatch.dataset.colour = own;
     setText(text, segment.prompt);
-    this.canvas.setAttribute("aria-label", `Generated video: ${segment.prompt.slice(0, 200)}`);
+    const label = `Generated video: ${segment.prompt.slice(0, 200)}`;
+    put(this.canvas, "aria-label", label);
   }
 
   private showSeed(): void {

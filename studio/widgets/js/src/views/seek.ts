@@ -1,4 +1,4 @@
-import { colour, h, setText, show } from "../dom";
+import { colour, h, put, setText, show } from "../dom";
 import { clock } from "../grid";
 import { seekScale, stripes } from "../reach";
 import type { Store } from "../store";
@@ -42,15 +42,22 @@ export class SeekView {
       this.range.style.width = percent((range.to - range.from) / total);
     }
     this.moveKnob();
+    this.tell();
   }
 
   /** The knob moves with every frame; nothing else here does. */
   moveKnob(): void {
+    // By a share of the bar's width, which moves it without a layout.
+    const share = Math.min(1, this.store.playhead / Math.max(1, this.total - 1));
+    this.knob.style.transform = `translateX(${(share * 100).toFixed(3)}cqw)`;
+  }
+
+  /** Say where it is to those who listen. */
+  tell(): void {
     const { store } = this;
     const at = store.playhead;
-    this.knob.style.left = percent(Math.min(1, at / Math.max(1, this.total - 1)));
-    this.element.setAttribute("aria-valuenow", String(at));
-    this.element.setAttribute("aria-valuetext", `${clock(store.grid.seconds(at))} of ${clock(store.grid.seconds(store.film.end))}, block ${store.grid.blockAt(at)}`);
+    put(this.element, "aria-valuenow", String(at));
+    put(this.element, "aria-valuetext", `${clock(store.grid.seconds(at))} of ${clock(store.grid.seconds(store.film.end))}, block ${store.grid.blockAt(at)}`);
   }
 
   private get total(): number {

@@ -83,7 +83,11 @@ export class TimelineView {
     );
     this.paints = new Paints(this.element);
     this.listen();
-    new ResizeObserver(() => this.update()).observe(this.over);
+    // The width is told, not asked for: asking in the midst of changes has the page laid out at once.
+    new ResizeObserver(([entry]) => {
+      this.width = Math.round(entry?.contentRect.width ?? 0);
+      this.update();
+    }).observe(this.over);
   }
 
   /** Take in another lane under the same axis, with a label of its own; `look` draws it when the axis has moved. */
@@ -166,7 +170,6 @@ export class TimelineView {
   }
 
   private draw(): void {
-    this.width = this.over.clientWidth;
     if (this.width === 0) return;
     const { desk } = this;
     const scale = this.scale;

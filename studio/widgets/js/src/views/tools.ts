@@ -1,4 +1,4 @@
-import { h, icon, setText } from "../dom";
+import { h, icon, put, setText } from "../dom";
 import type { Desk } from "../editor/desk";
 
 type Name = Parameters<typeof icon>[0];
@@ -57,9 +57,9 @@ export class Tools {
     enable(this.redo, able && Boolean(history?.redo));
     for (const button of this.chosen) enable(button, able && desk.chosen.length > 0);
     for (const button of this.edits) enable(button, able);
-    this.ripple.setAttribute("aria-pressed", String(desk.ripple));
-    this.magnet.setAttribute("aria-pressed", String(desk.snap));
-    this.fit.setAttribute("aria-pressed", String(desk.fits));
+    put(this.ripple, "aria-pressed", String(desk.ripple));
+    put(this.magnet, "aria-pressed", String(desk.snap));
+    put(this.fit, "aria-pressed", String(desk.fits));
     const { seconds } = desk.axis;
     setText(this.seen, seconds < 9.95 ? `${seconds.toFixed(1)} s` : seconds < 99.5 ? `${seconds.toFixed(0)} s` : `${(seconds / 60).toFixed(1)} min`);
   }
@@ -98,8 +98,7 @@ function group(...inside: HTMLElement[]): HTMLElement {
 
 /** Buttons keep the focus while they have nothing to do: a key pressed next would else reach nobody. */
 function enable(button: HTMLButtonElement, on: boolean): void {
-  const off = String(!on);
-  if (button.getAttribute("aria-disabled") !== off) button.setAttribute("aria-disabled", off);
+  put(button, "aria-disabled", String(!on));
 }
 
 function name(button: HTMLButtonElement, label: string): void {

@@ -1,4 +1,4 @@
-import { decodeJpeg } from "../decoder";
+import { decodeJpeg } from "../darkroom";
 import { h, setText, show } from "../dom";
 import { percentage, type Reading } from "../readings";
 import type { Store } from "../store";

@@ -46,9 +46,12 @@ export class WipeView {
 
   draw(picture: ImageBitmap | null): void {
     show(this.over, picture === null);
-    const context = this.canvas.getContext("2d");
+    const context = this.canvas.getContext("2d", { alpha: false });
     if (context === null) return;
-    if (picture === null) return context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (picture === null) {
+      context.fillStyle = "#12151c";
+      return context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    }
     context.imageSmoothingQuality = picture.width < 400 ? "high" : "low";
     context.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
   }

@@ -1,5 +1,5 @@
 import { colour, h, setText, show } from "../dom";
-import { decodeJpeg } from "../decoder";
+import { decodeJpeg } from "../darkroom";
 import { clock, shortClock } from "../grid";
 import { percentage, scaleTop, wordShares, type Reading } from "../readings";
 import { span, ticks } from "../lane";

@@ -1,4 +1,4 @@
-import { colour, h, setText, show } from "../../dom";
+import { colour, h, put, setText, show } from "../../dom";
 import { Scale, snapped } from "../../editor/axis";
 import type { Desk } from "../../editor/desk";
 import { placeFor, reorder, resize, shift, type Edit } from "../../editor/edits";
@@ -320,11 +320,6 @@ export class SegmentLane {
     this.desk.pointed = block;
     this.desk.redraw();
   }
-}
-
-/** Set an attribute only where it differs: the style sheet looks at it. */
-function put(element: HTMLElement, name: string, value: string): void {
-  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
 /** Whether a segment is over, in force at the playhead, being generated or still to come. */
