@@ -1,4 +1,4 @@
-import { h, icon, setText, show } from "../dom";
+import { h, icon, put, setText, show } from "../dom";
 import type { Store } from "../store";
 import type { Model } from "../types";
 import { CacheView } from "./cache";
@@ -7,6 +7,8 @@ import { GazeView } from "./gaze";
 import { HeadsView } from "./heads";
 import { VolumeView } from "./volume";
 import { WordsView } from "./words";
+
+const AGAIN = "read what was missed";
 
 interface Pane {
   readonly element: HTMLElement;
@@ -36,7 +38,7 @@ export class InspectorView {
   private readonly badge = h("button", { type: "button", class: "ls-health", "aria-expanded": "false" });
   private readonly faults = h("div", { class: "ls-faults", hidden: true, role: "status" });
   private readonly close = h("button", { type: "button", class: "ls-quiet", "aria-label": "Stop looking at the cache", title: "Stop looking at the cache; it then costs nothing" }, icon("less"));
-  private readonly again = h("button", { type: "button", class: "ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, "read what was missed");
+  private readonly again = h("button", { type: "button", class: "ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, icon("loop"), h("span", {}, AGAIN));
   private readonly scrub = h("input", { type: "range", class: "ls-scrub", min: 0, step: 1, "aria-label": "Block" });
   private readonly newest = h("button", { type: "button", class: "ls-quiet" }, "newest");
   private readonly scrubbed = h("span", { class: "ls-num ls-muted" });
@@ -86,7 +88,9 @@ export class InspectorView {
     if (missed <= 0) this.asked = false;
     show(this.again, hello?.rereads === true && missed > 0 && !busy(this.store.source));
     this.again.disabled = this.asked;
-    setText(this.again, this.asked ? `${missed} to read` : "read what was missed");
+    const told = this.asked ? `${missed} to read` : AGAIN;
+    setText(this.again.lastElementChild as Element, told);
+    put(this.again, "aria-label", told);
   }
 
   private select(index: number): void {
