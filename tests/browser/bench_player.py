@@ -1,15 +1,17 @@
 """Measures the way from a source to the screen, and what playing costs the generator.
 
-    python -m pytest -s tests/browser/bench_player.py            # some minutes; STUDIO_BENCH_S=600 for the long one
-    python -m pytest -s tests/browser/bench_player.py -k slow    # one of them
+    python -m pytest -s tests/browser/bench_player.py tests/browser/fluency.py    # all, some minutes
+    python -m pytest -s tests/browser/bench_player.py -k slow                     # one of them
+    STUDIO_BENCH_S=600 python -m pytest -s tests/browser/bench_player.py -k memory
 
-Each prints a line of JSON. Nothing here passes or fails by its figures: other programs on the machine change them.
+Each prints a line of JSON, and in the end there is a table of what was promised. The page is one that no inspector
+watches (`tests/browser/bare.py`): watched, it is slower and its memory grows. Nothing here passes or fails by its
+figures: other programs on the machine change them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -23,6 +25,7 @@ import pytest
 
 from tests.browser.bare import BarePage
 from tests.browser.conftest import Notebook
+from tests.browser.figures import table, tell
 from tests.browser.slow_link import SlowLink
 
 SECONDS = float(os.environ.get("STUDIO_BENCH_S", "20"))
@@ -65,9 +68,11 @@ PROGRAMS = {"browser": "chrom", "server": "jupyterlab"}
 KERNEL = "import time, os; print(time.perf_counter(), time.process_time(), os.getloadavg()[0])"
 
 
-def tell(name: str, **figures: Any) -> None:
-    shown = {key: round(value, 2) if isinstance(value, float) else value for key, value in figures.items()}
-    sys.stdout.write(json.dumps({"bench": name, **shown}) + "\n")
+@pytest.fixture(scope="session", autouse=True)
+def told_in_the_end() -> Iterator[None]:
+    """Print the table of promises after the last measurement."""
+    yield
+    sys.stdout.write("\n" + table())
     sys.stdout.flush()
 
 
@@ -176,7 +181,7 @@ def memory() -> float:
 def test_memory_of_the_page(browser: Any, lab: Any) -> None:
     notebook = opened(browser, lab, "memory.ipynb", (480, 832), 16, int(lab.url.rsplit(":", 1)[1]))
     notebook.page.wait_for_timeout(min(60.0, SECONDS / 3) * 1000)  # until the page holds as many frames as it may
-    session = notebook.page.context.new_cdp_session(notebook.page)
+    session = notebook.page
     samples: list[tuple[float, float, float]] = []
     begun = time.monotonic()
     while time.monotonic() - begun < SECONDS:
@@ -238,8 +243,7 @@ def spent():
 def test_what_playing_costs_the_generator(browser: Any, lab: Any) -> None:
     model = os.environ.get("STUDIO_BENCH_MODEL", "miniature")
     lab.add("cost.ipynb", [GENERATE.replace("MODEL", repr(model)), "widget"])
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    notebook = Notebook(page=context.new_page(), url=f"{lab.url}/doc/tree/cost.ipynb?reset")
+    notebook = Notebook(page=BarePage(browser), url=f"{lab.url}/doc/tree/cost.ipynb?reset")
     notebook.open()
     notebook.run_all()
     notebook.until("() => document.querySelector('.ls-picture')", "the player", 120)
@@ -269,4 +273,4 @@ def test_what_playing_costs_the_generator(browser: Any, lab: Any) -> None:
         load_1min=os.getloadavg()[0],
         cores=os.cpu_count(),
     )
-    context.close()
+    notebook.page.close()

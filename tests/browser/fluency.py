@@ -4,13 +4,16 @@ A measurement, not a test: it prints, for each kind of interaction, the millisec
 frame that shows its outcome (median, 95th percentile, longest), and the milliseconds of computing an event costs the
 page's main thread, which does not depend on what else the machine is doing.
 
-    pytest -s tests/browser/fluency.py
+    python -m pytest -s tests/browser/fluency.py
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
+
+from tests.browser.figures import tell
 
 SETUP = """from tests.widgets.takes import Forking
 from studio.widgets import Studio
@@ -131,5 +134,7 @@ def test_fluency(lab: Any, open_notebook: Any) -> None:
         found = [ms for other, ms in timings if other == label]
         lines.append(f"{label:28s} {told(found)} {busy[label] / len(found):8.1f}")
     sys.stdout.write("\n".join(["", *lines, f"{'all':28s} {told([ms for _, ms in timings])}", ""]))
+    ordered = sorted(ms for _, ms in timings)
+    tell("fluency", p95_ms=ordered[int(0.95 * len(ordered))], interactions=len(ordered), load_1min=os.getloadavg()[0])
     assert len(labels) == 12
     assert notebook.errors == []

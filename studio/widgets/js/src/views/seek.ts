@@ -49,7 +49,8 @@ export class SeekView {
   moveKnob(): void {
     // By a share of the bar's width, which moves it without a layout.
     const share = Math.min(1, this.store.playhead / Math.max(1, this.total - 1));
-    this.knob.style.transform = `translateX(${(share * 100).toFixed(3)}cqw)`;
+    // At the ends it stays whole within the card.
+    this.knob.style.transform = `translateX(clamp(7px, ${(share * 100).toFixed(3)}cqw, 100cqw - 7px))`;
   }
 
   /** Say where it is to those who listen. */
