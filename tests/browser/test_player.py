@@ -11,6 +11,7 @@ from tests.browser.test_widget import CONTRAST, FRAME, SMALL, beyond, clean, fra
 
 SETUP = "from tests.widgets.takes import Forking\nfrom studio.widgets import Studio"
 SHOW = "source = Forking(block_s=0.25)\nwidget = Studio(source)\nwidget"
+LAST = "Number(document.querySelector('.ls-seek').getAttribute('aria-valuemax'))"
 MADE = "print(source.stats.generated_blocks)"
 
 
@@ -36,7 +37,7 @@ def test_looking_back_while_it_is_made(lab: Any, open_notebook: Any) -> None:
     # Dragging shows the past, and playing goes on from there; nothing that was made is lost.
     made = int(notebook.execute(MADE))
     seek(notebook, 0.1)
-    notebook.until(f"() => {FRAME} < 30", "a frame of the beginning")
+    notebook.until(f"() => {FRAME} < {LAST} / 2", "a frame of the beginning")
     state(notebook, "replay")
     at = frame(notebook)
     beyond(notebook, at + 5)
@@ -51,10 +52,10 @@ def test_looking_back_while_it_is_made(lab: Any, open_notebook: Any) -> None:
     notebook.wait_idle()
     beyond(notebook, 60)
     page.locator(".ls-studio").focus()
-    page.keyboard.press("Home")
-    notebook.until(f"() => {FRAME} >= 0 && {FRAME} < 20", "the first frames")
     page.keyboard.press("Space")
     state(notebook, "paused")
+    page.keyboard.press("Home")
+    notebook.until(f"() => {FRAME} === 0", "the first frame")
     at = shown(notebook)
     page.keyboard.press(".")
     page.keyboard.press(".")
@@ -89,12 +90,12 @@ def test_takes_in_the_browser(lab: Any, open_notebook: Any, screenshots: Path) -
     page = notebook.page
     notebook.run_all()
     beyond(notebook, 50)
-    seek(notebook, 0.5)
     page.locator(".ls-studio").focus()
     page.keyboard.press("Space")
     state(notebook, "paused")
-    notebook.until(f"() => {FRAME} < 60", "the middle")
-    at = int(notebook.execute(f"print(source.timeline.clock.block_at({frame(notebook)}))"))
+    seek(notebook, 0.5)
+    notebook.until(f"() => {FRAME} < 0.75 * {LAST}", "the middle")
+    at = int(notebook.execute(f"print(source.timeline.clock.block_at({shown(notebook)}))"))
 
     # A fork from the block that is shown.
     page.get_by_role("button", name="Fork", exact=True).click()
