@@ -1,4 +1,4 @@
-import { h, icon, setText, show } from "../dom";
+import { h, icon, put, setText, show } from "../dom";
 import { clock } from "../grid";
 import { branches, forkBlock, type Branch } from "../reach";
 import type { Store } from "../store";
@@ -28,11 +28,13 @@ export class TakesView {
     setText(this.popover.button, current?.name ?? "take 1");
     show(this.popover.element, store.hello?.forkable === true);
     if (!this.popover.open || (this.renaming !== null && !fresh)) return;
-    const key = JSON.stringify([store.takes, store.film.take, store.rival?.info.number, this.renaming]);
-    if (key === this.drawn && !fresh) return;
+    const all = branches(store.takes);
+    // Takes grow all the while: a button that is about to be pressed must stay the same one.
+    const key = JSON.stringify([store.takes.map((take) => ({ ...take, blocks: 0 })), store.film.take, store.rival?.info.number, this.renaming]);
+    if (key === this.drawn && !fresh) return all.forEach((branch, i) => this.measure(this.list.children[i] as HTMLElement, branch));
     this.drawn = key;
     const focus = this.list.contains(document.activeElement) ? (document.activeElement as HTMLElement).dataset.key : undefined;
-    this.list.replaceChildren(...branches(store.takes).map((branch) => this.row(branch)));
+    this.list.replaceChildren(...all.map((branch) => this.row(branch)));
     if (focus !== undefined) this.list.querySelector<HTMLElement>(`[data-key="${focus}"]`)?.focus();
   }
 
@@ -41,16 +43,13 @@ export class TakesView {
     const { take, depth } = branch;
     const shown = take.number === store.film.take;
     const compared = store.rival?.info.number === take.number;
-    const seconds = clock(store.grid.blockSeconds(take.blocks));
-    const from = take.parent === null ? "" : `, from block ${take.forked_at}`;
     const bar = h("span", { class: "ls-treebar", "aria-hidden": "true" }, h("i"));
-    (bar.firstChild as HTMLElement).style.cssText = `left: ${branch.from * 100}%; width: ${Math.max(1, (branch.to - branch.from) * 100)}%`;
     const choose = h(
       "button", {
         type: "button", class: "ls-treename", "aria-pressed": String(shown), "data-key": `choose${take.number}`,
-        title: `${take.name}: ${take.blocks} blocks${from}, seed ${take.seed}`, click: () => void this.choose(take.number),
+        click: () => void this.choose(take.number),
       },
-      h("span", { dir: "auto" }, take.name), h("span", { class: "ls-muted ls-num" }, seconds), bar,
+      h("span", { dir: "auto" }, take.name), h("span", { class: "ls-muted ls-num" }), bar,
     );
     choose.style.paddingLeft = `${10 + 14 * Math.min(depth, 6)}px`;
     const tools = [
@@ -68,7 +67,21 @@ export class TakesView {
         click: () => void this.ask("remove", take.number),
       }, icon("cross")),
     ];
-    return h("li", {}, this.renaming === take.number ? this.nameBox(take.number, take.name) : choose, ...tools);
+    const row = h("li", {}, this.renaming === take.number ? this.nameBox(take.number, take.name) : choose, ...tools);
+    this.measure(row, branch);
+    return row;
+  }
+
+  /** How long a take is by now, beside the others. */
+  private measure(row: HTMLElement, { take, from, to }: Branch): void {
+    const choose = row.querySelector<HTMLElement>("button.ls-treename");
+    const bar = row.querySelector<HTMLElement>(".ls-treebar > i");
+    if (choose === null || bar === null) return;
+    setText(choose.children[1] as Element, clock(this.store.grid.blockSeconds(take.blocks)));
+    const origin = take.parent === null ? "" : `, from block ${take.forked_at}`;
+    put(choose, "title", `${take.name}: ${take.blocks} blocks${origin}, seed ${take.seed}`);
+    bar.style.left = `${from * 100}%`;
+    bar.style.width = `${Math.max(1, (to - from) * 100)}%`;
   }
 
   private ask(what: string, take: number, name: string | null = null): Promise<Reply> {
