@@ -282,11 +282,11 @@ def switch(dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: Sampl
 class _Stopwatch:
     """Splits wall-clock time between the parts of a block; waits for the device so that the split is true."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._last = device, time.perf_counter()
+    def __init__(self, device: torch.device, waits: bool) -> None:
+        self._device, self._waits, self._last = device, waits, time.perf_counter()
 
     def split(self) -> float:
-        if self._device.type == "cuda":
+        if self._waits and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
@@ -302,6 +302,7 @@ def rollout(
     *,
     schedule: FlowSchedule | None = None,
     tap: Tap | None = None,
+    timed: bool = True,
 ) -> Iterator[Block]:
     """Roll out a video block by block.
 
@@ -316,6 +317,7 @@ def rollout(
         sampler: Steps and block size.
         schedule: The flow schedule; `None` makes the sampler's own.
         tap: Listener to each block's exit step.
+        timed: Whether a GPU is waited for, so that each block's `seconds` are true.
 
     Yields:
         One finished and committed block after the other.
@@ -324,7 +326,7 @@ def rollout(
     condition: Condition | None = None
     source: Tensor | None = None
     for entry in plan:
-        watch = _Stopwatch(cache.device)
+        watch = _Stopwatch(cache.device, timed)
         with torch.no_grad():
             if condition is None or source is not entry.text:
                 condition, source = dit.condition(entry.text), entry.text

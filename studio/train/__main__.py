@@ -1,7 +1,7 @@
-"""`python -m studio.train RECIPE --option value ...` runs one training; options are its configuration's fields.
+"""`python -m studio.train RECIPE [CONFIG] --option value ...` runs one training; options are its configuration's fields.
 
-`--preset NAME` begins with a preset's fields and `--config FILE` with those of a saved configuration; options come over
-them. Lists are written with commas, and `none` stands for no value.
+CONFIG is the file of a saved configuration; `--preset NAME` begins with a preset's fields instead. Options come over
+them. Lists are written with commas, and `none` stands for no value. A run goes on from its folder's newest checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 import types
 import typing
@@ -46,7 +47,8 @@ def parser_for(config: type, recipe: str, presets: dict[str, Any] | None = None)
     parser = argparse.ArgumentParser(prog=f"python -m studio.train {recipe}", description=config.__doc__)
     if presets is not None:
         parser.add_argument("--preset", choices=list(presets), help="begin with a preset's fields")
-        parser.add_argument("--config", help="begin with the fields of a saved configuration")
+        parser.add_argument("file", nargs="?", metavar="CONFIG", help="begin with the fields of a saved configuration")
+        parser.add_argument("--config", help="the same")
         parser.add_argument("--print", action="store_true", help="say the configuration and do nothing")
     kinds = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
@@ -98,14 +100,15 @@ def configured(config: type, recipe: str, presets: dict[str, Any] | None, words:
     options = vars(parser.parse_args(words))
     if presets is None:
         return config(**options), False
-    preset, saved, shown = (options.pop(name) for name in ("preset", "config", "print"))
-    if preset and saved:
-        parser.error("use one of --preset and --config")
-    fields = presets[preset] if preset else json.loads(Path(saved).read_text(encoding="utf-8")) if saved else {}
+    preset, saved, file, shown = (options.pop(name) for name in ("preset", "config", "file", "print"))
+    if sum(bool(given) for given in (preset, saved, file)) > 1:
+        parser.error("use one of CONFIG, --preset and --config")
+    saved = saved or file
     try:
+        fields = presets[preset] if preset else json.loads(Path(saved).read_text(encoding="utf-8")) if saved else {}
         return from_dict(config, {**fields, **options}), shown
-    except ValueError as error:
-        parser.error(str(error))
+    except (OSError, ValueError) as error:
+        parser.error(f"{saved}: {error}" if isinstance(error, json.JSONDecodeError) else str(error))
 
 
 def main(arguments: list[str]) -> Any:
@@ -131,9 +134,10 @@ def main(arguments: list[str]) -> Any:
 
 
 def report(line: str) -> None:
-    """Writes one line at once, so that a cut run keeps what it said."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Writes one line at once, so that a cut run keeps what it said; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import hashlib
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+
+from studio.train.ranks import shared_sum
 
 __all__ = ["agreed", "choice", "generator", "key"]
 
@@ -53,18 +54,15 @@ def choice(count: int, *parts: int | str) -> int:
     return int(torch.randint(count, (), generator=generator(*parts)))
 
 
-def agreed(value: int, device: torch.device | str = "cpu") -> int:
+def agreed(value: int) -> int:
     """The first rank's number, on every rank.
 
     Args:
         value: This rank's number.
-        device: Where the process group communicates.
 
     Returns:
         Rank 0's number, or `value` itself in a single process.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return value
-    shared: Tensor = torch.tensor(value, dtype=torch.int64, device=device)
-    dist.broadcast(shared, src=0)
-    return int(shared)
+    return int(shared_sum(value if dist.get_rank() == 0 else 0))

@@ -10,7 +10,7 @@ Source: ODE initialisation of CausVid (Yin et al., 2024, arXiv:2412.07772) and S
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,11 @@ from studio.schedule import FlowSchedule
 from studio.solvers import SOLVERS, Flow, FlowSolver
 from studio.train import draws, runtime
 from studio.train.dmd import guided
-from studio.train.networks import TaughtNetworks, open_transformer
+from studio.train.networks import TaughtNetworks, open_teacher
 from studio.train.prompts import Prompts
 from studio.train.recipe import TrainConfig, check_number, check_whole, from_preset
 from studio.train.recompute import recomputed
-from studio.train.running import Run, run
+from studio.train.running import Playing, Run, run
 from studio.train.trainer import Trainer
 
 __all__ = ["INITIALISE_PRESETS", "Initialisation", "InitialiseConfig", "initialise", "initialise_preset", "trajectory"]
@@ -76,13 +76,19 @@ class InitialiseConfig(TrainConfig):
         return 2 * self.frames
 
 
-# What differs from the defaults; the miniature is small enough to learn fast.
+# What differs from the defaults; the miniature's preset is for one GPU or more.
 INITIALISE_PRESETS: dict[str, dict[str, Any]] = {
     "miniature": {
         "generator": "miniature",
         "steps": 2000,
-        "batch": 32,
-        "generator_rate": 3e-4,
+        "batch": 48,
+        "generator_rate": 2e-4,
+        "warmup": 100,
+        "floor": 0.05,
+        "precision": "bf16",
+        "compile": True,
+        "save_every": 1000,
+        "export": True,
         "beta1": 0.9,
         "average": 0.998,
         "average_from": 100,
@@ -169,6 +175,7 @@ class Initialisation(Trainer):
             head_dim=model.dit.head_dim,
             device=self.device,
         )
+        self._student, self._teacher = self.fast(networks.generator), self.fast(networks.teacher)
         self._walked: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def step(self) -> dict[str, float]:
@@ -180,7 +187,7 @@ class Initialisation(Trainer):
         Raises:
             RuntimeError: If the gradient is not finite.
         """
-        loss, norm = self.learners["generator"].update(self.loss)
+        loss, norm = self.learners["generator"].update(self.loss, self.share)
         self.finish_step()
         return {"generator_loss": loss, "generator_norm": norm}
 
@@ -204,7 +211,7 @@ class Initialisation(Trainer):
         both = torch.cat([end, x], dim=1)
         times = torch.cat([torch.full_like(timestep, sampler.context_timestep), timestep], dim=1)
         with self.autocast(), recomputed(self.networks.generator, self.config.recompute):
-            flow = self.networks.generator(both, times, text, context=self.context)[:, frames:]
+            flow = self._student(both, times, text, context=self.context)[:, frames:]
         return (self.schedule.x0_from_flow(flow.float(), x, timestep) - end).square().mean()
 
     def walked(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,8 +244,8 @@ class Initialisation(Trainer):
             times = timestep.float()[:, None].expand(x.shape[:2])
             with self.autocast():
                 if scale == 0:
-                    return self.networks.teacher(x, times, text).float()
-                pair = self.networks.teacher(x.repeat(2, 1, 1, 1, 1), times.repeat(2, 1), torch.cat([text, blank]))
+                    return self._teacher(x, times, text).float()
+                pair = self._teacher(x.repeat(2, 1, 1, 1, 1), times.repeat(2, 1), torch.cat([text, blank]))
             prompted, unprompted = pair.float().chunk(2)
             return guided(prompted, unprompted, scale)
 
@@ -261,6 +268,7 @@ def initialise(
     prompts: Prompts | None = None,
     wait: bool = True,
     show: bool | None = None,
+    pausing: Iterable[Playing] = (),
 ) -> Run:
     """Make a causal few-step student of a teacher; goes on from the newest checkpoint in the folder, if there is one.
 
@@ -271,6 +279,7 @@ def initialise(
         prompts: Prompts to train on; `None` reads what the configuration names.
         wait: Whether to return at the end; else at once, with the training going on in the background.
         show: Whether to show progress as a widget; `None`: in a notebook.
+        pausing: Sessions or studios that rest while it trains; all others play on beside it.
 
     Returns:
         The run, with its history and its networks.
@@ -283,8 +292,8 @@ def initialise(
         ValueError: If something does not fit, or the checkpoint is of another training.
     """
     if networks is None:
-        networks = TaughtNetworks.of(load(config.generator), teacher=open_transformer(config.teacher))
-    return run(Initialisation(config, networks, prompts), report, wait=wait, show=show)
+        networks = TaughtNetworks.of(load(config.generator), teacher=open_teacher(config))
+    return run(Initialisation(config, networks, prompts), report, wait=wait, show=show, pausing=pausing)
 
 
 def initialise_preset(name: str, **changes: Any) -> InitialiseConfig:

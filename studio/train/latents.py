@@ -17,10 +17,11 @@ from studio.config import ModelConfig
 from studio.model.vae import VideoVAE
 from studio.shapes import VideoShape
 from studio.train.runtime import autocast, sent
-from studio.world import ATTRIBUTES, SceneBatch, caption, compiled_painter, render, switched
+from studio.world import ATTRIBUTES, Scene, SceneBatch, caption, compiled_painter, render, switched
 from studio.world.paint import paint
+from studio.world.renderer import Painter
 
-__all__ = ["ClipKind", "LatentBatch", "LatentPool", "default_kinds"]
+__all__ = ["ClipKind", "LatentBatch", "LatentPool", "MadeClips", "default_kinds", "make_clips"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,68 @@ class LatentBatch:
     captions: list[str]
     before: list[str]
     kind: ClipKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeClips:
+    """Clips fresh from the painter and the encoder.
+
+    Args:
+        pixels: `[B, T, 3, H, W]` in [-1, 1].
+        latents: `[B, F, C, h, w]`.
+        before: Their scenes before the switch.
+        shown: Their scenes after it; the same where there is none.
+    """
+
+    pixels: Tensor
+    latents: Tensor
+    before: list[Scene]
+    shown: list[Scene]
+
+
+@torch.no_grad()
+def make_clips(
+    vae: VideoVAE,
+    shape: VideoShape,
+    kind: ClipKind,
+    *,
+    clips: int,
+    frames: int,
+    generator: torch.Generator,
+    words: random.Random,
+    split: str = "train",
+    painter: Painter = paint,
+) -> MadeClips:
+    """Render and encode clips of one kind.
+
+    Args:
+        vae: The VAE, on the device where they are made.
+        shape: Sizes of the video.
+        kind: Whether and where they switch.
+        clips: How many.
+        frames: Latent frames of each.
+        generator: Draws scenes and starts, on the CPU.
+        words: Draws what a switch changes.
+        split: Which captions' combinations are shown.
+        painter: Paints.
+
+    Returns:
+        The clips.
+    """
+    device = next(vae.parameters()).device
+    batch = SceneBatch.sample(clips, generator, device, split=split)
+    # A clip begins anywhere in a minute.
+    start = torch.randint(0, 960, (clips,), generator=generator).to(device)
+    options: dict = {"painter": painter}
+    shown = batch
+    if kind.switch is not None:
+        names = words.sample(list(ATTRIBUTES), words.choice((1, 1, 1, 2, 4)))
+        shown = switched(batch, names, generator)
+        options |= {"after": shown, "switch_frame": start + shape.frames_of(kind.switch)}
+    pixels = render(batch, frames=shape.frames_of(frames), start=start, size=shape.height, **options).pixels
+    with autocast(device):
+        latents = vae.encode(pixels).float()
+    return MadeClips(pixels=pixels, latents=latents, before=batch.scenes(), shown=shown.scenes())
 
 
 class LatentPool:
@@ -200,23 +263,14 @@ class LatentPool:
         return self.random.choices(range(len(self.kinds)), weights=[kind.weight for kind in self.kinds])[0]
 
     def _make(self, kind: ClipKind) -> tuple[list, Tensor]:
-        batch = SceneBatch.sample(self.chunk, self.generator, self.device, split=self.split)
-        frames = self.shape.frames_of(self.frames)
-        # A clip begins anywhere in a minute.
-        start = torch.randint(0, 960, (self.chunk,), generator=self.generator).to(self.device)
-        options: dict = {"painter": self.painter}
-        shown = batch
-        if kind.switch is not None:
-            names = self.random.sample(list(ATTRIBUTES), self.random.choice((1, 1, 1, 2, 4)))
-            shown = switched(batch, names, self.generator)
-            options |= {"after": shown, "switch_frame": start + self.shape.frames_of(kind.switch)}
-        pixels = render(batch, frames=frames, start=start, size=self.shape.height, **options).pixels
-        with autocast(self.device):
-            latents = self.vae.encode(pixels).float()
+        made = make_clips(
+            self.vae, self.shape, kind, clips=self.chunk, frames=self.frames, split=self.split,
+            generator=self.generator, words=self.random, painter=self.painter,
+        )  # fmt: skip
         self.rendered += self.chunk
         if self.openings and kind.switch is None:
-            self._open(pixels, batch.scenes())
-        return list(zip(batch.scenes(), shown.scenes(), strict=True)), latents
+            self._open(made.pixels, made.before)
+        return list(zip(made.before, made.shown, strict=True)), made.latents
 
     def _open(self, pixels: Tensor, scenes: list) -> None:
         length = self.shape.frames_of(self.shape.block)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from studio.model.dit import WanDiT
+from studio.train.ranks import average_gradients
 from studio.train.recipe import TrainConfig
+from studio.train.runtime import set_rate
 from studio.train.sharding import is_sharded, whole
 
 __all__ = ["Learner", "WeightAverage", "make_accelerator", "make_optimizer"]
@@ -74,15 +76,16 @@ class Learner:
     """
 
     def __init__(self, network: WanDiT, rate: float, config: TrainConfig, accelerator: Any) -> None:
-        self.network, self.accelerator, self.config = network, accelerator, config
+        self.network, self.rate, self.accelerator, self.config = network, rate, accelerator, config
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = accelerator.prepare(make_optimizer(self.parameters, rate, config))
 
-    def update(self, loss: Callable[[int], Tensor]) -> tuple[float, float]:
+    def update(self, loss: Callable[[int], Tensor], share: float = 1.0) -> tuple[float, float]:
         """Take one optimiser step.
 
         Args:
             loss: The loss of a micro-batch by its number.
+            share: Share of the learning rate that is taken.
 
         Returns:
             The mean loss, and the gradient norm before the clipping.
@@ -90,32 +93,36 @@ class Learner:
         Raises:
             RuntimeError: If the gradient is not finite; nothing was changed then.
         """
-        total, norm = 0.0, 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        mean, norm = 0.0, 0.0
+        set_rate(self.optimizer, share * self.rate)
         for micro in range(self.config.accumulate):
             with self.accelerator.accumulate():
                 value = loss(micro)
                 self.accelerator.backward(value)
-                total += float(value.detach()) / self.config.accumulate
+                total += value.detach() / self.config.accumulate
                 if self.accelerator.sync_gradients:
-                    norm = self._finish_gradients()
+                    mean, norm = self._finish_gradients(total)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-        return total, norm
+        return mean, norm
 
-    def _finish_gradients(self) -> float:
+    def _finish_gradients(self, total: Tensor) -> tuple[float, float]:
         # The rollout calls the bare network many times a loss, so ranks meet here and not in hooks of a wrapper.
         if self.accelerator.num_processes > 1:
-            for parameter in self.parameters:
-                if is_sharded(parameter):
-                    continue  # FSDP has averaged it already.
+            # What is sharded was averaged by FSDP.
+            mine = [parameter for parameter in self.parameters if not is_sharded(parameter)]
+            for parameter in mine:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)))
+            average_gradients(mine, self.accelerator.num_processes)
+        length = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        # Both at once: each number that is read waits for the device.
+        mean, norm = torch.stack([total, length.to(total)]).tolist()
         if not math.isfinite(norm):
             self.optimizer.zero_grad()
             raise RuntimeError(f"the gradient norm became {norm}; lower the learning rate or go on from a checkpoint")
-        return norm
+        return mean, norm
 
 
 def make_optimizer(parameters: list[nn.Parameter], rate: float, config: TrainConfig) -> torch.optim.Optimizer:
@@ -134,6 +141,7 @@ def make_optimizer(parameters: list[nn.Parameter], rate: float, config: TrainCon
         ValueError: If they are asked for off the GPU, where there are none.
     """
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    options: dict[str, Any] = {}
     if config.optimizer == "adamw8bit":
         if parameters[0].device.type != "cuda":
             raise ValueError("`optimizer` 'adamw8bit' needs a GPU; use 'adamw'")
@@ -142,7 +150,10 @@ def make_optimizer(parameters: list[nn.Parameter], rate: float, config: TrainCon
         except ImportError as error:
             raise ImportError("moments of eight bits need bitsandbytes: pip install bitsandbytes") from error
         kind = AdamW8bit
-    return kind(parameters, lr=rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay)
+    elif parameters[0].device.type == "cuda" and not config.shard:
+        options = {"fused": True}
+    betas = (config.beta1, config.beta2)
+    return kind(parameters, lr=rate, betas=betas, weight_decay=config.weight_decay, **options)
 
 
 def make_accelerator(config: TrainConfig) -> Any:

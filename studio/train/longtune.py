@@ -8,7 +8,7 @@ Source: LongLive (ICLR 2026), section 3.2; figures of its public configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from studio.train.matching import Clip, Draw, MatchingTrainer
 from studio.train.networks import Networks, open_networks
 from studio.train.prompts import Prompts
 from studio.train.recipe import MatchingConfig, from_preset
-from studio.train.running import Run, run
+from studio.train.running import Playing, Run, run
 from studio.train.stream import Stream, chunk_plan
 
 __all__ = ["LONG_TUNE_PRESETS", "LongTuneConfig", "LongTuning", "long_tune", "long_tune_preset"]
@@ -86,16 +86,26 @@ class LongTuneConfig(MatchingConfig):
         return (0, *range(self.frames, self.max_length - self.new_frames + 1, self.new_frames))
 
 
-# What differs from the defaults, see DISTILL_PRESETS. The miniature is small enough to be tuned whole.
+# What differs from the defaults, see DISTILL_PRESETS. The miniature is small enough to be tuned whole; 975 latent
+# frames are four minutes of it.
 LONG_TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "miniature": {
         "generator": "miniature",
+        "steps": 3000,
+        "guidance": 1.5,
         "noise_shift": 3.0,
         "score_shift": 3.0,
         "timestep_shift": 3.0,
-        "batch": 8,
+        "batch": 48,
+        "max_length": 975,
+        "average": 0.99,
+        "average_from": 200,
         "lora": None,
+        "precision": "bf16",
         "recompute": False,
+        "compile": True,
+        "save_every": 1000,
+        "export": True,
     },
     "pocket": {
         "generator": "pocket",
@@ -173,7 +183,7 @@ class LongTuning(MatchingTrainer):
             sink_policy=self.config.sink_policy,  # type: ignore[arg-type]
         )
         noise = self.noise("stream", stream.video)
-        blocks = rollout(nets.generator, stream.cache, plan, noise, nets.config.sampler)
+        blocks = rollout(nets.generator, stream.cache, plan, noise, nets.config.sampler, timed=False)
         new = torch.cat([block.latents for block in blocks], dim=1).float()
         latents, mask = stream.clip(new)
         text = stream.after if stream.switched(start) else stream.text
@@ -231,6 +241,7 @@ def long_tune(
     prompts: Prompts | None = None,
     wait: bool = True,
     show: bool | None = None,
+    pausing: Iterable[Playing] = (),
 ) -> Run:
     """Tune a generator on long videos; goes on from the newest checkpoint in the folder, if there is one.
 
@@ -241,6 +252,7 @@ def long_tune(
         prompts: Prompts to train on; `None` reads what the configuration names.
         wait: Whether to return at the end; else at once, with the training going on in the background.
         show: Whether to show progress as a widget; `None`: in a notebook.
+        pausing: Sessions or studios that rest while it trains; all others play on beside it.
 
     Returns:
         The run, with its history and its networks.
@@ -252,7 +264,9 @@ def long_tune(
         RuntimeError: If the training diverges.
         ValueError: If something does not fit, or the checkpoint is of another training.
     """
-    return run(LongTuning(config, networks or open_networks(config), prompts), report, wait=wait, show=show)
+    return run(
+        LongTuning(config, networks or open_networks(config), prompts), report, wait=wait, show=show, pausing=pausing
+    )
 
 
 def long_tune_preset(name: str, **changes: Any) -> LongTuneConfig:

@@ -21,6 +21,7 @@ from studio.train.networks import Networks
 from studio.train.prompts import Prompts
 from studio.train.recipe import MatchingConfig
 from studio.train.recompute import recomputed
+from studio.train.runtime import sent
 from studio.train.trainer import Trainer
 
 __all__ = ["Clip", "Draw", "MatchingTrainer"]
@@ -79,6 +80,7 @@ class MatchingTrainer(Trainer):
         self.schedules = ScoreSchedules(noise_shift=config.noise_shift, score_shift=config.score_shift).to(self.device)
         self.generator = self.learners["generator"]
         self.critic = self.learn("critic", networks.critic, config.critic_rate)
+        self.judging = {network: self.fast(network) for network in (networks.critic, networks.teacher)}
 
     def step(self) -> dict[str, float]:
         """One critic update, and before every few of them one generator update.
@@ -91,9 +93,9 @@ class MatchingTrainer(Trainer):
         """
         metrics: dict[str, float] = {}
         if self.done % self.config.critic_updates == 0:
-            loss, norm = self.generator.update(self._generator_loss)
+            loss, norm = self.generator.update(self._generator_loss, self.share)
             metrics |= {"generator_loss": loss, "generator_norm": norm}
-        loss, norm = self.critic.update(self._critic_loss)
+        loss, norm = self.critic.update(self._critic_loss, self.share)
         metrics |= {"critic_loss": loss, "critic_norm": norm}
         self.finish_step("generator_loss" in metrics)
         return metrics
@@ -119,7 +121,7 @@ class MatchingTrainer(Trainer):
             parts: What the draw is for.
         """
         drawn = draws.choice(len(self.networks.config.sampler.steps), self.config.seed, "exit", *parts)
-        return draws.agreed(drawn, self.device)
+        return draws.agreed(drawn)
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class MatchingTrainer(Trainer):
         x = clip.latents.detach()
         noisy, noise, timestep = self._noised(x, draw)
         with self.autocast(), recomputed(self.networks.critic, self.config.recompute):
-            flow = self.networks.critic(noisy, timestep, clip.text).float()
+            flow = self.judging[self.networks.critic](noisy, timestep, clip.text).float()
         return critic_loss(flow, x, noise, noisy, timestep, self.schedules, self._mask(clip))
 
     @staticmethod
@@ -155,14 +157,14 @@ class MatchingTrainer(Trainer):
         sources = [draws.generator(*parts, row) for row in self.rows]
         limits = {"lowest": config.lowest_timestep, "highest": config.highest_timestep}
         drawn = [draw_timestep(1, x.shape[1], shift=config.timestep_shift, generator=s, **limits) for s in sources]
-        timestep = torch.cat(drawn).to(self.device)
-        noise = torch.cat([torch.randn(1, *x.shape[1:], generator=source) for source in sources]).to(self.device)
+        timestep = sent(torch.cat(drawn), self.device)
+        noise = sent(torch.cat([torch.randn(1, *x.shape[1:], generator=source) for source in sources]), self.device)
         return self.schedules.noising.add_noise(x, noise, timestep), noise, timestep
 
     def _clean(self, network: WanDiT, noisy: Tensor, timestep: Tensor, text: Tensor, scale: float) -> Tensor:
         def predict(prompt: Tensor) -> Tensor:
             with self.autocast():
-                flow = network(noisy, timestep, prompt)
+                flow = self.judging[network](noisy, timestep, prompt)
             return self.schedules.score.x0_from_flow(flow.float(), noisy, timestep)
 
         prompted = predict(text)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -19,10 +19,20 @@ from studio.model.filling import fill
 from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.vae import VideoVAE
 from studio.model.weights import Models, layout_of, load, load_checked, read
+from studio.train.kinship import check_kin
 from studio.train.recipe import MatchingConfig
 from studio.world import vocabulary
 
-__all__ = ["Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models", "open_networks", "open_transformer"]
+__all__ = ["Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models", "open_networks", "open_teacher", "open_transformer"]
+
+
+class Taught(Protocol):
+    """A configuration with a teacher."""
+
+    @property
+    def generator(self) -> str: ...
+    @property
+    def teacher(self) -> str: ...
 
 
 @dataclass(kw_only=True, eq=False)
@@ -194,6 +204,24 @@ def open_transformer(name: str, *, role: str = "teacher") -> WanDiT:
     return network.eval().requires_grad_(False)
 
 
+def open_teacher(config: Taught) -> WanDiT:
+    """Load the teacher that a configuration names, after a look whether it is the generator's kin.
+
+    Args:
+        config: The training.
+
+    Returns:
+        The network on the CPU.
+
+    Raises:
+        FileNotFoundError: If a model is not there.
+        ValueError: If a file is damaged or of another kind, or the teacher reads other text or latents.
+    """
+    teacher = open_transformer(config.teacher)
+    check_kin(config.generator, config.teacher)
+    return teacher
+
+
 def open_networks(config: MatchingConfig) -> Networks:
     """Load what a configuration names; the critic begins as a copy of the teacher.
 
@@ -207,5 +235,5 @@ def open_networks(config: MatchingConfig) -> Networks:
         FileNotFoundError: If a model is not there.
         ValueError: If a file is damaged or of another kind, or the models do not fit each other.
     """
-    teacher = open_transformer(config.teacher)
+    teacher = open_teacher(config)
     return Networks.of(load(config.generator), teacher=teacher, critic=copy.deepcopy(teacher))

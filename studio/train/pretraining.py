@@ -9,7 +9,7 @@ arXiv:2207.12598).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,10 @@ from studio.train.dmd import guided
 from studio.train.networks import TrainedNetworks
 from studio.train.recipe import TrainConfig, check_number, check_whole, from_preset
 from studio.train.recompute import recomputed
-from studio.train.running import Run, run
+from studio.train.running import Playing, Run, run
+from studio.train.runtime import sent
 from studio.train.trainer import Trainer
+from studio.train.worldpool import WorldPool
 
 __all__ = ["PRETRAIN_PRESETS", "PretrainConfig", "Pretraining", "pretrain", "pretrain_preset"]
 
@@ -39,7 +41,13 @@ class PretrainConfig(TrainConfig):
     Args:
         shift: Flow shift of the drawn noise levels.
         drop: Share of prompts left out, for guidance.
-        pool: Clips that are gone through again and again, kept as latents; `None` for ever new ones.
+        pool: Clips kept as latents, by each process; `None` for ever new ones.
+        renew_every: Steps after which a chunk of the pool is replaced by new clips of the world; `None`: never, the
+            pool's clips are gone through again and again.
+        chunk: Clips rendered together, where the pool is renewed.
+        switched: Share of the renewed chunks whose scene changes soon after its beginning, as where a chunk of long
+            tuning overlaps with the scene before a switch; the prompt tells what comes after.
+        switch_frame: Latent frame of that change.
         guidance: Scale of the guidance in previews.
         solver_steps: Network calls of a preview.
 
@@ -56,6 +64,10 @@ class PretrainConfig(TrainConfig):
     shift: float = 3.0
     drop: float = 0.1
     pool: int | None = None
+    renew_every: int | None = None
+    chunk: int = 32
+    switched: float = 0.0
+    switch_frame: int = 3
     guidance: float = 1.5
     solver_steps: int = 20
 
@@ -66,12 +78,35 @@ class PretrainConfig(TrainConfig):
         check_whole(self, "solver_steps", 1)
         if self.pool is not None:
             check_whole(self, "pool", 1)
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"`drop` must lie in [0, 1), got {self.drop}; use 0.1")
+        for name in ("drop", "switched"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}; use 0.1")
+        check_whole(self, "chunk", 1)
+        if self.renew_every is not None:
+            check_whole(self, "renew_every", 1)
+            if self.pool is None:
+                raise ValueError("`renew_every` needs a `pool` that is renewed, got None; use pool=2048")
+        if self.switched and not 0 < self.switch_frame < self.frames:
+            raise ValueError(f"`switch_frame` must lie in 1..{self.frames - 1}, got {self.switch_frame}; use 3")
 
 
 PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
-    "miniature": {"generator": "miniature", "batch": 48, "generator_rate": 3e-4, "precision": "bf16"},
+    # On one GPU or more: clips are rendered and encoded there, about 30 times each is met under other noise.
+    "miniature": {
+        "generator": "miniature",
+        "steps": 16000,
+        "batch": 48,
+        "generator_rate": 3e-4,
+        "warmup": 200,
+        "floor": 0.02,
+        "precision": "bf16",
+        "compile": True,
+        "pool": 2048,
+        "renew_every": 20,
+        "switched": 0.25,
+        "save_every": 4000,
+        "export": True,
+    },
     "pocket": {
         "generator": "pocket",
         "steps": 400,
@@ -106,6 +141,7 @@ class Pretraining(Trainer):
         if networks.vae is None:
             raise ValueError("`networks` must have a VAE, which makes the clips' latents, got None")
         super().__init__(config, networks)
+        given = clips is not None
         if clips is None:
             shape = self.shape
             if shape.height != shape.width:
@@ -114,6 +150,17 @@ class Pretraining(Trainer):
             clips = WorldClips(frames, shape.height, seed=config.seed, device=self.device)
         self.clips = clips
         self._pooled: dict[int, tuple[Tensor, Tensor]] = {}
+        self._network = self.fast(networks.generator)
+        self._world: WorldPool | None = None
+        if config.renew_every is not None:
+            if given:
+                raise ValueError("`renew_every` renews the world's clips; leave it out where `clips` are given")
+            assert config.pool is not None
+            self._world = WorldPool(
+                networks.config, networks.vae, networks.encode, frames=config.frames, clips=config.pool,
+                chunk=config.chunk, renew_every=config.renew_every, switched=config.switched,
+                switch_frame=config.switch_frame, seed=config.seed, rank=self.rank,
+            )  # fmt: skip
 
     def step(self) -> dict[str, float]:
         """One update.
@@ -124,7 +171,7 @@ class Pretraining(Trainer):
         Raises:
             RuntimeError: If the gradient is not finite.
         """
-        loss, norm = self.learners["generator"].update(self.loss)
+        loss, norm = self.learners["generator"].update(self.loss, self.share)
         self.finish_step()
         return {"generator_loss": loss, "generator_norm": norm}
 
@@ -141,12 +188,12 @@ class Pretraining(Trainer):
         index = self.done * config.accumulate + micro
         x0, text = self.batch(index)
         drawn = [torch.rand(2, generator=draws.generator(config.seed, "level", index, row)) for row in self.rows]
-        uniform, dropped = torch.stack(drawn).to(self.device).unbind(1)
+        uniform, dropped = sent(torch.stack(drawn), self.device).unbind(1)
         sigma = shift_sigma(uniform, config.shift)[:, None].expand(x0.shape[:2])
         text = torch.where((dropped < config.drop)[:, None, None], self.negative.expand_as(text), text)
         noise, level = self.drawn(x0.shape[1], "flow", index), sigma[..., None, None, None]
         with self.autocast(), recomputed(self.networks.generator, config.recompute):
-            flow = self.networks.generator((1 - level) * x0 + level * noise, 1000 * sigma, text)
+            flow = self._network((1 - level) * x0 + level * noise, 1000 * sigma, text)
         return (flow.float() - (noise - x0)).square().mean()
 
     @torch.no_grad()
@@ -156,6 +203,8 @@ class Pretraining(Trainer):
         Args:
             index: Which batch.
         """
+        if self._world is not None:
+            return self._world.batch(index // self.config.accumulate, index, self.config.batch)
         first = index * self.accelerator.num_processes * self.config.batch
         wanted = [first + row for row in self.rows]
         if self.config.pool is None:
@@ -212,6 +261,7 @@ def pretrain(
     clips: Clips | None = None,
     wait: bool = True,
     show: bool | None = None,
+    pausing: Iterable[Playing] = (),
 ) -> Run:
     """Teach a bidirectional network; goes on from the newest checkpoint in the folder, if there is one.
 
@@ -222,6 +272,7 @@ def pretrain(
         clips: What it learns from; `None`: the miniature's world.
         wait: Whether to return at the end; else at once, with the training going on in the background.
         show: Whether to show progress as a widget; `None`: in a notebook.
+        pausing: Sessions or studios that rest while it trains; all others play on beside it.
 
     Returns:
         The run, with its history and its networks; its export is a teacher for `initialise` and `distill`.
@@ -234,7 +285,7 @@ def pretrain(
         ValueError: If something does not fit, or the checkpoint is of another training.
     """
     networks = networks or TrainedNetworks.of(load(config.generator))
-    return run(Pretraining(config, networks, clips), report, wait=wait, show=show)
+    return run(Pretraining(config, networks, clips), report, wait=wait, show=show, pausing=pausing)
 
 
 def pretrain_preset(name: str, **changes: Any) -> PretrainConfig:

@@ -6,14 +6,66 @@ and pays nothing. The miniature is small enough to be whole on every rank; shard
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["Ranks"]
+__all__ = ["Ranks", "average_gradients", "shared_sum"]
+
+# Numbers of one message: large enough to be quick, small beside the networks that need many of them.
+_MESSAGE = 2**25
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:
+    """Average the gradients over the ranks, in few large messages; a parameter has a gradient on all ranks or on none.
+
+    Args:
+        parameters: Whole on every rank.
+        world: Number of processes.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for group in _messages(gradients):
+        flat = torch.cat([gradient.reshape(-1) for gradient in group])
+        dist.all_reduce(flat)
+        flat /= world
+        parts = flat.split([gradient.numel() for gradient in group])
+        torch._foreach_copy_(group, [part.view_as(g) for part, g in zip(parts, group, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _messages(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    group: list[Tensor] = []
+    for gradient in gradients:
+        full = group and sum(one.numel() for one in group) + gradient.numel() > _MESSAGE
+        if group and (full or gradient.dtype != group[0].dtype):
+            yield group
+            group = []
+        group.append(gradient)
+    if group:
+        yield group
+
+
+@functools.cache
+def _by_cpu() -> Any:
+    return dist.new_group(backend="gloo")
+
+
+def shared_sum(value: float) -> float:
+    """The sum of a number over all processes; it goes over the CPU, so that nobody waits for a GPU.
+
+    Args:
+        value: This process's number.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64)
+    dist.all_reduce(shared, group=None if dist.get_backend() == "gloo" else _by_cpu())
+    return float(shared)
 
 
 class Ranks:
@@ -64,17 +116,10 @@ class Ranks:
             for tensor in (*network.parameters(), *network.buffers()):
                 dist.broadcast(tensor.data, src=0)
 
-    @torch.no_grad()
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients over the ranks, in one message; parameters without a gradient must be so on all."""
-        if self.world == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world
-        parts = flat.split([g.numel() for g in gradients])
-        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
+        """Average the gradients over the ranks; parameters without a gradient must be so on all."""
+        if self.world > 1:
+            average_gradients(parameters, self.world)
 
     def agree(self, value: float) -> float:
         """The mean of a number over the ranks, the same on all of them."""

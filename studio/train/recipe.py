@@ -29,10 +29,14 @@ class TrainConfig:
         prompts: File of prompts, `None` for the miniature's world.
         negative: Prompt of the unguided prediction.
         steps: Updates in all.
+        seconds: Time after which it stops, with a checkpoint to go on from, counted from its start or its going on;
+            `None` for no limit.
         batch: Clips of one rank and micro-batch.
         accumulate: Micro-batches of an update.
         frames: Latent frames of a clip.
         generator_rate: Learning rate of the generator.
+        warmup: Steps over which the learning rates rise to their values.
+        floor: Share of the learning rates that is left at the last step, by a cosine; 1 leaves them as they are.
         beta1: First moment's decay of every optimiser.
         beta2: Second moment's decay.
         weight_decay: Of every optimiser.
@@ -43,6 +47,7 @@ class TrainConfig:
         lora: Rank of the adapters on what learns, `None` to tune all weights.
         precision: "no" or "bf16": type of the mixed precision.
         recompute: Whether activations are dropped and computed again in the backward pass.
+        compile: Whether passes over whole clips are compiled, on a GPU.
         shard: Whether networks are spread over the processes, by FSDP2.
         seed: Seed of everything.
         device: "cpu" to stay off the accelerator; `None`: whatever there is.
@@ -50,6 +55,7 @@ class TrainConfig:
         preview_every: Steps between preview clips, `None` for none.
         save_every: Steps between checkpoints.
         keep: Checkpoints kept.
+        export: Whether a whole model is written at the end, as `Run.export` does.
 
     Raises:
         ValueError: If a value is out of range.
@@ -60,10 +66,13 @@ class TrainConfig:
     prompts: str | None = None
     negative: str = ""
     steps: int = 700
+    seconds: float | None = None
     batch: int = 1
     accumulate: int = 1
     frames: int = 21
     generator_rate: float = 2e-6
+    warmup: int = 0
+    floor: float = 1.0
     beta1: float = 0.0
     beta2: float = 0.999
     weight_decay: float = 0.01
@@ -74,6 +83,7 @@ class TrainConfig:
     lora: int | None = None
     precision: str = "no"
     recompute: bool = True
+    compile: bool = False
     shard: bool = False
     seed: int = 0
     device: str | None = None
@@ -81,17 +91,25 @@ class TrainConfig:
     preview_every: int | None = None
     save_every: int = 100
     keep: int = 2
+    export: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "frames", "save_every", "keep"):
             check_whole(self, name, 1)
-        check_whole(self, "average_from", 0)
+        for name in ("average_from", "warmup"):
+            check_whole(self, name, 0)
         for name in ("lora", "preview_every"):
             if getattr(self, name) is not None:
                 check_whole(self, name, 1)
         for name in ("generator_rate", "clip_norm"):
             check_number(self, name, above=True)
         check_number(self, "weight_decay", above=False)
+        if self.seconds is not None:
+            check_number(self, "seconds", above=True)
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"`floor` must lie in [0, 1], got {self.floor}; use 0.05")
+        if self.compile and (self.recompute or self.shard):
+            raise ValueError("`compile` goes neither with `recompute` nor with `shard`; set these to False")
         for name in ("beta1", "beta2", "average"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

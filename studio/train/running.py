@@ -8,11 +8,11 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,12 +26,29 @@ from studio.train.lora import lora_state
 from studio.train.memory import advice, check_memory, free_memory
 from studio.train.monitor import Monitor, TextMonitor, in_notebook, used_memory
 from studio.train.networks import TrainedNetworks
+from studio.train.ranks import shared_sum
 from studio.train.recipe import TrainConfig
 from studio.train.sharding import whole_state
 from studio.train.snapshots import load_snapshot, newest, save_snapshot
 from studio.train.trainer import Trainer
 
-__all__ = ["Run", "run"]
+__all__ = ["Playing", "Run", "run"]
+
+
+class Playing(Protocol):
+    """What plays and can rest: a session or a studio."""
+
+    @property
+    def state(self) -> str: ...
+
+    def play(self) -> None:
+        """Go on."""
+        ...
+
+    def pause(self) -> None:
+        """Rest."""
+        ...
+
 
 State = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 
@@ -48,6 +65,7 @@ class Run:
         report: Takes a line of progress now and then.
         monitor: Shows the progress; `None` says it by `report`.
         writes: Whether the generator's weights are written when it ends.
+        pausing: Sessions or studios that rest while it trains; all others play on beside it.
 
     Raises:
         MemoryError: If it will not fit, with settings that would.
@@ -64,8 +82,9 @@ class Run:
         monitor: Monitor | None = None,
         *,
         writes: bool = False,
+        pausing: Iterable[Playing] = (),
     ) -> None:
-        self.trainer, self.report, self.writes = trainer, report, writes
+        self.trainer, self.report, self.writes, self.pausing = trainer, report, writes, tuple(pausing)
         self.monitor = monitor or TextMonitor(report)
         self.folder = Path(trainer.config.out)
         self.history: list[dict[str, float]] = []
@@ -74,6 +93,7 @@ class Run:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._torn = False
+        self._until: float | None = None
         need = check_memory(trainer.config, trainer.networks, free_memory(trainer.device))
         self.report(f"will need about {need}")
         found = newest(self.folder / "checkpoints")
@@ -164,8 +184,11 @@ class Run:
         """Hold after the current step, with everything kept where it is; may be called from any thread."""
         self._pause.set()
 
-    def resume(self) -> Run:
-        """Go on: after a pause at once, after a stop from the step it ended with, in the background if it was there.
+    def resume(self, wait: bool | None = None) -> Run:
+        """Go on: after a pause at once, after a stop from the step it ended with.
+
+        Args:
+            wait: Whether to return at the end of a training that had ended; `None`: as it was started.
 
         Returns:
             Itself.
@@ -175,7 +198,8 @@ class Run:
         """
         self._pause.clear()
         if self._state != "running":
-            self.start() if self._thread is not None else self.go()
+            behind = self._thread is not None if wait is None else not wait
+            self.start() if behind else self.go()
         return self
 
     def stop(self, wait: bool = True) -> None:
@@ -189,6 +213,12 @@ class Run:
             self.wait()
 
     # -- results --------------------------------------------------------------------------------------------------
+
+    @property
+    def preview_prompt(self) -> str:
+        """What the previews show: a prompt of the training."""
+        assert self.trainer.prompts is not None
+        return self.trainer.prompts(0)[0]
 
     def preview(self, prompt: str | None = None) -> Tensor:
         """Let the generator as it is now make a clip.
@@ -205,8 +235,7 @@ class Run:
         trainer, vae = self.trainer, self.networks.vae
         if vae is None:
             raise RuntimeError("a preview needs a VAE; give the networks one")
-        assert trainer.prompts is not None
-        text = self.networks.encode([prompt or trainer.prompts(0)[0]]).to(trainer.device)
+        text = self.networks.encode([prompt or self.preview_prompt]).to(trainer.device)
         with torch.no_grad(), self.averaged():
             pixels = vae.decode(trainer.sample(text, "preview").to(next(vae.parameters()).dtype))[0]
         return ((pixels.float().movedim(1, -1) + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
@@ -276,6 +305,8 @@ class Run:
             self._torn = False
         self._stop.clear()
         self._pause.clear()
+        # Here, where the caller is: what a thread displays belongs to no cell.
+        self.monitor.begin(self)
         self._error, self._state = None, "running"
 
     def _guarded(self) -> None:
@@ -285,7 +316,27 @@ class Run:
             self._error = error
 
     def _work(self) -> None:
-        self.monitor.begin(self)
+        self._until = None if self.config.seconds is None else time.monotonic() + self.config.seconds
+        resting = [one for one in self.pausing if one.state in ("warming", "playing", "waiting")]
+        for one in resting:
+            one.pause()
+        said = ""
+        try:
+            said = self._train()
+        finally:
+            if self._state == "running":
+                self._state = "failed"
+            self.monitor.end(self)
+            for one in resting:
+                one.play()
+            if self.config.trackers:
+                self.trainer.accelerator.end_training()
+        if said:
+            # Outside the handler: the error's frames, which held the step's tensors, are gone by now.
+            raise MemoryError(self._out_of_memory(said))
+
+    def _train(self) -> str:
+        """Train until the end or an interruption; returns what was said if memory ran out, which leaves it failed."""
         try:
             with _ending_between_steps(self._stop):
                 while self.trainer.done < self.config.steps and not self._stopping():
@@ -293,19 +344,18 @@ class Run:
                 self._save()
             if self.writes:
                 self.save_generator()
+            if self.config.export:
+                self.export()
             self._state = "finished" if self.trainer.done >= self.config.steps else "stopped"
-        except torch.OutOfMemoryError as error:
-            self._torn, said = True, str(error).splitlines()[0]
-            raise MemoryError(self._out_of_memory(said)) from None
+        except (RuntimeError, MemoryError) as error:
+            self._torn = True
+            if not _ran_out(error):
+                raise
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
         except BaseException:
             self._torn = True
             raise
-        finally:
-            if self._state == "running":
-                self._state = "failed"
-            self.monitor.end(self)
-            if self.config.trackers:
-                self.trainer.accelerator.end_training()
+        return ""
 
     def _out_of_memory(self, said: str) -> str:
         self.trainer.release()
@@ -318,11 +368,8 @@ class Run:
         """Whether any process was asked to stop; all of them end after the same step, and all wait for a pause."""
         while self._pause.is_set() and not self._stop.is_set():
             time.sleep(_GLANCE)
-        accelerator = self.trainer.accelerator
-        asked = self._stop.is_set()
-        if accelerator.num_processes == 1:
-            return asked
-        return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
+        late = self._until is not None and time.monotonic() >= self._until
+        return shared_sum(float(self._stop.is_set() or late)) > 0
 
     def _one(self) -> None:
         began = time.perf_counter()
@@ -352,6 +399,7 @@ def run(
     *,
     wait: bool = True,
     show: bool | None = None,
+    pausing: Iterable[Playing] = (),
 ) -> Run:
     """Train to the end, or to the interruption, and write the generator.
 
@@ -360,6 +408,7 @@ def run(
         report: Takes a line of progress now and then.
         wait: Whether to return at the end; else at once, with the training going on in the background.
         show: Whether to show progress as a widget; `None`: in a notebook.
+        pausing: Sessions or studios that rest while it trains; all others play on beside it.
 
     Returns:
         The run.
@@ -374,7 +423,7 @@ def run(
         from studio.train.display import NotebookMonitor
 
         monitor = NotebookMonitor(report)
-    current = Run(trainer, report, monitor, writes=True)
+    current = Run(trainer, report, monitor, writes=True, pausing=pausing)
     return current.go() if wait else current.start()
 
 
@@ -383,6 +432,13 @@ def _end(reference: weakref.ref[Run]) -> None:
     if current is not None and current._thread is not None and current._thread.is_alive():
         current._stop.set()
         current._thread.join()
+
+
+def _ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: PyTorch has a class for it on GPUs, elsewhere only words."""
+    said = str(error).lower()
+    words = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in said for word in words)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ __all__ = ["load_snapshot", "newest", "save_snapshot"]
 
 _PREFIX, _ASIDE = "step-", ".part-"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-_FREE = {"out", "steps", "save_every", "keep", "device", "trackers", "preview_every"}
+_FREE = {"out", "steps", "seconds", "save_every", "keep", "export", "device", "trackers", "preview_every"}
 
 
 def newest(folder: Path | str) -> Path | None:

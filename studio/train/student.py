@@ -362,7 +362,9 @@ class _Trainer:
                 yield BlockPlan(text=old if switch is not None and first < switch else text, policy=policy)
 
         with runtime.autocast(self.device):
-            blocks = rollout(self.average.network, cache, plan(), noise, self.sampler, schedule=self.schedule)  # type: ignore[arg-type]
+            blocks = rollout(
+                self.average.network, cache, plan(), noise, self.sampler, schedule=self.schedule, timed=False
+            )  # type: ignore[arg-type]
             return torch.cat([block.latents.float() for block in blocks], dim=1)
 
     # -- learning -------------------------------------------------------------------------------------------------

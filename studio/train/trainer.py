@@ -19,6 +19,7 @@ from studio.train.lora import add_lora, merged_state
 from studio.train.networks import TrainedNetworks
 from studio.train.prompts import Prompts, WorldPrompts, read_prompts
 from studio.train.recipe import TrainConfig
+from studio.train.runtime import Compiled, compiled, cosine, sent
 from studio.train.sharding import shard
 
 __all__ = ["Trainer"]
@@ -63,6 +64,8 @@ class Trainer(ABC):
         self.learn("generator", networks.generator, config.generator_rate)
         self.average: WeightAverage | None = None
         self.done = 0
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         with torch.no_grad():
             self.negative = networks.encode([config.negative]).to(self.device)
 
@@ -113,6 +116,17 @@ class Trainer(ABC):
             RuntimeError: If a gradient is not finite.
         """
 
+    @property
+    def share(self) -> float:
+        """Share of the learning rates that the next step takes."""
+        config = self.config
+        progress, warmup = self.done / config.steps, max(1, config.warmup)
+        return cosine(progress, self.done + 1, 1.0, warmup=warmup, floor=config.floor)
+
+    def fast(self, network: WanDiT) -> Compiled:
+        """A network for passes over whole clips, compiled where the configuration wants it and a GPU is there."""
+        return compiled(network, self.device, self.config.compile)
+
     def finish_step(self, changed: bool = True) -> None:
         """Count the step, and let the average follow the generator.
 
@@ -147,6 +161,8 @@ class Trainer(ABC):
         """Let go of everything that can be made again, after memory ran out."""
         for learner in self.learners.values():
             learner.optimizer.zero_grad(set_to_none=True)
+            # They come back from the checkpoint that the run goes on from.
+            learner.optimizer.state.clear()
 
     # -- draws ----------------------------------------------------------------------------------------------------
 
@@ -188,11 +204,8 @@ class Trainer(ABC):
             A function of block and step, giving `[B, block, C, H, W]`.
         """
         shape = self.shape.latents(1, self.networks.config.sampler.block)
-        sources = [
-            NoiseSource(draws.key(self.config.seed, "noise", *parts, row), shape, device=self.device)
-            for row in self.rows
-        ]
-        return lambda block, step: torch.cat([source(block, step) for source in sources])
+        sources = [NoiseSource(draws.key(self.config.seed, "noise", *parts, row), shape) for row in self.rows]
+        return lambda block, step: sent(torch.cat([source(block, step) for source in sources]), self.device)
 
     def drawn(self, frames: int, *parts: int | str) -> Tensor:
         """Standard normal latents `[B, frames, C, H, W]` of this rank's clips.
@@ -203,7 +216,7 @@ class Trainer(ABC):
         """
         shape = self.shape.latents(1, frames)
         sources = [draws.generator(self.config.seed, *parts, row) for row in self.rows]
-        return torch.cat([torch.randn(shape, generator=source) for source in sources]).to(self.device)
+        return sent(torch.cat([torch.randn(shape, generator=source) for source in sources]), self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The mixed precision of every pass."""
@@ -239,5 +252,5 @@ class Trainer(ABC):
         noise = NoiseSource(draws.key(config.seed, "sample", *parts), shape, device=self.device)
         plan = [BlockPlan(text=text)] * (config.frames // nets.config.sampler.block)
         with self.autocast():
-            blocks = rollout(nets.generator, cache, plan, noise, nets.config.sampler)
+            blocks = rollout(nets.generator, cache, plan, noise, nets.config.sampler, timed=False)
             return torch.cat([block.latents for block in blocks], dim=1).float()

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "loop": {"words", "model", "loop"},
     "world": {"words", "world"},
     "live": {"words", "model", "loop", "live"},
-    "train": {"words", "model", "loop", "world", "train"},
+    "train": {"words", "model", "loop", "world", "widgets", "train"},
     "evaluate": {"words", "model", "loop", "world", "evaluate"},
     "widgets": {"words", "widgets"},
     "cli": {"words", "model", "loop", "world", "live", "train", "evaluate", "widgets", "cli"},

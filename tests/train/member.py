@@ -38,7 +38,7 @@ def main(folder: str, batch: str, recipe: str) -> None:
     rows = [it.step() for _ in range(4)]
     stem = Path(folder) / f"member-{it.rank}"
     save_tensors(stem.with_suffix(".safetensors"), whole_state(it.networks.generator))
-    agreed = draws.agreed(it.rank + 5, it.device)
+    agreed = draws.agreed(it.rank + 5)
     current = Run(it)
     step = it.step
 

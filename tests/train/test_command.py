@@ -34,6 +34,7 @@ def test_a_saved_configuration_with_options_over_it(tmp_path):
     path = str(mine.save(tmp_path / "c.json"))
     assert printed("long_tune", "--config", path) == mine
     assert printed("long_tune", "--config", path, "--lora", "none").lora is None
+    assert printed("long_tune", path, "--seconds", "500").seconds == 500.0
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,9 @@ def test_a_saved_configuration_with_options_over_it(tmp_path):
     [
         (["distill", "--preset", "miniature", "--out", "o"], "teacher"),
         (["distill", "--preset", "minature"], "invalid choice"),
-        (["distill", "--preset", "miniature", "--config", "c.json"], "one of --preset and --config"),
+        (["distill", "--preset", "miniature", "--config", "c.json"], "one of CONFIG, --preset and --config"),
+        (["distill", "nowhere.json"], "nowhere.json"),
+        (["distill", __file__], "Expecting value"),
         (["distill", "--stepz", "3"], "unrecognized"),
         (["long_tune", "--switch-frames", "a,b"], "invalid"),
         (["initialise", "--out", "o", "--generator", "g", "--teacher", "t", "--steps", "0"], "at least 1"),
@@ -51,6 +54,15 @@ def test_what_is_wrong_is_said(words, message, capsys):
     with pytest.raises(SystemExit):
         main(words)
     assert message in capsys.readouterr().err
+
+
+def test_of_several_processes_the_first_one_speaks(capsys, monkeypatch):
+    from studio.train.__main__ import report
+
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        report(f"rank {rank}")
+    assert capsys.readouterr().out == "rank 0\n"
 
 
 def test_every_recipe_of_a_run_has_presets_that_build():

@@ -114,7 +114,8 @@ def test_accumulated_micro_batches_are_one_update_of_their_mean(tmp_path):
     wanted = torch.autograd.grad(sum(losses) / 2, it.critic.parameters, allow_unused=True)
     seen = []
     original = it.critic._finish_gradients
-    it.critic._finish_gradients = lambda: (seen.extend(p.grad.clone() for p in it.critic.parameters), original())[1]
+    it.critic._finish_gradients = lambda total: (
+        seen.extend(p.grad.clone() for p in it.critic.parameters), original(total))[1]  # fmt: skip
     loss, _ = it.critic.update(it._critic_loss)
     assert loss == pytest.approx(sum(losses).item() / 2, rel=1e-5)
     assert len(seen) == len(wanted)

@@ -76,6 +76,40 @@ def test_a_pool_is_encoded_once_and_any_position_is_found_again(tmp_path):
     assert torch.equal(it.batch(4)[0], trainer(tmp_path, pool=3, batch=2).batch(4)[0])
 
 
+RENEWED = {"pool": 4, "chunk": 2, "renew_every": 2, "switched": 0.5, "frames": 6, "switch_frame": 3}
+
+
+def test_a_renewed_pool_is_a_function_of_the_step(tmp_path):
+    it = trainer(tmp_path, batch=3, **RENEWED)
+    seen, held = [], []
+    for done in range(9):
+        it.done = done
+        seen.append(it.batch(done))
+        held.append(sorted(number for number in it._world.held))
+    assert held[:5] == [[0, 1], [0, 1], [1, 2], [1, 2], [2, 3]], "every two steps the oldest chunk goes"
+    again = trainer(tmp_path, batch=3, **RENEWED)
+    again.done = 8
+    for one, two in zip(again.batch(8), seen[8], strict=True):
+        assert torch.equal(one, two), "a resumed run finds the same clips"
+    assert again._world.held.count(None) == 0
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+def test_the_clips_of_a_renewed_pool_are_those_of_the_world(tmp_path):
+    # A switched clip begins with another scene and its prompt tells the one after it.
+    plain, turned = (trainer(tmp_path, **{**RENEWED, "switched": share})._world for share in (0.0, 0.999))
+    for pool in (plain, turned):
+        pool.batch(0, 0, 2)
+    assert plain.latents.shape == turned.latents.shape == (4, 6, *plain.latents.shape[2:])
+    assert plain.latents.isfinite().all() and plain.latents.std() > 0
+    same = [torch.equal(a[:1], b[:1]) for a, b in zip(plain.latents, turned.latents, strict=True)]
+    ends = [torch.equal(a[-1:], b[-1:]) for a, b in zip(plain.latents, turned.latents, strict=True)]
+    assert any(same) and not any(ends)
+    other = trainer(tmp_path, seed=1, **RENEWED)._world
+    other.batch(0, 0, 2)
+    assert not torch.equal(other.latents, plain.latents)
+
+
 def test_its_export_is_a_teacher(tmp_path):
     run = pretrain(config(tmp_path), networks=TrainedNetworks.of(tiny_models()))
     assert [row["step"] for row in run.history] == [1, 2, 3, 4]
@@ -92,6 +126,22 @@ def test_presets_and_misfits(tmp_path):
     assert from_dict(PretrainConfig, to_dict(mine)) == mine
     with pytest.raises(ValueError, match=r"`drop` must lie in \[0, 1\)"):
         config(tmp_path, drop=1.0)
+    for changes, message in (
+        ({"switched": 1.0}, r"`switched` must lie in \[0, 1\)"),
+        ({"renew_every": 2}, "`renew_every` needs a `pool`"),
+        ({"renew_every": 0, "pool": 32}, "`renew_every` must be a whole number"),
+        ({"switched": 0.5, "switch_frame": 3}, r"`switch_frame` must lie in 1\.\.2, got 3"),
+        ({"compile": True, "recompute": True}, "`compile` goes neither with"),
+        ({"seconds": 0.0}, "`seconds` must be finite and positive"),
+        ({"floor": 2.0}, r"`floor` must lie in \[0, 1\]"),
+        ({"warmup": -1}, "`warmup` must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config(tmp_path, **changes)
+    with pytest.raises(ValueError, match="`pool` must be a multiple of `chunk` 32, got 40; use 32 or 64"):
+        trainer(tmp_path, pool=40, renew_every=2)
+    with pytest.raises(ValueError, match="leave it out where `clips` are given"):
+        trainer(tmp_path, ClipList(torch.zeros(1, 9, 3, 16, 16), ["a"]), pool=32, renew_every=2)
     bare = TrainedNetworks.of(tiny_models())
     bare.vae = None
     with pytest.raises(ValueError, match="must have a VAE"):

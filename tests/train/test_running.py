@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -104,11 +105,11 @@ def test_a_step_that_is_torn_goes_back_to_the_checkpoint(tmp_path):
     run = fresh(tmp_path, save_every=2)
     update = run.trainer.critic.update
 
-    def torn(loss):
+    def torn(loss, share):
         if run.trainer.done == 2:
             run.trainer.critic.update = update
             raise KeyboardInterrupt
-        return update(loss)
+        return update(loss, share)
 
     run.trainer.critic.update = torn
     with pytest.raises(KeyboardInterrupt):
@@ -126,18 +127,95 @@ def test_without_a_checkpoint_a_torn_run_is_not_gone_on_with(tmp_path):
         run.go()
 
 
-def test_out_of_memory_gives_advice_and_lets_go(tmp_path):
-    run = fresh(tmp_path, recompute=False, batch=2)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 2 GiB\nmore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: tried 2 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    ],
+)
+def test_out_of_memory_gives_advice_and_lets_go(tmp_path, error):
+    straight = fresh(tmp_path / "other").go()
+    run = fresh(tmp_path, save_every=2)
+    step, held = run.trainer.step, []
     parameter = run.trainer.generator.parameters[0]
 
     def full():
+        if run.trainer.done < 2:
+            return step()
+        large = torch.zeros(1000)
+        held.append(weakref.ref(large))
         parameter.grad = torch.zeros_like(parameter)
-        raise torch.OutOfMemoryError("tried to allocate 2 GiB\nmore")
+        run.trainer.step = step
+        raise error
 
     run.trainer.step = full
-    with pytest.raises(MemoryError, match=r"ran out in step 1 \(tried to allocate 2 GiB\); use recompute=True"):
+    with pytest.raises(MemoryError, match=r"ran out in step 3 \(.*\); use ") as caught:
         run.go()
-    assert parameter.grad is None
+    error.__traceback__ = None  # Only the parameter of this test still holds it.
+    assert "\n" not in str(caught.value) and caught.value.__context__ is None
+    assert run.state == "failed" and parameter.grad is None and held[0]() is None
+    assert not run.trainer.generator.optimizer.state, "moments are let go too"
+    assert curve(run.go()) == curve(straight), "they come back from the checkpoint"
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path):
+    run = fresh(tmp_path)
+    run.trainer.step = lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run.go()
+
+
+def test_it_stops_after_its_seconds_and_goes_on(tmp_path):
+    straight = fresh(tmp_path / "other").go()
+    first = fresh(tmp_path, seconds=1e-9).go()
+    assert (first.state, first.trainer.done) == ("stopped", 0)
+    first = fresh(tmp_path, seconds=3600.0)
+    step = first.trainer.step
+
+    def slow():
+        row = step()
+        first._until = time.monotonic()  # As if the time had run out within this step.
+        return row
+
+    first.trainer.step = slow
+    assert (first.go().state, first.trainer.done) == ("stopped", 1)
+    assert newest(tmp_path / "run" / "checkpoints").name == "step-00000001"
+    assert curve(fresh(tmp_path, seconds=3600.0).go()) == curve(straight)
+
+
+class Player:
+    """What plays, as a run sees it."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def play(self) -> None:
+        self.state = "playing"
+
+    def pause(self) -> None:
+        self.state = "paused"
+
+
+def test_what_plays_rests_if_asked_to_and_goes_on_afterwards(tmp_path):
+    resting, idle, playing = Player("playing"), Player("idle"), Player("playing")
+    run = Run(Distillation(config(tmp_path), nets.networks(), nets.PROMPTS), pausing=[resting, idle])
+    step, seen = run.trainer.step, []
+    run.trainer.step = lambda: (seen.append((resting.state, idle.state, playing.state)), step())[1]
+    run.go()
+    assert set(seen) == {("paused", "idle", "playing")}
+    assert (resting.state, idle.state) == ("playing", "idle")
+
+
+def test_the_rate_rises_and_falls_with_the_steps(tmp_path):
+    run = fresh(tmp_path, warmup=2, floor=0.1)
+    rates, step = [], run.trainer.step
+    run.trainer.step = lambda: (step(), rates.append(run.trainer.critic.optimizer.param_groups[0]["lr"]))[0]
+    run.go()
+    assert rates[0] == pytest.approx(0.5e-3) and rates[1] > rates[2] > rates[3] > 0.1e-3
+    plain = fresh(tmp_path / "plain").go()
+    assert plain.trainer.critic.optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def test_progress_is_told_with_time_left_memory_and_throughput(tmp_path):
