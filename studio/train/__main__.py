@@ -1,4 +1,4 @@
-"""`python -m studio.train RECIPE [CONFIG] --option value ...` runs one training; options are its configuration's fields.
+"""`python -m studio.train RECIPE [CONFIG] --option value ...` runs one training; options are its settings.
 
 CONFIG is the file of a saved configuration; `--preset NAME` begins with a preset's fields instead. Options come over
 them. Lists are written with commas, and `none` stands for no value. A run goes on from its folder's newest checkpoint.

@@ -44,6 +44,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "recompute": False,
         "compile": True,
+        "draw": "process",
         "save_every": 1000,
         "export": True,
     },

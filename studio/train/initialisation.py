@@ -87,6 +87,7 @@ INITIALISE_PRESETS: dict[str, dict[str, Any]] = {
         "floor": 0.05,
         "precision": "bf16",
         "compile": True,
+        "draw": "process",
         "save_every": 1000,
         "export": True,
         "beta1": 0.9,
@@ -205,7 +206,7 @@ class Initialisation(Trainer):
         parts = (self.config.seed, "levels", self.done, micro)
         blocks = frames // sampler.block
         drawn = [torch.randint(len(states), (1, blocks), generator=draws.generator(*parts, row)) for row in self.rows]
-        level = torch.cat(drawn).to(self.device).repeat_interleave(sampler.block, 1)
+        level = runtime.sent(torch.cat(drawn), self.device).repeat_interleave(sampler.block, 1)
         x = torch.gather(states, 0, level[None, :, :, None, None, None].expand(1, *end.shape))[0]
         timestep = self.timesteps[level]
         both = torch.cat([end, x], dim=1)
@@ -292,7 +293,10 @@ def initialise(
         ValueError: If something does not fit, or the checkpoint is of another training.
     """
     if networks is None:
-        networks = TaughtNetworks.of(load(config.generator), teacher=open_teacher(config))
+        models = load(config.generator)
+        # The teacher's own folder will do: the classes are the same, and what comes out goes block by block.
+        models = dataclasses.replace(models, config=dataclasses.replace(models.config, causal=True))
+        networks = TaughtNetworks.of(models, teacher=open_teacher(config))
     return run(Initialisation(config, networks, prompts), report, wait=wait, show=show, pausing=pausing)
 
 

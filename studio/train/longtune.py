@@ -104,6 +104,7 @@ LONG_TUNE_PRESETS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "recompute": False,
         "compile": True,
+        "draw": "process",
         "save_every": 1000,
         "export": True,
     },
@@ -164,6 +165,7 @@ class LongTuning(MatchingTrainer):
             raise ValueError("`networks` must have a VAE, which makes the overlap's image latent, got None")
         super().__init__(config, networks, prompts)
         self.stream: Stream | None = None
+        self._first = 0
 
     @property
     def overlap(self) -> int:
@@ -203,6 +205,10 @@ class LongTuning(MatchingTrainer):
             self.stream = self._begin(state["video"])
             self.stream.fill(state)
 
+    def begin_anew(self, state: dict[str, Any]) -> None:
+        """See `MatchingTrainer.begin_anew`; the next videos are begun."""
+        self.stream, self._first = None, state.get("video", -1) + 1
+
     def release(self) -> None:
         """See `Trainer.release`."""
         super().release()
@@ -210,7 +216,7 @@ class LongTuning(MatchingTrainer):
 
     def _current(self) -> Stream:
         if self.stream is None:
-            self.stream = self._begin(0)
+            self.stream = self._begin(self._first)
         elif not self._goes_on(self.stream):
             video = self.stream.video + 1
             self.stream = None  # The old cache goes before the new one comes.

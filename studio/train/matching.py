@@ -154,11 +154,17 @@ class MatchingTrainer(Trainer):
     def _noised(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         parts = (config.seed, "score", draw.role, draw.step, draw.micro)
-        sources = [draws.generator(*parts, row) for row in self.rows]
         limits = {"lowest": config.lowest_timestep, "highest": config.highest_timestep}
-        drawn = [draw_timestep(1, x.shape[1], shift=config.timestep_shift, generator=s, **limits) for s in sources]
-        timestep = sent(torch.cat(drawn), self.device)
-        noise = sent(torch.cat([torch.randn(1, *x.shape[1:], generator=source) for source in sources]), self.device)
+        if config.draw == "process":
+            source = draws.generator(*parts, "process", self.rank)
+            drawn = draw_timestep(len(x), x.shape[1], shift=config.timestep_shift, generator=source, **limits)
+            noise = self.at_once(x.shape, *parts[1:])
+        else:
+            sources = [draws.generator(*parts, row) for row in self.rows]
+            each = [draw_timestep(1, x.shape[1], shift=config.timestep_shift, generator=s, **limits) for s in sources]
+            drawn = torch.cat(each)
+            noise = sent(torch.cat([torch.randn(1, *x.shape[1:], generator=s) for s in sources]), self.device)
+        timestep = sent(drawn, self.device)
         return self.schedules.noising.add_noise(x, noise, timestep), noise, timestep
 
     def _clean(self, network: WanDiT, noisy: Tensor, timestep: Tensor, text: Tensor, scale: float) -> Tensor:

@@ -23,7 +23,15 @@ from studio.train.kinship import check_kin
 from studio.train.recipe import MatchingConfig
 from studio.world import vocabulary
 
-__all__ = ["Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models", "open_networks", "open_teacher", "open_transformer"]
+__all__ = [
+    "Networks",
+    "TaughtNetworks",
+    "TrainedNetworks",
+    "fresh_models",
+    "open_networks",
+    "open_teacher",
+    "open_transformer",
+]
 
 
 class Taught(Protocol):
@@ -217,9 +225,8 @@ def open_teacher(config: Taught) -> WanDiT:
         FileNotFoundError: If a model is not there.
         ValueError: If a file is damaged or of another kind, or the teacher reads other text or latents.
     """
-    teacher = open_transformer(config.teacher)
     check_kin(config.generator, config.teacher)
-    return teacher
+    return open_transformer(config.teacher)
 
 
 def open_networks(config: MatchingConfig) -> Networks:

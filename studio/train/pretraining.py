@@ -101,6 +101,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "floor": 0.02,
         "precision": "bf16",
         "compile": True,
+        "draw": "process",
         "pool": 2048,
         "renew_every": 20,
         "switched": 0.25,
@@ -187,14 +188,23 @@ class Pretraining(Trainer):
         config = self.config
         index = self.done * config.accumulate + micro
         x0, text = self.batch(index)
-        drawn = [torch.rand(2, generator=draws.generator(config.seed, "level", index, row)) for row in self.rows]
-        uniform, dropped = sent(torch.stack(drawn), self.device).unbind(1)
+        uniform, dropped = self._levels(index)
         sigma = shift_sigma(uniform, config.shift)[:, None].expand(x0.shape[:2])
         text = torch.where((dropped < config.drop)[:, None, None], self.negative.expand_as(text), text)
         noise, level = self.drawn(x0.shape[1], "flow", index), sigma[..., None, None, None]
         with self.autocast(), recomputed(self.networks.generator, config.recompute):
             flow = self._network((1 - level) * x0 + level * noise, 1000 * sigma, text)
         return (flow.float() - (noise - x0)).square().mean()
+
+    def _levels(self, index: int) -> tuple[Tensor, Tensor]:
+        """Two uniform numbers a clip: for its noise level, and for whether its prompt is left out."""
+        seed, count = self.config.seed, self.config.batch
+        if self.config.draw == "process":
+            drawn = torch.rand(count, 2, generator=draws.generator(seed, "level", index, "process", self.rank))
+        else:
+            drawn = torch.stack([torch.rand(2, generator=draws.generator(seed, "level", index, r)) for r in self.rows])
+        uniform, dropped = sent(drawn, self.device).unbind(1)
+        return uniform, dropped
 
     @torch.no_grad()
     def batch(self, index: int) -> tuple[Tensor, Tensor]:

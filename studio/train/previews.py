@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,7 @@ class Previews:
                 DecodedBlock(
                     index=index, first_frame=first, frames=frames[first:end], prompt=prompt, segment=0, take=self._take
                 )
-                for index, (first, end) in enumerate(zip(starts, starts[1:], strict=False))
+                for index, (first, end) in enumerate(itertools.pairwise(starts))
             )
             self._announce()
 

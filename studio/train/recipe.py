@@ -48,6 +48,8 @@ class TrainConfig:
         precision: "no" or "bf16": type of the mixed precision.
         recompute: Whether activations are dropped and computed again in the backward pass.
         compile: Whether passes over whole clips are compiled, on a GPU.
+        draw: How noise is drawn: by "clips", on the CPU, the same on any device and for any number of processes; or by
+            "process", on the device at once, which is quicker where clips are many and small.
         shard: Whether networks are spread over the processes, by FSDP2.
         seed: Seed of everything.
         device: "cpu" to stay off the accelerator; `None`: whatever there is.
@@ -84,6 +86,7 @@ class TrainConfig:
     precision: str = "no"
     recompute: bool = True
     compile: bool = False
+    draw: str = "clips"
     shard: bool = False
     seed: int = 0
     device: str | None = None
@@ -118,6 +121,8 @@ class TrainConfig:
             raise ValueError(f"`precision` must be one of no, bf16, got {self.precision!r}")
         if self.optimizer not in ("adamw", "adamw8bit"):
             raise ValueError(f"`optimizer` must be one of adamw, adamw8bit, got {self.optimizer!r}")
+        if self.draw not in ("clips", "process"):
+            raise ValueError(f"`draw` must be one of clips, process, got {self.draw!r}")
         if self.device not in (None, "cpu"):
             raise ValueError(f"`device` must be 'cpu' or None, got {self.device!r}; choose a GPU when launching")
         if isinstance(self.trackers, str) or not all(isinstance(name, str) and name for name in self.trackers):

@@ -27,7 +27,10 @@ __all__ = ["load_snapshot", "newest", "save_snapshot"]
 
 _PREFIX, _ASIDE = "step-", ".part-"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-_FREE = {"out", "steps", "seconds", "save_every", "keep", "export", "device", "trackers", "preview_every"}
+_FREE = {
+    *("out", "steps", "seconds", "save_every", "keep", "export", "device", "trackers", "preview_every"),
+    *("compile", "shard"),
+}
 
 
 def newest(folder: Path | str) -> Path | None:
@@ -93,14 +96,17 @@ def load_snapshot(trainer: Trainer, path: Path | str) -> list[dict[str, float]]:
         Metrics of the steps before it.
 
     Raises:
-        ValueError: If it is damaged, or of another configuration, number of processes or network.
+        ValueError: If it is damaged, or of another configuration, number of clips or network.
     """
     path = Path(path)
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         weights, moments = load_file(path / "weights.safetensors"), load_file(path / "optimizers.safetensors")
-        kept: dict[str, Any] = json.loads((path / f"rank-{trainer.rank}.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / f"rank-{trainer.rank}.safetensors")
+        moved = state["processes"] != trainer.accelerator.num_processes
+        # What each process keeps for itself fits as many only; elsewhere the first one's says how far it came.
+        rank = 0 if moved else trainer.rank
+        kept: dict[str, Any] = json.loads((path / f"rank-{rank}.json").read_text(encoding="utf-8"))
+        tensors = {} if moved else load_file(path / f"rank-{rank}.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         fault = f"{path} must be a whole checkpoint ({error})"
         raise ValueError(f"{fault}; remove it to go on from the one before") from error
@@ -108,23 +114,32 @@ def load_snapshot(trainer: Trainer, path: Path | str) -> list[dict[str, float]]:
     _fill(trainer, weights, path)
     _fill_moments(trainer, moments)
     trainer.done = state["step"]
-    trainer.restore({**kept, **tensors})
+    if moved:
+        trainer.begin_anew(kept)
+    else:
+        trainer.restore({**kept, **tensors})
     return state["history"]
 
 
 def _check(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
     now = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
-    for name in now.keys() | state["config"].keys():
-        if name not in _FREE and now.get(name) != state["config"].get(name):
+    then, processes = state["config"], trainer.accelerator.num_processes
+    if state["processes"] != processes:
+        # Draws are counted by clips, whichever process makes them: as many clips an update are the same training.
+        clips = state["processes"] * then["batch"]
+        if clips != processes * now["batch"]:
+            remedy = f"use batch={clips // processes}" if clips % processes == 0 else "launch as many"
             raise ValueError(
-                f"{path} was written with `{name}` {state['config'].get(name)!r}, got {now.get(name)!r}; "
+                f"{path} was written by {state['processes']} processes with {clips} clips an update, "
+                f"got {processes} with {processes * now['batch']}; {remedy}"
+            )
+        then = {**then, "batch": now["batch"]}
+    for name in now.keys() | then.keys():
+        if name not in _FREE and now.get(name) != then.get(name):
+            raise ValueError(
+                f"{path} was written with `{name}` {then.get(name)!r}, got {now.get(name)!r}; "
                 "use another `out` for another training"
             )
-    if state["processes"] != trainer.accelerator.num_processes:
-        raise ValueError(
-            f"{path} was written by {state['processes']} processes, got {trainer.accelerator.num_processes}; "
-            "launch as many"
-        )
 
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from studio.config import ModelConfig
 from studio.model.dit import WanDiT
+from studio.model.vae import set_convolutions
 from studio.sampler import BlockPlan, Noise, NoiseSource, make_cache, rollout
 from studio.shapes import VideoShape
 from studio.train import draws
@@ -102,6 +104,8 @@ class Trainer(ABC):
                 shard(network)
         if nets.vae is not None:
             nets.vae.requires_grad_(False)
+            if self.device.type == "cuda":
+                set_convolutions(nets.vae, "volume")
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -157,6 +161,14 @@ class Trainer(ABC):
         if state:
             raise ValueError(f"{type(self).__name__} keeps nothing between steps, got {', '.join(state)}")
 
+    def begin_anew(self, state: dict[str, Any]) -> None:
+        """Go on with other processes than those that wrote a checkpoint, without what each of them kept.
+
+        Args:
+            state: The plain values of the first one's `state`.
+        """
+        self.restore({})
+
     def release(self) -> None:
         """Let go of everything that can be made again, after memory ran out."""
         for learner in self.learners.values():
@@ -203,9 +215,23 @@ class Trainer(ABC):
         Returns:
             A function of block and step, giving `[B, block, C, H, W]`.
         """
-        shape = self.shape.latents(1, self.networks.config.sampler.block)
+        block_frames = self.networks.config.sampler.block
+        if self.config.draw == "process":
+            whole = self.shape.latents(self.config.batch, block_frames)
+            return lambda block, step: self.at_once(whole, "noise", *parts, block, step)
+        shape = self.shape.latents(1, block_frames)
         sources = [NoiseSource(draws.key(self.config.seed, "noise", *parts, row), shape) for row in self.rows]
         return lambda block, step: sent(torch.cat([source(block, step) for source in sources]), self.device)
+
+    def at_once(self, shape: Sequence[int], *parts: int | str) -> Tensor:
+        """Standard normal numbers of this process, drawn on its device in one go.
+
+        Args:
+            shape: How many.
+            parts: What they are for.
+        """
+        source = torch.Generator(self.device).manual_seed(draws.key(self.config.seed, "process", self.rank, *parts))
+        return torch.randn(tuple(shape), generator=source, device=self.device)
 
     def drawn(self, frames: int, *parts: int | str) -> Tensor:
         """Standard normal latents `[B, frames, C, H, W]` of this rank's clips.
@@ -214,6 +240,8 @@ class Trainer(ABC):
             frames: Latent frames.
             parts: What they are for.
         """
+        if self.config.draw == "process":
+            return self.at_once(self.shape.latents(self.config.batch, frames), *parts)
         shape = self.shape.latents(1, frames)
         sources = [draws.generator(self.config.seed, *parts, row) for row in self.rows]
         return sent(torch.cat([torch.randn(shape, generator=source) for source in sources]), self.device)

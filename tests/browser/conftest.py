@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,20 @@ class Lab:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """A JupyterLab server on an empty folder, with the repository importable in its kernels."""
+    with serve() as lab:
+        yield lab
+
+
+@contextmanager
+def serve(*more: str) -> Iterator[Lab]:
+    """Run a JupyterLab server on an empty folder.
+
+    Args:
+        more: Further arguments for it.
+
+    Yields:
+        The server.
+    """
     with tempfile.TemporaryDirectory(prefix="studio-lab-") as folder:
         root = Path(folder)
         for name in ("work", "config", "data", "runtime", "ipython"):
@@ -73,27 +88,36 @@ def lab() -> Iterator[Lab]:
         settings = root / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
         (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
-            "JUPYTER_CONFIG_DIR": str(root / "config"),
-            "JUPYTER_DATA_DIR": str(root / "data"),
-            "JUPYTER_RUNTIME_DIR": str(root / "runtime"),
-            "IPYTHONDIR": str(root / "ipython"),
-        }
         arguments = ["--no-browser", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
         arguments += [f"--ServerApp.root_dir={root / 'work'}", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1"]
-        arguments += ["--allow-root"]
+        arguments += ["--allow-root", *more]
         with (root / "log").open("wb") as log:
             command = [sys.executable, "-m", "jupyterlab", *arguments]
-            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            server = subprocess.Popen(command, env=jupyter_environment(root), stdout=log, stderr=log)
         try:
             yield Lab(folder=root / "work", url=_address(server, root / "log"))
         finally:
-            server.terminate()
-            try:
-                server.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                server.kill()
+            end(server)
+
+
+def jupyter_environment(root: Path) -> dict[str, str]:
+    """The environment of a Jupyter server that keeps its files in a folder and finds this repository."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+        "JUPYTER_CONFIG_DIR": str(root / "config"),
+        "JUPYTER_DATA_DIR": str(root / "data"),
+        "JUPYTER_RUNTIME_DIR": str(root / "runtime"),
+        "IPYTHONDIR": str(root / "ipython"),
+    }
+
+
+def end(server: subprocess.Popen) -> None:
+    """End a server, and wait for it."""
+    server.terminate()
+    try:
+        server.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        server.kill()
 
 
 def _address(server: subprocess.Popen, log: Path) -> str:
@@ -236,6 +260,13 @@ class Notebook:
 @pytest.fixture
 def open_notebook(browser: Any, lab: Lab) -> Iterator[Callable[..., Notebook]]:
     """Opens notebooks of the lab's folder in pages of their own."""
+    with pages(browser, lab) as open_one:
+        yield open_one
+
+
+@contextmanager
+def pages(browser: Any, lab: Lab) -> Iterator[Callable[..., Notebook]]:
+    """Opens notebooks of a server's folder in pages of their own, until the end."""
     contexts = []
 
     def open_one(name: str, width: int = 1280, height: int = 1000) -> Notebook:

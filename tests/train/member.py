@@ -1,4 +1,8 @@
-"""One process of several: `python -m tests.train.member FOLDER BATCH RECIPE`, its rank by the environment."""
+"""One process of several: `python -m tests.train.member FOLDER BATCH RECIPE`, its rank by the environment.
+
+RECIPE is "distill" or "long_tune" (which learns by adapters), plain, "-sharded" or "-whole": both of the last two with
+an average, accumulation and checkpointing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from studio.train.longtune import LongTuneConfig, LongTuning
 from studio.train.matching import MatchingTrainer
 from studio.train.running import Run
 from studio.train.runtime import save_tensors, write_json
-from studio.train.sharding import whole_state
+from studio.train.sharding import whole, whole_state
 from tests.train import nets
 
 
@@ -24,7 +28,8 @@ def trainer(folder: Path | str, batch: int, recipe: str) -> MatchingTrainer:
         "generator_rate": 1e-3, "critic_rate": 1e-3, "average": None, "recompute": False, "device": "cpu",
     }  # fmt: skip
     recipe, _, how = recipe.partition("-")
-    common |= {"sharded": {"shard": True, "recompute": True, "average": 0.9, "average_from": 1}}.get(how, {})
+    if how:
+        common |= {"recompute": True, "average": 0.9, "average_from": 1, "accumulate": 2, "shard": how == "sharded"}
     if recipe == "distill":
         return Distillation(DistillConfig(**common), nets.networks(), nets.PROMPTS)
     config = LongTuneConfig(**common, new_frames=3, max_length=15, switch_frames=(9,), lora=2)
@@ -54,8 +59,12 @@ def main(folder: str, batch: str, recipe: str) -> None:
     Run(again)
     found = whole_state(again.networks.generator)
     resumes = again.done == it.done and all(torch.equal(ended[name], found[name]) for name in ended)
-    resumes = resumes and again.step() == step()
-    write_json(stem.with_suffix(".json"), {"rows": rows, "agreed": agreed, "ended": it.done - 1, "resumes": resumes})
+    following = step()
+    resumes = resumes and again.step() == following
+    average = {} if it.average is None else {name: whole(value) for name, value in it.average.weights.items()}
+    save_tensors(stem.with_suffix(".average"), average)
+    told = {"rows": rows, "agreed": agreed, "ended": it.done - 1, "resumes": resumes, "following": following}
+    write_json(stem.with_suffix(".json"), told)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_a_saved_configuration_with_options_over_it(tmp_path):
         (["distill", "--preset", "minature"], "invalid choice"),
         (["distill", "--preset", "miniature", "--config", "c.json"], "one of CONFIG, --preset and --config"),
         (["distill", "nowhere.json"], "nowhere.json"),
-        (["distill", __file__], "Expecting value"),
+        (["distill", __file__], "test_command.py: "),
         (["distill", "--stepz", "3"], "unrecognized"),
         (["long_tune", "--switch-frames", "a,b"], "invalid"),
         (["initialise", "--out", "o", "--generator", "g", "--teacher", "t", "--steps", "0"], "at least 1"),

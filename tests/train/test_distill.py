@@ -123,6 +123,16 @@ def test_accumulated_micro_batches_are_one_update_of_their_mean(tmp_path):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-4)
 
 
+def test_noise_of_a_process_is_counted_too(tmp_path):
+    one, two = (trainer(tmp_path, draw="process", batch=2) for _ in range(2))
+    rows = [one.step() for _ in range(3)]
+    two.done = 2
+    assert two.noise("a")(1, 0).equal(one.noise("a")(1, 0)) and not two.noise("a")(1, 1).equal(one.noise("a")(1, 0))
+    assert one.noise("a")(0, 0).shape == (2, *one.shape.latents(1, 3)[1:]) and one.drawn(6, "b").shape[:2] == (2, 6)
+    assert [trainer(tmp_path, draw="process", batch=2).step() for _ in range(1)] == rows[:1]
+    assert rows[0] != trainer(tmp_path, batch=2).step()
+
+
 def test_gradients_are_clipped(tmp_path):
     it = trainer(tmp_path, clip_norm=1e-3)
     it.generator.optimizer.step = lambda: None
@@ -208,6 +218,7 @@ def test_configurations_print_save_and_load():
         ({"average": 1.0}, r"`average` must lie in"),
         ({"lowest_timestep": 990.0}, "`lowest_timestep` < `highest_timestep`"),
         ({"score_shift": 0.0}, "`score_shift` must be finite and positive"),
+        ({"draw": "rank"}, "`draw` must be one of clips, process"),
         ({"precision": "fp8"}, "`precision` must be one of"),
         ({"device": "cuda:1"}, "`device` must be 'cpu' or None"),
         ({"lora": 0}, "`lora` must be a whole number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from studio.train.running import Run
 from tests.train import member
 
 ROOT = Path(__file__).resolve().parents[2]
+LOSSES, NORMS = 1e-5, 1e-4
 
 
 def launch(folder: Path, recipe: str) -> list[subprocess.Popen]:
@@ -48,13 +51,32 @@ def test_two_processes_agree_with_one(tmp_path, recipe):
     assert {"state.json", "rank-0.json", "rank-1.json", "weights.safetensors"} <= {p.name for p in stored.iterdir()}
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
 
-    alone = member.trainer(tmp_path / "alone", 2, recipe.partition("-")[0])
+    alone = member.trainer(tmp_path / "alone", 2, recipe.replace("sharded", "whole"))
     for step in range(4):
-        row = alone.step()
-        for name, value in row.items():
-            got = [one["rows"][step][name] for one in pair]
-            joined = got[0] if name.endswith("norm") else sum(got) / 2
-            assert joined == pytest.approx(value, rel=1e-3), f"step {step}: {name}"
+        agree(pair, [one["rows"][step] for one in pair], alone.step(), f"step {step}")
     for name, value in alone.networks.generator.state_dict().items():
         # Adam's first steps have the rate's size in any direction, so a tiny gradient's sign may differ.
         assert (both[0][name] - value).abs().mean() < 1e-4, name
+
+    # One process goes on from the checkpoint of two; what each of them streamed is begun anew.
+    shutil.copytree(tmp_path / "checkpoints", tmp_path / "moved" / "checkpoints")
+    moved = member.trainer(tmp_path / "moved", 2, recipe.replace("sharded", "whole"))
+    Run(moved)
+    assert moved.done == 5
+    average = load_file(tmp_path / "member-0.average")
+    row = moved.step()
+    if recipe.startswith("distill"):
+        agree(pair, [one["following"] for one in pair], row, "after the move")
+        if average:
+            for name, value in moved.average.weights.items():
+                torch.testing.assert_close(average[name], value, atol=1e-5, rtol=1e-3, msg=name)
+    else:
+        assert moved.stream.video > 0
+
+
+def agree(pair: list[dict], rows: list[dict[str, float]], alone: dict[str, float], when: str) -> None:
+    """Every loss and gradient norm of two processes, joined, is that of one."""
+    assert all(rows[0].keys() == alone.keys() for _ in pair)
+    for name, value in alone.items():
+        joined = rows[0][name] if name.endswith("norm") else sum(row[name] for row in rows) / 2
+        assert joined == pytest.approx(value, rel=LOSSES if name.endswith("loss") else NORMS), f"{when}: {name}"

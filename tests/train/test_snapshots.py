@@ -148,7 +148,7 @@ def test_damaged_checkpoints_are_refused(tmp_path, name, damage):
     [
         (lambda s: s["config"].update(guidance=1.0), "was written with `guidance` 1.0, got 3.0"),
         (lambda s: s["config"].update(lora=4), "was written with `lora` 4"),
-        (lambda s: s.update(processes=2), "was written by 2 processes, got 1"),
+        (lambda s: s.update(processes=2), "2 processes with 2 clips an update, got 1 with 1; use batch=2"),
     ],
 )
 def test_checkpoints_of_other_trainings_are_refused(tmp_path, change, message):
