@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from studio.config import preset
 from studio.model.attention import Context
+from studio.model.dit import WanDiT
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.schedule import FlowSchedule, shift_sigma
 from studio.shapes import VideoShape
@@ -362,9 +363,8 @@ class _Trainer:
                 yield BlockPlan(text=old if switch is not None and first < switch else text, policy=policy)
 
         with runtime.autocast(self.device):
-            blocks = rollout(
-                self.average.network, cache, plan(), noise, self.sampler, schedule=self.schedule, timed=False
-            )  # type: ignore[arg-type]
+            student = cast(WanDiT, self.average.network)
+            blocks = rollout(student, cache, plan(), noise, self.sampler, schedule=self.schedule, timed=False)
             return torch.cat([block.latents.float() for block in blocks], dim=1)
 
     # -- learning -------------------------------------------------------------------------------------------------

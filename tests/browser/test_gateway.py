@@ -31,6 +31,7 @@ player"""
 TRAIN = """config = train.pretrain_preset("pocket", out=str(folder / "run"), steps=100_000, batch=2, pool=4,
                                preview_every=3, save_every=50_000, device="cpu")
 run = train.pretrain(config, networks=train.TrainedNetworks.of(models))"""
+CONNECTION = "--ServerApp.kernel_websocket_connection_class=studio.widgets.gateway.GatewayConnection"
 PICTURE = "document.querySelectorAll('.ls-picture')[{}]"
 FRAME = f"Number(({PICTURE}?.dataset.frame) ?? -1)"
 PLOT = "document.querySelector('.jupyter-widgets img')?.src ?? ''"
@@ -78,7 +79,7 @@ def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
 
 def test_training_and_playing_through_a_gateway(browser: Any, gateway: str, screenshots: Path) -> None:
     with (
-        serve(f"--gateway-url={gateway}", "--GatewayClient.auth_token=secret") as lab,
+        serve(f"--gateway-url={gateway}", "--GatewayClient.auth_token=secret", CONNECTION) as lab,
         pages(browser, lab) as open_notebook,
     ):
         lab.add("remote.ipynb", [SETUP, TRAIN, "print('the end of', run.state)"])
@@ -113,4 +114,5 @@ def test_training_and_playing_through_a_gateway(browser: Any, gateway: str, scre
         )
         assert told.endswith(notebook.execute("print(f'step-{run.trainer.done:08d}')"))
         assert notebook.execute("print(session.error, player.errors)") == "None []"
-        assert notebook.errors == []
+        # Behind a gateway there is the older protocol of messages only, and the page tries the newer one first.
+        assert [said for said in notebook.errors if "Sec-WebSocket-Protocol" not in said] == []
