@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import KERNEL_S, START_S, end, jupyter_environment, pages, serve
+from tests.browser.conftest import START_S, end, jupyter_environment, pages, serve
 
 SETUP = """import tempfile
 from pathlib import Path
@@ -31,6 +31,8 @@ player"""
 TRAIN = """config = train.pretrain_preset("pocket", out=str(folder / "run"), steps=100_000, batch=2, pool=4,
                                preview_every=3, save_every=50_000, device="cpu")
 run = train.pretrain(config, networks=train.TrainedNetworks.of(models))"""
+# A kernel loads PyTorch, plays and trains on what a test machine has left.
+WAIT_S = 240
 CONNECTION = "--ServerApp.kernel_websocket_connection_class=studio.widgets.gateway.GatewayConnection"
 PICTURE = "document.querySelectorAll('.ls-picture')[{}]"
 FRAME = f"Number(({PICTURE}?.dataset.frame) ?? -1)"
@@ -51,11 +53,11 @@ def gateway() -> Iterator[str]:
         command += [f"--KernelGatewayApp.port={port}", "--KernelGatewayApp.auth_token=secret"]
         # JupyterLab looks at the kernels that there are, to come back to one.
         command += ["--JupyterWebsocketPersonality.list_kernels=True"]
+        # Kernels of a gateway get what is named of its environment and nothing else.
+        environment = jupyter_environment(Path(folder)) | {"KG_ENV_PROCESS_WHITELIST": "PYTHONPATH,OMP_NUM_THREADS"}
         log = Path(folder) / "log"
         with log.open("wb") as sink:
-            server = subprocess.Popen(
-                command, cwd=folder, env=jupyter_environment(Path(folder)), stdout=sink, stderr=sink
-            )
+            server = subprocess.Popen(command, cwd=folder, env=environment, stdout=sink, stderr=sink)
         url = f"http://127.0.0.1:{port}"
         try:
             wait_for(url, server, log)
@@ -86,15 +88,15 @@ def test_training_and_playing_through_a_gateway(browser: Any, gateway: str, scre
         notebook = open_notebook("remote.ipynb", height=2200)
         page = notebook.page
         notebook.run_all()
-        notebook.until(f"() => {FRAME.format(0)} > 3", "the playing studio", KERNEL_S)
+        notebook.until(f"() => {FRAME.format(0)} > 3", "the playing studio", WAIT_S)
 
         # The training cell runs, and its bar, its curves and its clips come while it does.
-        notebook.until(f"() => {FRAME.format(1)} >= 0", "a preview in its player", KERNEL_S)
-        notebook.until(f"() => /step \\d+ of 100000 · .* left, .* GiB/.test({LINE})", "the line of progress", KERNEL_S)
-        notebook.until(f"() => ({PLOT}).startsWith('blob:')", "the curves", KERNEL_S)
+        notebook.until(f"() => {FRAME.format(1)} >= 0", "a preview in its player", WAIT_S)
+        notebook.until(f"() => /step \\d+ of 100000 · .* left, .* GiB/.test({LINE})", "the line of progress", WAIT_S)
+        notebook.until(f"() => ({PLOT}).startsWith('blob:')", "the curves", WAIT_S)
         plot, at = page.evaluate(f"() => {PLOT}"), page.evaluate(f"() => {FRAME.format(0)}")
-        notebook.until(f"() => ({PLOT}) !== {plot!r}", "newer curves", KERNEL_S)
-        notebook.until(f"() => {FRAME.format(0)} > {at + 12}", "the studio playing on meanwhile", KERNEL_S)
+        notebook.until(f"() => ({PLOT}) !== {plot!r}", "newer curves", WAIT_S)
+        notebook.until(f"() => {FRAME.format(0)} > {at + 12}", "the studio playing on meanwhile", WAIT_S)
         assert notebook.running
 
         # It is steered while the training cell runs, and so is the training.
@@ -102,13 +104,13 @@ def test_training_and_playing_through_a_gateway(browser: Any, gateway: str, scre
         box.fill("a blue cat sleeps in the forest")
         box.press("Enter")
         segments = "document.querySelectorAll('.ls-studio')[0].querySelectorAll('.ls-segment').length"
-        notebook.until(f"() => {segments} === 2", "the switch", KERNEL_S)
+        notebook.until(f"() => {segments} === 2", "the switch", WAIT_S)
         assert notebook.running
         for name in ("Light", "Dark"):
             notebook.theme(f"JupyterLab {name}")
             page.screenshot(path=screenshots / f"training-{name.lower()}.png")
         page.get_by_role("button", name="Stop", exact=True).click()
-        page.get_by_text("the end of stopped").wait_for(timeout=KERNEL_S * 1000)
+        page.get_by_text("the end of stopped").wait_for(timeout=WAIT_S * 1000)
         told = notebook.execute(
             "from studio.train.snapshots import newest; print(newest(folder / 'run' / 'checkpoints'))"
         )

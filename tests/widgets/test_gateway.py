@@ -16,10 +16,13 @@ class Socket:
     """A gateway that says some messages and hears others."""
 
     def __init__(self, *said) -> None:
-        self.said, self.heard, self.closed = list(said), [], False
+        self.said, self.heard, self.closed, self.over = list(said), [], False, lambda: None
 
     async def read_message(self):
-        return self.said.pop(0) if self.said else None
+        if not self.said:
+            self.over()
+            return None
+        return self.said.pop(0)
 
     def write_message(self, message, binary=False):
         self.heard.append((message, binary))
@@ -51,7 +54,8 @@ def connected():
         connection.ws_future = asyncio.Future(loop=loop)
         connection.ws_future.set_result(socket)
         connection._connection_done(connection.ws_future)
-        connection.retry = 10**6  # It shall not try again.
+        # As if the page had left then, so that nothing is connected again.
+        socket.over = lambda: setattr(connection, "disconnected", True)
         return connection, page, socket
 
     yield connect
