@@ -39,9 +39,13 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Follow the network by one update."""
-        for name, parameter in network.named_parameters():
-            if parameter.requires_grad:
-                self.weights[name].lerp_(parameter, 1 - self.decay)
+        pairs = [(self.weights[name], p) for name, p in network.named_parameters() if p.requires_grad]
+        if any(is_sharded(parameter) for _, parameter in pairs):
+            for average, parameter in pairs:
+                average.lerp_(parameter, 1 - self.decay)
+        else:
+            averages, parameters = (list(tensors) for tensors in zip(*pairs, strict=True))
+            torch._foreach_lerp_(averages, parameters, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def shown(self, network: nn.Module) -> Iterator[None]:

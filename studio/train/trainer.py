@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from studio.config import ModelConfig
 from studio.model.dit import WanDiT
@@ -25,6 +25,14 @@ from studio.train.runtime import Compiled, compiled, cosine, sent
 from studio.train.sharding import shard
 
 __all__ = ["Trainer"]
+
+
+# Bytes of a text encoder that is no burden beside the networks.
+_SMALL = 2**28
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 class Trainer(ABC):
@@ -99,6 +107,9 @@ class Trainer(ABC):
         for network in (*nets.learning, *nets.frozen, nets.vae):
             if network is not None:
                 network.to(self.device).eval()
+        # A small text encoder computes where the networks do; a large one stays where it was put.
+        if nets.text is not None and _bytes(nets.text) <= _SMALL:
+            nets.text.to(self.device)
         if self.config.shard:
             for network in (*nets.learning, *nets.frozen):
                 shard(network)
