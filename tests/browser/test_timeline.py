@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.browser.test_widget import BOX, CONTRAST, FRAME, SETUP, SMALL, STATE, beyond, clean
+from tests.browser.test_widget import BOX, CONTRAST, FRAME, SETUP, SMALL, STATE, beyond, clean, state
 
 STORY = """from studio.timeline import *
 def story():
@@ -22,7 +22,12 @@ def story():
         markers=(Marker(33, "jump"),),
     )
 """
-SHOW = "source = Double(block_s=0.2)\nsource.timeline = story()\nwidget = Studio(source)\nwidget"
+# It pauses by itself, so that what is made stays far before what is edited however slow the machine is.
+SHOW = """source = Double(block_s=0.2)
+source.timeline = story()
+source.subscribe(lambda event: source.pause() if event.kind == 'block' and event.payload.index == 3 else None)
+widget = Studio(source)
+widget"""
 COUNT = "() => document.querySelectorAll('.ls-segment').length"
 SCALE = """() => {
     const lane = document.querySelector('.ls-lanebox').getBoundingClientRect();
@@ -37,8 +42,8 @@ def open_story(lab: Any, open_notebook: Any, name: str, **size: int) -> Any:
     notebook = open_notebook(name, **{"width": 1400, "height": 1250, **size})
     notebook.run_all()
     beyond(notebook, 12)
+    state(notebook, "paused")
     notebook.page.locator(".ls-studio").focus()
-    notebook.page.keyboard.press("Space")  # What is made stays far before what is edited.
     notebook.until(f"{COUNT.replace('() =>', '() => 4 ===')}", "four prompts")
     return notebook
 

@@ -74,6 +74,9 @@ def test_steering(lab: Any, open_notebook: Any, screenshots: Path) -> None:
     box.press("Escape")
     before = frame(notebook)
     beyond(notebook, before + 4)
+    page.locator(".ls-studio").focus()
+    page.keyboard.press("Space")
+    state(notebook, "paused")  # What is made stays far before what is edited.
 
     # Python edits, the page follows; the page edits, Python follows.
     notebook.execute("widget.append('the blue ball sleeps', widget.timeline.segments[-1].start + 30)")
@@ -323,7 +326,8 @@ def test_themes_and_widths(lab: Any, open_notebook: Any, screenshots: Path) -> N
     page = notebook.page
     page.locator(BOX).fill("the blue fox jumpz in the forest")
     page.locator(".ls-mirror u").first.wait_for()
-    notebook.execute("widget.switch('the green fox sleeps by the sea'); widget.append('a blue ball rolls', 40)")
+    notebook.execute("widget.switch('the green fox sleeps by the sea')")
+    notebook.execute("widget.append('a blue ball rolls', widget.timeline.segments[-1].start + 40)")
     for theme in THEMES:
         notebook.theme(theme)
         assert page.evaluate(CONTRAST) == [], theme
