@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from studio.events import DecodedBlock, ErrorReport, Stats, Switch
 from studio.live.archive import Archive, Packed
+from studio.live.blockreading import BlockReading
 from studio.live.consumers import Attachment, Gate
 from studio.live.device import DeviceMeter
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
@@ -27,12 +28,13 @@ from studio.live.judging import Judge
 from studio.live.log import Origin, TakeLog
 from studio.live.origin import origin_of
 from studio.live.outbox import Outbox
-from studio.live.rereading import reread
+from studio.live.rereading import reread, reread_block, switches_of
 from studio.live.steering import check_units, switch_block
 from studio.live.take import Take
 from studio.live.turns import short_turns
 from studio.live.vault import Vault
 from studio.live.watching import Observer, Past
+from studio.probes import Point
 from studio.shapes import VideoShape
 from studio.timeline import Operation, Segment, Timeline, shorten
 from studio.timeline.operations import Put
@@ -538,6 +540,16 @@ class Core:
 
     def reread(self, residue: bool) -> None:
         """Read what was made of the current take while nobody watched, for the current observer."""
+        self._read_again(lambda **given: reread(**given), residue=residue)
+
+    def look_back(self, block: int, point: Point | None) -> BlockReading:
+        """Read one block that was made already, and where a point of it looks, for the current observer."""
+        return self._read_again(lambda **given: [reread_block(**given, at=block)], point=point)[-1]
+
+    def _read_again(
+        self, read: Callable[..., Iterable[BlockReading]], *, residue: bool = False, point: Point | None = None
+    ) -> list[BlockReading]:
+        """Read the current take with an observer of its own, and hand the current one what it finds."""
         with self.changed:
             self.check_open()
             take, wanted, models = self.take, self.observer, self.models
@@ -551,18 +563,22 @@ class Core:
 
         reader = Observer(gone=lambda _: None, judge=self.judge)
         reader.residue = residue
+        reader.look(point)
         holder = reader.hold()
+        found = []
         try:
-            for reading in reread(
-                log, models, texts=Texts(models.text), latents=latents, block=lambda index: self._picture(take, index),
-                take=take.number, observer=reader, check=check,
+            for reading in read(
+                log=log, models=models, texts=Texts(models.text), latents=latents,
+                block=lambda index: self._picture(take, index), take=take.number, observer=reader, check=check,
             ):  # fmt: skip
+                found = [reading]
                 if wanted is not None:
                     wanted.adopt(reading)
         except Abandoned:
             raise RuntimeError("the take was left while it was being read; choose it again") from None
         finally:
             reader.release(holder)
+        return found
 
     @staticmethod
     def _picture(take: Take, index: int) -> DecodedBlock | None:
@@ -573,7 +589,12 @@ class Core:
         """What was made of the current take, for who begins to look."""
         take = self.take
         text = self.texts(take.records[-1].order.text) if take.records else None
-        return Past(latents=take.latents, prompts={r.segment: r.prompt for r in take.records}, text=text)
+        return Past(
+            latents=take.latents,
+            prompts={r.segment: r.prompt for r in take.records},
+            text=text,
+            switches=switches_of(take.records),
+        )
 
     def _unwatch(self, observer: Observer) -> None:
         if self.observer is observer:

@@ -22,6 +22,7 @@ from studio.live.engine import Abandoned, Engine, Models, Order, Texts
 from studio.live.judging import Alignment, Judge
 from studio.live.turns import short_turns
 from studio.live.watching import BlockReading, Observer, Past
+from studio.probes import CacheWarning
 from studio.shapes import VideoShape
 from studio.timeline import POLICIES, check_prompt, check_seed, check_whole, shorten
 from studio.timeline.checks import check_choice
@@ -152,6 +153,15 @@ class LabRun:
             for found in block.reading.residues
         ]
 
+    @property
+    def warnings(self) -> tuple[CacheWarning, ...]:
+        """Every fault of its cache."""
+        return tuple(fault for block in self.blocks for fault in block.reading.warnings)
+
+    def trace_rows(self) -> list[dict[str, Any]]:
+        """A row for each block and word found in the cache, those of the first prompt too, ready for a data frame."""
+        return [{"policy": self.name, **row} for block in self.blocks for row in block.reading.trace_rows()]
+
     def alignment_rows(self) -> list[dict[str, Any]]:
         """A row for each block and prompt judged, ready for a data frame."""
         return [
@@ -254,7 +264,9 @@ class Lab:
         Returns:
             For each policy: the residue of the first prompt before and after the switch, when the first block under
             the new prompt was made, and at the end; how well the last frames show the first and the second prompt; the
-            jump of the picture at the switch; the seconds of the recache, and these as a share of a block's.
+            jump of the picture at the switch; how much of the attention finds words of the first prompt in the cache
+            at the end; the seconds of the recache, and these as a share of a block's, both without the time that the
+            probes took.
         """
         return [self._row(run) for run in self.runs]
 
@@ -262,8 +274,8 @@ class Lab:
         nothing = float("nan")
         by_block = {block.reading.block: block for block in run.blocks}
         here, last = by_block.get(run.at), by_block.get(self._settings.blocks - 1)
-        spent = [block.seconds["denoise"] + block.seconds["commit"] for block in run.blocks]
-        recache = nothing if here is None else here.seconds["recache"]
+        spent = [_own_seconds(block, "denoise") + _own_seconds(block, "commit") for block in run.blocks]
+        recache = nothing if here is None else _own_seconds(here, "recache")
         jump = nothing if self._jump is None or last is None else self._jump(run.film, self._units.first_frame(run.at))
         return {
             "policy": run.name,
@@ -274,6 +286,7 @@ class Lab:
             "shows first": nothing if last is None else last.reading.alignment.get(0, nothing),
             "shows then": nothing if last is None else last.reading.alignment.get(1, nothing),
             "jump": jump,
+            "old words": nothing if last is None or last.reading.trace is None else last.reading.trace.share(0),
             "recache (s)": recache,
             "share of a block": recache / (sum(spent) / len(spent)) if spent else nothing,
         }
@@ -322,9 +335,14 @@ class Lab:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._closed or self._error or self._done(), timeout):
-                raise TimeoutError(f"the lab was not ready within {timeout} s; wait longer")
+                raise TimeoutError(
+                    f"the lab was not ready within {timeout} s; wait longer, or ask for fewer blocks or policies"
+                )
         if self._error is not None:
-            raise RuntimeError(f"the lab failed: {self._error.message}")
+            raise RuntimeError(
+                f"the lab failed: {self._error.message}; `lab.error.traceback` says where, "
+                "and `lab.change(...)` begins anew"
+            )
         if self._closed:
             raise RuntimeError("the lab is closed; make another with `studio.compare`")
         return self
@@ -505,6 +523,7 @@ class _Run:
         past = Past(latents=latents, prompts={0: settings.first}, text=self._texts(settings.first))
         run = type(self)(number, self._texts, self._alignment.fork(), Observer(gone=_ignore, past=lambda: past))
         run._observer.residue, run._latents = True, latents
+        run._observer.inherit(self._observer, self._engine.take)
         plain = Order(prompt=settings.then, number=1)
         orders = iter([replace(plain, policy=kind, sink_policy=sink_policy, switched=True)])
         run._engine = self._engine.fork(lambda: next(orders, plain), lambda: run._observer, check)
@@ -514,7 +533,7 @@ class _Run:
         """Make the next block."""
         made = self._engine.next()
         if self._observer.over:
-            raise RuntimeError("the cache could not be read; the log says why")
+            raise RuntimeError(self._observer.trouble or "the cache could not be read")
         self._latents.append(made.block.latents)
         reading = self._observer.readings[-1]
         block = LabBlock(run=self.number, reading=reading, frames=made.frames, seconds=made.seconds)
@@ -532,6 +551,11 @@ class _Run:
     def stop(self) -> None:
         """Let go of the network."""
         self._observer.stop()
+
+
+def _own_seconds(block: LabBlock, part: str) -> float:
+    """Seconds of a part of a block without those that the probes took in it."""
+    return max(0.0, block.seconds[part] - block.reading.spent.get(part, 0.0))
 
 
 def _ignore(_: object) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from studio.live.watching import BlockReading
+from studio.live.blockreading import BlockReading
 from studio.model.cache import Slot
-from studio.probes import CacheWarning, Point, Residue, Word, WordAttention
+from studio.probes import CacheWarning, Point, Residue, TracedWord, Word, WordAttention, WordTrace
 
 __all__ = ["reading_from", "reading_to"]
 
-_PLAIN = ("take", "block", "prompt", "policy", "seconds")
+_PLAIN = ("take", "block", "prompt", "policy", "seconds", "spent")
+_MAPS = ("gaze", "gazes", "positions")
 
 
 def reading_to(reading: BlockReading) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -41,6 +42,7 @@ def reading_to(reading: BlockReading) -> tuple[dict[str, Any], dict[str, np.ndar
             {"block": r.block, "moment": r.moment, "slots": [asdict(slot) for slot in r.slots]}
             for r in reading.residues
         ],
+        "trace": None if reading.trace is None else asdict(reading.trace),
         "words": None
         if words is None
         else {
@@ -51,8 +53,7 @@ def reading_to(reading: BlockReading) -> tuple[dict[str, Any], dict[str, np.ndar
         },
     }
     arrays = {"mass": reading.mass, "pictures": reading.pictures}
-    if reading.gaze is not None:
-        arrays["gaze"] = reading.gaze
+    arrays |= {name: array for name in _MAPS if (array := getattr(reading, name)) is not None}
     if words is not None:
         arrays |= {"word_mass": words.mass, "word_rest": words.rest, "word_maps": words.maps}
     for index, residue in enumerate(reading.residues):
@@ -76,7 +77,8 @@ def reading_from(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Block
         KeyError: If something is missing.
         TypeError: If something is of another kind.
     """
-    words = fields["words"]
+    # Recordings made before there were traces have none.
+    words, trace = fields["words"], fields.get("trace")
     residues = [
         Residue(
             block=each["block"],
@@ -88,8 +90,9 @@ def reading_from(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Block
         )
         for index, each in enumerate(fields["residues"])
     ]
+    optional: dict[str, Any] = {name: arrays.get(name) for name in _MAPS}
     return BlockReading(
-        **{name: fields[name] for name in _PLAIN},
+        **{name: fields[name] for name in _PLAIN if name in fields},
         prompts={int(number): str(text) for number, text in fields["prompts"].items()},
         slots=_slots(fields["slots"]),
         before=None if fields["before"] is None else _slots(fields["before"]),
@@ -110,12 +113,17 @@ def reading_from(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Block
         own=tuple(fields["own"]),
         grid=(fields["grid"][0], fields["grid"][1]),
         point=None if fields["point"] is None else Point(**fields["point"]),
-        gaze=arrays.get("gaze"),
+        trace=None if trace is None else WordTrace(**{**trace, "words": _traced(trace["words"])}),
+        **optional,
         pictures=arrays["pictures"],
         warnings=tuple(CacheWarning(**fault) for fault in fields["warnings"]),
         residues=tuple(residues),
         alignment={number: float("nan") if value is None else float(value) for number, value in fields["alignment"]},
     )
+
+
+def _traced(words: list[dict[str, Any]]) -> tuple[TracedWord, ...]:
+    return tuple(TracedWord(**word) for word in words)
 
 
 def _slots(slots: list[dict[str, Any]]) -> tuple[Slot, ...]:

@@ -1,7 +1,8 @@
 """Recordings: a take's frames with everything that was read of its cache, in one file; played without the model.
 
 A zip archive: `head.json` with model, timeline and log; for each block `frames/N`, its JPEG pictures; and for each
-block that was watched `readings/N.json` and `readings/N.npz`, its provenance and its numbers.
+block that was watched `readings/N.json` and `readings/N.npz`, its provenance and its numbers. What was not read then
+can be read later: the log and the networks make the take again, bit for bit on the same device.
 """
 
 from __future__ import annotations
@@ -9,21 +10,31 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
+import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from studio.events import DecodedBlock, Listener, Stats, Switch, UnknownWord
 from studio.live.archive import compress, expand
+from studio.live.blockreading import BlockReading, check_point
+from studio.live.engine import Models, Texts
 from studio.live.export import check_place
 from studio.live.log import TakeLog
+from studio.live.origin import origin_of
 from studio.live.readingfile import reading_from, reading_to
-from studio.live.watching import BlockReading
-from studio.timeline import Timeline, shorten
+from studio.live.replay import replay
+from studio.live.rereading import reread, reread_block
+from studio.live.watching import Observer
+from studio.model.weights import load
+from studio.shapes import VideoShape
+from studio.timeline import Timeline, check_whole, shorten
 
 __all__ = ["Recording", "open_recording", "save_recording"]
 
@@ -31,6 +42,8 @@ FORMAT, VERSION, ENDING = "studio-recording", 1, ".studio"
 KEPT = 8
 # Far above what any block needs, far below what would exhaust a machine.
 LARGEST = 512 * 2**20
+# All readings of a recording are kept.
+WITHOUT_END = 2**62
 
 
 def save_recording(session: Any, path: str | Path, *, force: bool = False) -> Path:
@@ -90,11 +103,13 @@ def _head(session: Any, log: TakeLog) -> dict[str, Any]:
     }
 
 
-def open_recording(path: str | Path) -> Recording:
+def open_recording(path: str | Path, *, models: Models | None = None) -> Recording:
     """Open a recording; show it with `studio.Studio` and every view of the cache.
 
     Args:
         path: A file that `Session.record` wrote.
+        models: The networks that made it, for what was not read when it was recorded; `None` loads them by their name
+            when they are needed first.
 
     Returns:
         The recording.
@@ -103,7 +118,7 @@ def open_recording(path: str | Path) -> Recording:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no recording, or a damaged one.
     """
-    return Recording(path)
+    return Recording(path, models=models)
 
 
 class Recording:
@@ -111,14 +126,19 @@ class Recording:
 
     Args:
         path: The file.
+        models: The networks that made it; `None` loads them by their name when they are needed first.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no recording, or a damaged one.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, models: Models | None = None) -> None:
+        self.path, self._models = Path(path), models
+        self._latents: list[Tensor] = []
+        self._reading = threading.Lock()
+        self._store = Observer(gone=lambda _: None, budget=WITHOUT_END)
+        self._store.hold()
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no recording {shorten(str(path))}; check the path")
         try:
@@ -126,7 +146,8 @@ class Recording:
                 head = json.loads(_member(file, "head.json"))
                 self._check(head, file)
                 self._timeline, self._log = Timeline.from_json(head["timeline"]), TakeLog.from_json(head["log"])
-                self._readings = tuple(self._read(file, index) for index in self._watched(file, head["blocks"]))
+                for index in self._watched(file, head["blocks"]):
+                    self._store.adopt(self._read(file, index))
         except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{self.path.name} is no recording, or a damaged one: {shorten(str(error))}") from None
         self._head = head
@@ -216,11 +237,11 @@ class Recording:
     @property
     def readings(self) -> tuple[BlockReading, ...]:
         """What was read of the cache, old to new."""
-        return self._readings
+        return self._store.readings
 
     def __repr__(self) -> str:
         return (
-            f"<Recording {self.path.name}: {self.name}, {len(self._log)} blocks, {len(self._readings)} of them watched>"
+            f"<Recording {self.path.name}: {self.name}, {len(self._log)} blocks, {len(self.readings)} of them watched>"
         )
 
     def block(self, index: int) -> DecodedBlock | None:
@@ -308,7 +329,90 @@ class Recording:
 
     def watch(self) -> RecordedWatch:
         """Look at what was read of the cache."""
-        return RecordedWatch(self._readings)
+        return RecordedWatch(self._store)
+
+    def look_back(self, block: int, frame: int, row: int, column: int) -> BlockReading:
+        """Read where a point of a block looks: the block is made once more, and whoever watches gets the reading.
+
+        The first time the take is made again up to there from its log, to know its latents.
+
+        Args:
+            block: The block.
+            frame: Latent frame within the block, from 0.
+            row: Token row.
+            column: Token column.
+
+        Returns:
+            Its reading, with the gaze of the point.
+
+        Raises:
+            ValueError: If there is no such block or point, or the networks are not those that made the recording.
+        """
+        check_whole(block, "block", 0, len(self._log) - 1)
+        units = VideoShape.of(self._networks().config)
+        point = check_point(units.block, units.grid, frame, row, column)
+        return self._read_again(lambda **given: [reread_block(**given, at=block)], block + 1, point=point)[-1]
+
+    def reread(self, *, residue: bool = False, block: int | None = None) -> RecordedWatch:
+        """Read the cache of what was made while nobody watched: the take is made once more, with the probes on.
+
+        Args:
+            residue: Whether the residue is measured as well.
+            block: This block alone; those before it take one pass each.
+
+        Returns:
+            A hold with the readings.
+
+        Raises:
+            ValueError: If the networks are not those that made the recording, or there is no such block.
+        """
+        if block is None:
+            self._read_again(lambda **given: reread(**given), len(self._log), residue=residue)
+        else:
+            check_whole(block, "block", 0, len(self._log) - 1)
+            self._read_again(lambda **given: [reread_block(**given, at=block)], block + 1)
+        return self.watch()
+
+    def _networks(self) -> Models:
+        models = load(self.name) if self._models is None else self._models
+        if origin_of(models).weights != self._log.origin.weights:
+            raise ValueError(
+                f"`{self.name}` as it is here has other weights than what made the recording; "
+                "give its networks: studio.open_recording(path, models=...)"
+            )
+        self._models = models
+        return models
+
+    def _read_again(
+        self, read: Callable[..., Iterable[BlockReading]], blocks: int, *, residue: bool = False, point: Any = None
+    ) -> list[BlockReading]:
+        """Read the first blocks once more with an observer of its own; returns the last reading."""
+        models = self._networks()
+        with self._reading:
+            if len(self._latents) < blocks:
+                again = replay(TakeLog(self._log[:blocks], self._log.origin), models)
+                self._latents = again.latents
+                if again.differing:
+                    warnings.warn(
+                        f"blocks {list(again.differing)} come out otherwise here than where they were recorded; "
+                        "what is read now is of these",
+                        stacklevel=3,
+                    )
+            reader = Observer(gone=lambda _: None)
+            reader.residue = residue
+            reader.look(point)
+            holder, found = reader.hold(), []
+            taken = next((reading.take for reading in self.readings), 0)
+            try:
+                for reading in read(
+                    log=self._log, models=models, texts=Texts(models.text), latents=self._latents, block=self.block,
+                    take=taken, observer=reader,
+                ):  # fmt: skip
+                    found = [reading]
+                    self._store.adopt(reading)
+            finally:
+                reader.release(holder)
+            return found
 
     def close(self) -> None:
         """Let go of the frames held; harmless when repeated."""
@@ -329,34 +433,53 @@ class RecordedWatch:
     """The readings of a recording, as a watched session has them.
 
     Args:
-        readings: The readings.
+        store: Holds the readings.
     """
 
-    def __init__(self, readings: tuple[BlockReading, ...]) -> None:
-        self.readings = readings
+    def __init__(self, store: Observer) -> None:
+        self._store = store
+
+    @property
+    def readings(self) -> tuple[BlockReading, ...]:
+        """The readings, old to new."""
+        return self._store.readings
+
+    @property
+    def active(self) -> bool:
+        """Always: a recording's readings are there for good."""
+        return True
+
+    @property
+    def trouble(self) -> None:
+        """None can befall a recording."""
 
     def subscribe(self, reader: Callable[[Any], None]) -> Callable[[], None]:
-        """No reading is to come."""
+        """Be handed each reading that is made later, until the returned function is called."""
+        return self._store.subscribe(reader)
+
+    def warn(self, alarm: Callable[[str], None]) -> Callable[[], None]:
+        """There is nothing to warn of."""
         return lambda: None
 
     def look(self, frame: int, row: int, column: int) -> None:
-        """A recording holds only the points that were looked at.
+        """A recording has no next block.
 
         Raises:
             RuntimeError: Always.
         """
-        raise RuntimeError("a recording holds only the gazes that were read live; open a session to choose a point")
+        raise RuntimeError("a recording has no next block; call `recording.look_back(block, frame, row, column)`")
 
     def look_away(self) -> None:
         """Nothing is looked at."""
 
     def measure_residue(self, on: bool = True) -> None:
-        """Nothing more is measured of a recording."""
+        """Measure it, or not, where blocks are read once more."""
+        self._store.residue = on
 
     @property
     def measures_residue(self) -> bool:
-        """Whether it was measured."""
-        return any(reading.residues for reading in self.readings)
+        """Whether it was measured, or is to be where blocks are read once more."""
+        return self._store.residue or any(reading.residues for reading in self.readings)
 
     def close(self) -> None:
         """Nothing is held."""

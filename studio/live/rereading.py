@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from studio.config import Policy, SinkPolicy
 from studio.events import DecodedBlock
 from studio.live.engine import Engine, Models, Order, Texts
-from studio.live.log import TakeLog
+from studio.live.log import BlockRecord, TakeLog
 from studio.live.watching import BlockReading, Observer, Past
-from studio.sampler import Block, BlockPlan
+from studio.sampler import Block, BlockPlan, commit, switch
 
-__all__ = ["reread"]
+__all__ = ["past_of", "reread", "reread_block"]
 
 
 def reread(
@@ -47,15 +49,80 @@ def reread(
     looker = _Looker(observer, block)
     for record in log:
         if record.given is not None:
-            engine = None
             continue
         at = record.block
-        if engine is None or record.resumed or record.seed != log[at - 1].seed:
+        if engine is None or _begins(log, at):
             orders = iter([each.order for each in log[at:]])
             engine = _engine(models, texts, log, at, latents, orders, looker, take, check)
         if engine.next() is None:
             return
+        if observer.over:
+            raise RuntimeError(observer.trouble or "the cache could not be read")
         yield observer.readings[-1]
+
+
+def reread_block(
+    log: TakeLog,
+    models: Models,
+    *,
+    texts: Texts,
+    latents: Sequence[Tensor],
+    block: Callable[[int], DecodedBlock | None],
+    take: int,
+    observer: Observer,
+    at: int,
+    check: Callable[[], None] = lambda: None,
+) -> BlockReading:
+    """Make one block of a take once more, the same bit for bit, and read what it sees.
+
+    The cache is filled again as it was: the blocks before are committed, one pass each, and their switches repeated.
+
+    Args:
+        log: As for `reread`, like all but the following.
+        models: The networks that made it.
+        texts: Embeddings of prompts.
+        latents: The latents of each block, of those before `at` at least.
+        block: Gives the frames of a block.
+        take: Number of the take.
+        observer: Reads; one of its own for this.
+        at: The block.
+        check: Called before every pass; it may raise to leave.
+
+    Returns:
+        Its reading.
+
+    Raises:
+        ValueError: If there is no such block, or it was given and not generated.
+    """
+    if not 0 <= at < len(log):
+        raise ValueError(f"`block` must lie in 0..{len(log) - 1}, got {at}")
+    if log[at].given is not None:
+        raise ValueError(f"block {at} was given and not generated, so it looked at nothing; choose a later one")
+    first = max(index for index in range(at + 1) if _begins(log, index))
+    looker = _Looker(observer, block)
+    orders = iter([log[at].order])
+    engine = _engine(models, texts, log, first, latents, orders, looker, take, check)
+    sampler = models.config.sampler
+    with torch.inference_mode():
+        for index in range(first, at):
+            check()
+            order = log[index].order
+            text = texts(order.text)
+            observer.prepare(engine, order.number, order.prompt)
+            entry = BlockPlan(text=text, prompt=order.number, policy=order.policy, sink_policy=order.sink_policy)
+            switch(models.dit, engine.cache, text, sampler, entry)
+            given = latents[index].to(engine.cache.device)
+            commit(models.dit, engine.cache, given, text, sampler, prompt=order.number)
+    looker.observer.past = lambda: past_of(log, latents, texts, at)
+    engine.next()
+    if observer.over:
+        raise RuntimeError(observer.trouble or "the cache could not be read")
+    return observer.readings[-1]
+
+
+def _begins(log: TakeLog, at: int) -> bool:
+    """Whether an engine began at a block, with a cache that was filled for it."""
+    return at == 0 or log[at - 1].given is not None or log[at].resumed or log[at].seed != log[at - 1].seed
 
 
 def past_of(log: TakeLog, latents: Sequence[Tensor], texts: Texts, at: int) -> Past:
@@ -68,7 +135,18 @@ def past_of(log: TakeLog, latents: Sequence[Tensor], texts: Texts, at: int) -> P
         at: The block.
     """
     text = texts(log[at - 1].order.text) if at else None
-    return Past(latents=latents, prompts={record.segment: record.prompt for record in log[:at]}, text=text)
+    return Past(
+        latents=latents,
+        prompts={record.segment: record.prompt for record in log[:at]},
+        text=text,
+        switches=switches_of(log[:at]),
+    )
+
+
+def switches_of(records: Iterable[BlockRecord]) -> dict[int, tuple[Policy, SinkPolicy | None]]:
+    """Policy and sink policy of every switch of a take's blocks, by block."""
+    orders = {record.block: record.order for record in records}
+    return {block: (order.policy, order.sink_policy) for block, order in orders.items() if order.policy is not None}
 
 
 def _engine(

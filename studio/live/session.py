@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from studio.events import DecodedBlock, ErrorReport, Listener, Stats, Switch, TakeInfo, UnknownWord
+from studio.live.blockreading import check_point
 from studio.live.consumers import Attachment
 from studio.live.core import Core
 from studio.live.editing import Editor
@@ -29,6 +30,7 @@ from studio.live.watching import SAMPLES, BlockReading, Watching
 from studio.live.words import UnknownWords, find_unknown
 from studio.timeline import (
     EXAMPLE,
+    MAX_BLOCKS,
     POLICIES,
     Operation,
     Segment,
@@ -591,29 +593,55 @@ class Session:
         """
         return Watching(self._core.watch(check_whole(samples, "samples", 1, 4096)))
 
-    def reread(self, *, residue: bool = False) -> Watching:
+    def reread(self, *, residue: bool = False, block: int | None = None) -> Watching:
         """Read the cache of what was made while nobody watched: each block is made once more, with the probes on.
 
-        It takes as long as making them did, and returns when it is done; blocks that were read already stay as they
-        are. The take itself does not change.
+        It takes as long as making them did, and returns when it is done; what was read already stays as it is. The
+        take itself does not change.
 
         Args:
-            residue: Whether the residue is measured as well.
+            residue: Whether the residue is measured as well, also of blocks that were read without.
+            block: This block alone; those before it take one pass each.
 
         Returns:
             A hold with the readings.
 
         Raises:
             RuntimeError: the session is closed, or its take was changed meanwhile.
-            ValueError: nothing was made yet.
+            ValueError: nothing was made yet, or there is no such block.
         """
         watching = self.watch()
         try:
-            self._core.reread(residue)
+            if block is None:
+                self._core.reread(residue)
+            else:
+                self._core.look_back(check_whole(block, "block", 0, MAX_BLOCKS), None)
         except BaseException:
             watching.close()
             raise
         return watching
+
+    def look_back(self, block: int, frame: int, row: int, column: int) -> BlockReading:
+        """Read where a point of a block looks that was made already.
+
+        That block is made once more, the same bit for bit; those before it take one pass each. Whoever watches gets the
+        reading as well.
+
+        Args:
+            block: The block of the current take.
+            frame: Latent frame within the block, from 0.
+            row: Token row.
+            column: Token column.
+
+        Returns:
+            Its reading, with the gaze of the point.
+
+        Raises:
+            RuntimeError: the session is closed, or its take was changed meanwhile.
+            ValueError: there is no such block or point, or the block was given and not generated.
+        """
+        point = check_point(self._core.units.block, self._core.units.grid, frame, row, column)
+        return self._core.look_back(check_whole(block, "block", 0, MAX_BLOCKS), point)
 
     @property
     def readings(self) -> tuple[BlockReading, ...]:

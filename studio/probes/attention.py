@@ -23,7 +23,7 @@ from studio.model.cache import Slot
 from studio.probes.cost import Cost, Stopwatch, pass_flops, side_pass_flops
 from studio.probes.passes import Pass
 from studio.probes.readings import AttentionReading, Point, PointMap
-from studio.probes.softmax import attention_weights, pool_over_slots, sample_positions
+from studio.probes.softmax import attention_weights, pool_over_slots, sample_positions, token_indices
 
 __all__ = ["AttentionProbe", "AttentionSampling"]
 
@@ -231,10 +231,7 @@ class _SidePass:
 
     def _tokens(self, device: torch.device) -> Tensor:
         """Indices `[F, P]` of the sampled queries within the pass."""
-        columns = self._call.grid[1]
-        within = torch.tensor([row * columns + column for row, column in self._samples], device=device)
-        starts = torch.arange(len(self._call.frames), device=device) * self._call.tokens
-        return starts[:, None] + within
+        return token_indices(self._samples, len(self._call.frames), self._call.grid, device)
 
     def _count(self, queries: int, k: Tensor) -> None:
         self.flops += side_pass_flops(queries, *k.shape)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from studio.config import SamplerConfig
+from studio.config import Policy, SamplerConfig, SinkPolicy
 from studio.model.attention import Tap
 from studio.model.cache import KVCache
 from studio.model.dit import WanDiT
@@ -35,6 +35,7 @@ class ResidueFollower:
         sampler: Gives the timestep of the commits.
         past: Gives the latents of each block so far, `[B, block, C, H, W]`.
         reach: Windows of latents to look back on, at least 1.
+        switches: Policy and sink policy of each switch so far, by its block, where the take began before this follower.
 
     Raises:
         ValueError: If `reach` is below 1.
@@ -48,6 +49,7 @@ class ResidueFollower:
         past: Callable[[], Sequence[Tensor]],
         *,
         reach: int = REACH,
+        switches: Mapping[int, tuple[Policy, SinkPolicy | None]] | None = None,
     ) -> None:
         if reach < 1:
             raise ValueError(f"`reach` must be at least 1 window, got {reach}")
@@ -57,7 +59,7 @@ class ResidueFollower:
         self._meter: ResidueMeter | None = None
         self._awaited = False
         self._found: list[Residue] = []
-        self._switches: dict[int, BlockPlan] = {}
+        self._switches = dict(switches or {})
 
     def expect(self, entry: BlockPlan, previous: Tensor | None = None) -> None:
         """Say what the next block is planned to be, before its switch touches the cache.
@@ -76,10 +78,19 @@ class ResidueFollower:
             self._found.append(self._meter.measure("before"))
             self._meter.switch(entry)
             self._awaited = True
-        self._switches[self._cache.end // self._cache.block] = entry
+        self.note(entry)
+
+    def note(self, entry: BlockPlan) -> None:
+        """Remember a switch without measuring: what the cache would hold under one prompt was recached there as well.
+
+        Args:
+            entry: The next block's plan, before its switch touches the cache.
+        """
+        if entry.policy is not None:
+            self._switches[self._cache.end // self._cache.block] = entry.policy, entry.sink_policy
 
     def stop(self) -> None:
-        """Measure nothing more until the next switch."""
+        """Measure nothing more until the next switch; go on noting switches."""
         self._meter, self._awaited, self._found = None, False, []
 
     def begin(self, call: Pass) -> Tap | None:
@@ -117,7 +128,8 @@ class ResidueFollower:
         first = self._base(meter, past)
         for block in self._history(meter, past, first, count):
             if block in self._switches and block > first:
-                meter.switch(self._switches[block])
+                policy, sink_policy = self._switches[block]
+                meter.switch(BlockPlan(text=new, policy=policy, sink_policy=sink_policy))
             meter.commit(past[block].to(cache.device))
         return meter if meter.complete else None
 

@@ -52,7 +52,7 @@ class PolicyRun:
             moment: "before" or "after" the switch, or "made" when the block was finished.
 
         Returns:
-            1 for all, 0 for nothing; NaN for an empty cache.
+            1 where nothing was switched, 0 where nothing is left; NaN for an empty cache.
 
         Raises:
             ValueError: If that was not measured.

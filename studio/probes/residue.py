@@ -3,7 +3,8 @@
 A cached slot is compared with what it would hold had the new prompt always been in force and nothing else been
 different: the same latents, committed block by block and recached where the cache was, into a second cache under the
 new prompt. The distance is given in units of the distance between the caches under the two prompts, so that 1 is "as
-if nothing had been switched" and 0 is "as if it had always been the new prompt".
+if nothing had been switched" and 0 is "as if it had always been the new prompt". It is a distance and no share: where a
+third prompt is still in the cache, that may lie further from the new one than the old one does, and it exceeds 1.
 
 Source: the measure belongs to this project; what it looks at is the KV-recache of LongLive (ICLR 2026), section 3.1.
 """
@@ -46,7 +47,7 @@ class Residue:
             come before any cross-attention.
         values: `[layers, slots]` float32, likewise.
         total: Root of the summed squared distances over layers and slots, as a share of that between the prompts; the
-            mean of keys and values. NaN for an empty cache.
+            mean of keys and values; 0 or more. NaN for an empty cache.
     """
 
     block: int

@@ -6,11 +6,12 @@ Source: softmax attention (Vaswani et al., 2017, arXiv:1706.03762).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["attention_weights", "pool_over_slots", "sample_positions"]
+__all__ = ["attention_weights", "pool_over_slots", "sample_positions", "token_indices"]
 
 # Weights held at once; 2^25 in float32 are 128 MiB.
 _AT_ONCE = 2**25
@@ -42,6 +43,24 @@ def sample_positions(rows: int, columns: int, samples: int | None) -> tuple[tupl
     at_rows = [(2 * i + 1) * rows // (2 * down) for i in range(down)]
     at_columns = [(2 * i + 1) * columns // (2 * across) for i in range(across)]
     return tuple((row, column) for row in at_rows for column in at_columns)
+
+
+def token_indices(
+    positions: Sequence[tuple[int, int]], frames: int, grid: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Where the tokens at some positions stand within a pass.
+
+    Args:
+        positions: (row, column) of each position in a latent frame.
+        frames: Latent frames of the pass.
+        grid: Token rows and columns of a latent frame.
+        device: Where the indices are wanted.
+
+    Returns:
+        `[frames, positions]`.
+    """
+    within = torch.tensor([row * grid[1] + column for row, column in positions], device=device)
+    return torch.arange(frames, device=device)[:, None] * (grid[0] * grid[1]) + within
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -88,6 +89,9 @@ def cache_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
 def words_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
     """A row for each word of the prompts, blocks along the axis, intensity the share of cross-attention.
 
+    Once another prompt is in force, a word's row goes on at half height: the share of the attention that finds it in
+    the cache; see `studio.probes.WordTrace`.
+
     Args:
         readings: Old to new.
         colours: The colour of each prompt by its number.
@@ -109,11 +113,12 @@ def words_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
         else:
             runs.append([reading])
     tables = [np.stack([r.words.mass.mean(axis=(0, 1, 2)) for r in run], axis=1) for run in runs]
-    most = 100 * max(float(table.max()) for table in tables)
+    lefts = [_left(told, runs, place) for place in range(len(runs))]
+    most = 100 * max([float(table.max()) for table in tables] + [share for left in lefts for _, _, share in left])
     rows = sum(len(table) for table in tables)
     figure = Figure(figsize=(PAGE, 0.7 + 0.17 * rows), layout="constrained")
     axes = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=[len(table) for table in tables])
-    for axis, run, table in zip(axes[:, 0], runs, tables, strict=True):
+    for axis, run, table, left in zip(axes[:, 0], runs, tables, lefts, strict=True):
         number = max((n for n, text in run[-1].prompts.items() if text == run[-1].prompt), default=0)
         shades = LinearSegmentedColormap.from_list("prompt", ["white", _tint(colours, number)])
         edges = np.arange(run[0].block, run[-1].block + 2) - 0.5
@@ -122,14 +127,38 @@ def words_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
         table[:, [reading.block - run[0].block for reading in run]] = seen
         lines = np.arange(len(table) + 1) - 0.5
         mesh = axis.pcolormesh(edges, lines, 100 * table, cmap=shades, vmin=0, vmax=most, edgecolors="white", lw=0.4)
+        _draw_left(axis, left, shades, most)
         axis.set_yticks(range(len(table)), [word.text for word in run[0].words.words], fontsize=6)
         axis.set_ylim(len(table) - 0.5, -0.5)
         _plain(axis)
         axis.set_title(_short(run[0].prompt, 70), loc="left", fontsize=7, color=INK, pad=2)
         figure.colorbar(mesh, ax=axis, pad=0.01, aspect=12).ax.tick_params(labelsize=5)
     axes[-1, 0].set_xlim(told[0].block - 0.5, told[-1].block + 0.5)
-    axes[-1, 0].set_xlabel("block; colour: share of the cross-attention (%)", fontsize=7)
+    axes[-1, 0].set_xlabel("block; colour: share of the cross-attention (%); half height: found in the cache alone",
+                           fontsize=7)  # fmt: skip
     return figure
+
+
+def _left(told: Sequence[Reading], runs: list[list[Reading]], place: int) -> list[tuple[int, int, float]]:
+    """(block, word, share) of what the blocks after a run find of it in the cache, until its prompt comes again."""
+    prompt, last = runs[place][0].prompt, runs[place][-1].block
+    again = next((run[0].block for run in runs[place + 1 :] if run[0].prompt == prompt), told[-1].block + 1)
+    shares: dict[tuple[int, int], float] = {}
+    for reading in told:
+        if last < reading.block < again and reading.trace is not None:
+            for word in reading.trace.words:
+                if reading.prompts.get(word.prompt) == prompt:
+                    key = reading.block, word.index
+                    shares[key] = shares.get(key, 0.0) + word.share
+    return [(block, index, share) for (block, index), share in shares.items()]
+
+
+def _draw_left(axis: Any, left: list[tuple[int, int, float]], shades: Any, most: float) -> None:
+    cells = [Rectangle((block - 0.5, index - 0.22), 1, 0.44) for block, index, _ in left]
+    found = PatchCollection(cells, cmap=shades, edgecolors="white", linewidths=0.4)
+    found.set_array(np.array([100 * share for _, _, share in left]))
+    found.set_clim(0, most)
+    axis.add_collection(found)
 
 
 def heads_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
@@ -168,49 +197,66 @@ def heads_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
     return figure
 
 
-def gaze_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
-    """Where a point of the picture looks, in every frame of the cache.
+def gaze_figure(
+    readings: Sequence[Reading],
+    colours: Colours,
+    block: int | None = None,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+) -> Figure:
+    """Where a point of the picture looks, in every frame of the cache; without a point, where the block does.
 
     Args:
         readings: Old to new; the pictures of the slots come from all of them.
         colours: Not needed; one colour map serves all prompts.
         block: The block; `None` for the latest.
+        layer: One layer of the point's attention; `None` for the mean over all.
+        head: One head; `None` for the mean over all.
 
     Returns:
         The figure: the frame with the point, then a frame a slot with its share.
 
     Raises:
-        ValueError: If that block was not read, or no point of it.
+        ValueError: If that block was not read, or there is no such layer or head.
     """
     reading = reading_at(readings, block)
-    if reading.gaze is None:
-        raise ValueError(
-            f"no point was read at block {reading.block}; call `look(frame, row, column)` before the block"
-        )
+    found = reading.positions if reading.gaze is None else reading.look(layer, head)
+    if found is None:
+        raise ValueError("of a single layer or head nothing was kept; leave `layer` and `head` out")
     pictures = {frame: picture for r in readings for frame, picture in zip(r.own, r.pictures, strict=False)}
-    held = [(slot, gaze) for slot, gaze in zip(reading.slots, reading.gaze, strict=True) if slot.frame is not None]
-    asking = reading.own[reading.point.frame]
-    rows, columns = reading.grid
+    held = [(slot, gaze) for slot, gaze in zip(reading.slots, found, strict=True) if slot.frame is not None]
     across = 7
-    down = -(-(len(held) + 1) // across)
-    figure = Figure(figsize=(PAGE, 0.45 + 0.95 * down), layout="constrained")
+    pointed = reading.gaze is not None
+    down = -(-(len(held) + pointed) // across)
+    figure = Figure(figsize=(PAGE, 0.6 + 0.95 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    most = float(np.nanmax(reading.gaze))
+    most = float(np.nanmax(found))
     for axis in axes:
         axis.set_axis_off()
-    _show(axes[0], pictures.get(asking), (0.0, float(columns), float(rows), 0.0))
-    corner = (reading.point.column, reading.point.row)
-    axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.2))
-    axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=0.8))
-    axes[0].set_title(f"frame {asking}: the point", fontsize=6, pad=2)
-    for axis, (slot, gaze) in zip(axes[1:], held, strict=False):
+    if pointed:
+        asking, (rows, columns) = reading.own[reading.point.frame], reading.grid
+        _show(axes[0], pictures.get(asking), (0.0, float(columns), float(rows), 0.0))
+        corner = (reading.point.column, reading.point.row)
+        axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2.2))
+        axes[0].add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=0.8))
+        axes[0].set_title(f"frame {asking}: the point", fontsize=6, pad=2)
+    for axis, (slot, gaze) in zip(axes[int(pointed) :], held, strict=False):
         heat_map(axis, pictures.get(slot.frame or 0), gaze, most)
         axis.set_title(f"{slot.frame}, {slot.role}: {100 * gaze.sum():.1f} %", fontsize=6, pad=2)
+    whose = "the point" if pointed else f"block {reading.block} as a whole"
+    figure.suptitle(f"Where {whose} looks, {_heads(layer, head)}", fontsize=7, x=0.01, ha="left", color=INK)
     return figure
 
 
+def _heads(layer: int | None, head: int | None) -> str:
+    if layer is None and head is None:
+        return "mean over all layers and heads"
+    return ", ".join(f"{name} {number}" for name, number in (("layer", layer), ("head", head)) if number is not None)
+
+
 def curves_figure(readings: Sequence[Reading], colours: Colours, block: int | None = None) -> Figure:
-    """Alignment to each prompt, a line each, and the residue of the prompt that was left, dashed, block by block.
+    """Alignment to each prompt, a line each, and the residue towards the prompt that was left, dashed, block by block.
 
     Args:
         readings: Old to new.
@@ -218,7 +264,7 @@ def curves_figure(readings: Sequence[Reading], colours: Colours, block: int | No
         block: The last block shown; `None` for the latest.
 
     Returns:
-        The figure; switches are dotted.
+        The figure; switches are dotted, and so is 1, the residue of a cache that nothing was done to.
 
     Raises:
         ValueError: If that block was not read, or neither was measured.
@@ -235,13 +281,15 @@ def curves_figure(readings: Sequence[Reading], colours: Colours, block: int | No
         label = f"shows “{_short(names.get(number, ''), 40)}”"
         axes.plot(*zip(*points, strict=True), color=_tint(colours, number), lw=1.6, marker="o", ms=2.5, label=label)
     for old, points in _residues(told):
-        label = f"left of “{_short(names.get(old, ''), 40)}”"
+        label = f"cache, towards “{_short(names.get(old, ''), 40)}”"
         axes.plot(*zip(*points, strict=True), color=_tint(colours, old), lw=1.3, ls="--", marker="s", ms=2, label=label)
     for reading in told:
         if reading.policy is not None:
             axes.axvline(reading.block, color=SOFT, lw=0.8, ls=":")
             axes.annotate(reading.policy, (reading.block, 1), xycoords=("data", "axes fraction"), xytext=(3, -8),
                           textcoords="offset points", fontsize=6, color=SOFT)  # fmt: skip
+    if any(reading.residues for reading in told):
+        axes.axhline(1, color=SOFT, lw=0.5, ls=":")
     _plain(axes)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("blocks made", fontsize=7)
@@ -274,7 +322,7 @@ def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:
 
     Args:
         rows: A row a measurement: "policy", "block", "moment" ("before" and "after" the switch, or "made") and
-            "residue", where 1 is all and 0 nothing.
+            "residue", where 0 is nothing and 1 the distance between the two prompts.
         at: The first block under the new prompt.
 
     Returns:
@@ -303,7 +351,7 @@ def residue_figure(rows: Sequence[Mapping[str, Any]], *, at: int) -> Figure:
 
 
 def heat_map(axes: Any, picture: np.ndarray | None, values: np.ndarray, most: float) -> None:
-    """Lay values over a picture, the stronger the less transparent.
+    """Lay values over a picture in greys, the stronger the less transparent.
 
     Args:
         axes: Where to draw.
@@ -312,6 +360,8 @@ def heat_map(axes: Any, picture: np.ndarray | None, values: np.ndarray, most: fl
         most: The value of full colour.
     """
     rows, columns = values.shape
+    if picture is not None:  # on a red fox, red says nothing
+        picture = np.repeat(picture.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     extent = (0.0, float(columns), float(rows), 0.0)
     _show(axes, picture, extent)
     depth = np.nan_to_num(values / most) * 0.85

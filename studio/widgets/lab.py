@@ -196,6 +196,8 @@ class RecacheLab(anywidget.AnyWidget):
             "shares": [float(share) for share in shares],
             "residue": {found.moment: finite(found.total) for found in reading.residues},
             "alignment": {str(number): finite(value) for number, value in reading.alignment.items()},
+            "words": [] if reading.trace is None else [reading.trace.share(0), reading.trace.share(1)],
+            "warnings": [fault.message for fault in reading.warnings],
             "sizes": [len(jpeg) for jpeg in jpegs],
         }
         return message, [b"".join(jpegs)]
@@ -266,15 +268,24 @@ class RecacheLab(anywidget.AnyWidget):
         if bundle is None:
             return None
         data, metadata = bundle
-        data["text/html"] = self._fallback()
+        picture = self._png()
+        data["text/html"] = self._fallback(picture)
+        if picture is not None:
+            data["image/png"] = picture
         return data, metadata
 
-    def _fallback(self) -> str:
-        text = html.escape(f"{self!r}. Run the cell to see it live.")
-        picture = io.BytesIO()
+    def _png(self) -> str | None:
+        """The figure as a PNG file in base 64; `None` where there is nothing to draw yet."""
         try:
-            self.figure().savefig(picture, format="png", dpi=150)
+            figure = self.figure()
         except (ValueError, RuntimeError):
+            return None
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=150)
+        return base64.b64encode(picture.getvalue()).decode()
+
+    def _fallback(self, data: str | None) -> str:
+        text = html.escape(f"{self!r}. Run the cell to see it live.")
+        if data is None:
             return f"<p>{text}</p>"
-        data = base64.b64encode(picture.getvalue()).decode()
         return f'<p><img alt="{text}" style="max-width:100%" src="data:image/png;base64,{data}"><br>{text}</p>'

@@ -29,7 +29,8 @@ def lab_figure(lab: LabSource) -> Figure:
 
     Returns:
         The figure: a row a policy with frames around the switch and its cache at the switch; below, the residue of the
-        first prompt and the alignment to both, a line a policy.
+        first prompt, how much of the attention finds its words in the cache, and the alignment to the second, a line a
+        policy.
 
     Raises:
         ValueError: If nothing was made yet beyond the switch.
@@ -45,10 +46,15 @@ def lab_figure(lab: LabSource) -> Figure:
     for axes, run in zip(rows, runs, strict=True):
         _draw_film(axes[:-1], run, start)
         _draw_cache(axes[-1], next(b.reading for b in run.blocks if b.reading.block == settings.at))
-    lines = bottom.subplots(1, 2 if judged else 1, squeeze=False)[0]
+    traced = any(block.reading.trace is not None for block in runs[0].blocks)
+    lines = bottom.subplots(1, 1 + traced + judged, squeeze=False)[0]
     _draw_residue(lines[0], runs, settings.at)
+    if traced:
+        _draw_traces(lines[1], runs, settings.at)
     if judged:
-        _draw_alignment(lines[1], runs, settings.at)
+        _draw_alignment(lines[-1], runs, settings.at)
+    for axes in lines:
+        axes.set_xlim(0.7, settings.blocks + 0.3)
     handles, labels = lines[0].get_legend_handles_labels()
     bottom.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=6, frameon=False)
     return figure
@@ -83,14 +89,21 @@ def _draw_residue(axes: Any, runs: Any, at: int) -> None:
     for index, run in enumerate(runs):
         points = [(row["block"] + (row["moment"] == "made"), row["residue"]) for row in run.rows()]
         _line(axes, index, points, run.name)
-    _finish(axes, at, "left of the first prompt in the cache")
+    _finish(axes, at, "cache: 1 the first prompt, 0 the second")
+
+
+def _draw_traces(axes: Any, runs: Any, at: int) -> None:
+    for index, run in enumerate(runs):
+        traced = [(b.reading.block, b.reading.trace) for b in run.blocks if b.reading.trace is not None]
+        _line(axes, index, [(block + 1, 100 * trace.share(0)) for block, trace in traced], run.name)
+    _finish(axes, at, "first prompt's words in the cache (%)")
 
 
 def _draw_alignment(axes: Any, runs: Any, at: int) -> None:
     for index, run in enumerate(runs):
         points = [(b.reading.block + 1, b.reading.alignment.get(1, np.nan)) for b in run.blocks]
         _line(axes, index, points, run.name)
-    _finish(axes, at, "how well the film shows the second")
+    _finish(axes, at, "the film shows the second")
 
 
 def _line(axes: Any, index: int, points: list[tuple[int, float]], label: str) -> None:

@@ -1,8 +1,9 @@
 """The messages between the kernel and the browser: their shapes, and the checks on what comes in.
 
 Down (kernel to browser), dictionaries with a `type`: hello, block, missing, state, timeline, switch, stats, restart,
-error, words, cache, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer, its JPEG files
-back to back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message carries.
+error, words, cache, watch, again, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer,
+its JPEG files back to back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message
+carries.
 Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, lab (of the recache lab), and the
 commands of `COMMANDS`. Every message up names its `client`, a page that shows the widget; an upload carries one binary
 buffer.
@@ -185,9 +186,14 @@ COMMANDS: dict[str, _Fields] = {
     },
     "unsave": {},
     "measure": {"on": _flag},
-    "reread": {},
+    "reread": {"block": _maybe(_integer)},
     "volume": {"word": _maybe(_integer), "block": _integer},
-    "look": {"frame": _maybe(_integer), "row": _maybe(_integer), "column": _maybe(_integer)},
+    "look": {
+        "frame": _maybe(_integer),
+        "row": _maybe(_integer),
+        "column": _maybe(_integer),
+        "block": _maybe(_integer),
+    },
 }
 """What the browser may ask of the source; each is answered by a reply with its `id`."""
 

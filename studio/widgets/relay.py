@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch, TakeInfo
 from studio.timeline import Timeline, Transition
 from studio.timeline.plain import transition_from_dict
 from studio.widgets import protocol
+from studio.widgets.again import Again
 from studio.widgets.codec import encode_frames
 from studio.widgets.desk import Desk, check_quick, takes_fields
 from studio.widgets.files import Exports, Uploads
@@ -77,7 +79,8 @@ class Relay:
         self._autoplay, self._frames = autoplay and frames, frames
         self._wants_watch, self._measures = watch and self.watchable, measure
         self._watch: CacheWatch | None = None
-        self._unread: Callable[[], None] = lambda: None
+        self._trouble: str | None = None
+        self._unread: Callable[[], Any] = lambda: None
         self._lock = threading.RLock()
         self._consumer: Consumer | None = None
         self._playheads: dict[str, tuple[int, bool]] = {}
@@ -93,7 +96,7 @@ class Relay:
         self._last_error = protocol.error_message(report) if isinstance(report, ErrorReport) else None
         pacing = Pacing(source.width, source.height, source.fps)
         self.outbox = Outbox(self._transmit, self._encode, pacing, silent=self._detach, fetch=self._fetch)
-        self._rereading = False
+        self._again = Again(source, self.outbox.post)
         self._uploads, self._exports = Uploads(source), Exports(source, self.outbox.post)
         self._thumbs = Thumbs(source.block, self.outbox.post, note)
         self._unsubscribe = source.subscribe(self.listen)
@@ -140,7 +143,7 @@ class Relay:
             ValueError: If the source does not let its cache be watched.
         """
         with self._lock:
-            self._wants_watch = on
+            self._wants_watch, self._trouble = on, None
         if not on:
             self._unwatch()
         elif not isinstance(self.source, CacheSource):
@@ -150,14 +153,29 @@ class Relay:
             with self._lock:
                 mine = self._watch is None
                 if mine:
-                    self._watch, self._unread = watch, watch.subscribe(self._read)
+                    ends = watch.subscribe(self._read), watch.warn(self._warned)
+                    self._watch, self._unread = watch, lambda: [end() for end in ends]
             if not mine:
                 watch.close()
             elif self._measures:
                 watch.measure_residue()
             for reading in watch.readings[-RECENT_READINGS:]:
                 self._read(reading)
-        self.outbox.post({"type": "watch", "on": on, "measuring": self.measuring})
+        self.outbox.post(self._watch_message())
+
+    def _watch_message(self) -> dict[str, Any]:
+        watch = self._watch
+        trouble = self._trouble if watch is None else watch.trouble
+        return {"type": "watch", "on": self._wants_watch, "measuring": self.measuring, "trouble": trouble}
+
+    def _warned(self, trouble: str) -> None:
+        """Watching, or measuring, ended by itself; called from the source's thread."""
+        watch = self._watch
+        if watch is not None and not watch.active:
+            with self._lock:
+                self._wants_watch, self._trouble = False, trouble
+            self._unwatch()
+        self.outbox.post(self._watch_message())
 
     def measure(self, on: bool) -> None:
         """Measure the residue of the prompt before the last switch, or no more.
@@ -169,34 +187,21 @@ class Relay:
         if watch is None:
             raise RuntimeError("the cache is not watched; open the inspector first")
         watch.measure_residue(on)
-        self.outbox.post({"type": "watch", "on": True, "measuring": on})
+        self.outbox.post(self._watch_message())
 
-    def reread(self) -> None:
-        """Read the cache of what was made while nobody watched, in a thread of its own; the readings come by and by.
+    def reread(self, block: int | None = None) -> None:
+        """Read the cache of what was made while nobody watched; the readings come by and by.
+
+        Args:
+            block: This block alone; `None` for all that was missed.
 
         Raises:
             RuntimeError: If the cache is not watched, or is being read already.
             ValueError: If the source cannot make its blocks once more.
         """
-        again = getattr(self.source, "reread", None)
-        if again is None:
-            raise ValueError(f"`{self.source.name}` cannot make its blocks once more; open a live session")
-        if self._watch is None:
+        if self._again.possible and self._watch is None:
             raise RuntimeError("the cache is not watched; open the inspector first")
-        with self._lock:
-            if self._rereading:
-                raise RuntimeError("the take is being read already; wait for it")
-            self._rereading = True
-        residue = self.measuring
-        threading.Thread(target=self._reread, args=(again, residue), name="studio-reread", daemon=True).start()
-
-    def _reread(self, again: Callable[..., Any], residue: bool) -> None:
-        try:
-            again(residue=residue).close()
-        except Exception:
-            self.note(traceback.format_exc())
-        finally:
-            self._rereading = False
+        self._again.reread(self.measuring, block)
 
     @property
     def measuring(self) -> bool:
@@ -204,8 +209,14 @@ class Relay:
         watch = self._watch
         return self._measures if watch is None else watch.measures_residue
 
-    def look(self, frame: int | None, row: int | None, column: int | None) -> None:
+    def look(self, frame: int | None, row: int | None, column: int | None, block: int | None = None) -> None:
         """Read where a point looks from the next block on; `None` for no point any more.
+
+        Args:
+            frame: Latent frame within the block, from 0.
+            row: Token row.
+            column: Token column.
+            block: A block that was made already, of which the point is read as well.
 
         Raises:
             RuntimeError: If the cache is not watched.
@@ -216,8 +227,12 @@ class Relay:
             raise RuntimeError("the cache is not watched; open the inspector first")
         if frame is None or row is None or column is None:
             watch.look_away()
-        else:
+        elif block is None or not self._again.pointed:
             watch.look(frame, row, column)
+        else:
+            with suppress(RuntimeError):  # a recording has no next block
+                watch.look(frame, row, column)
+            self._again.look_back(block, frame, row, column)
 
     def _unwatch(self) -> None:
         with self._lock:
@@ -414,11 +429,11 @@ class Relay:
         elif kind == "volume":
             self._steering.volume(message["word"], message["block"])
         elif kind == "reread":
-            self.reread()
+            self.reread(message["block"])
         elif kind == "measure":
             self.measure(message["on"])
         elif kind == "look":
-            self.look(message["frame"], message["row"], message["column"])
+            self.look(message["frame"], message["row"], message["column"], message["block"])
         else:
             getattr(self._steering, kind)()
         return {}
@@ -490,7 +505,10 @@ class Relay:
             "watchable": self.watchable,
             "watching": self._wants_watch,
             "measuring": self.measuring,
-            "rereads": hasattr(source, "reread"),
+            "trouble": self._watch_message()["trouble"],
+            "rereads": self._again.possible,
+            "looks_back": self._again.pointed,
+            "again": self._again.describe(),
             "origin": name_of(source),
             "editable": self._desk.editable,
             "takes": self._desk.takes(),

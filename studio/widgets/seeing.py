@@ -26,18 +26,19 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
         The message, and two buffers: little-endian float32 numbers in the order of `counts`, and JPEG files back to
         back in the order of `own`, as long as `sizes` says; none where nothing was decoded. The numbers are the share
         of attention by layer, head and slot; by layer, head and word; by layer and head on what is no word; by own
-        frame, sampled position and word; and, for a point that was asked for, by slot, token row and column.
+        frame, sampled position and word; for a point that was asked for, by slot, token row and column, and the same by
+        layer and head where that is kept; and of the block as a whole, by slot, token row and column.
     """
     heads = int(reading.mass.shape[1])
     words = reading.words
+    nothing = np.zeros(0, dtype=np.float32)
     parts = [reading.mass]
     if words is not None:
         # The browser shows a block as a whole, so the asking frames are averaged here; heat keeps them apart.
         parts += [words.mass.mean(axis=2), words.rest.mean(axis=2), words.maps.mean(axis=0)]
     else:
-        parts += [np.zeros(0, dtype=np.float32)] * 3
-    if reading.gaze is not None:
-        parts.append(reading.gaze)
+        parts += [nothing] * 3
+    parts += [nothing if part is None else part for part in (reading.gaze, reading.gazes, reading.positions)]
     jpegs = encode_frames(reading.pictures, PICTURE_QUALITY)
     samples = () if words is None else words.samples
     message = {
@@ -60,6 +61,7 @@ def cache_message(reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
         "sizes": [len(jpeg) for jpeg in jpegs],
         "residue": {found.moment: finite(found.total) for found in reading.residues},
         "left": _left(reading),
+        "trace": _trace(reading),
         "alignment": {str(number): finite(value) for number, value in reading.alignment.items()},
         "warnings": [
             {
@@ -91,6 +93,14 @@ def _left(reading: Reading) -> list[float | None]:
     by_slot = dict(zip(made.slots, zip(np.nan_to_num(told).sum(axis=0), known, strict=True), strict=True))
     shares = [by_slot.get(slot, (0.0, 0)) for slot in reading.slots]
     return [float(total / count) if count else None for total, count in shares]
+
+
+def _trace(reading: Reading) -> dict[str, Any] | None:
+    """What the block finds of each word in the cache, the words of old prompts too."""
+    if reading.trace is None:
+        return None
+    words = [[word.prompt, word.index, word.text, word.share] for word in reading.trace.words]
+    return {"words": words, "rest": reading.trace.rest, "unheard": reading.trace.unheard}
 
 
 def _slots(slots: Sequence[SlotLike]) -> list[list[Any]]:

@@ -70,9 +70,7 @@ def space_time(readings: Sequence[Reading], word: int | str | None = None, block
 
 def _of_point(reading: Reading) -> SpaceTime:
     if reading.gaze is None:
-        raise ValueError(
-            f"no point was read at block {reading.block}; call `look(frame, row, column)` before the block"
-        )
+        raise ValueError(f"no point was read at block {reading.block}; call `look(frame, row, column, block)`")
     held = [
         (slot.frame, gaze) for slot, gaze in zip(reading.slots, reading.gaze, strict=True) if slot.frame is not None
     ]

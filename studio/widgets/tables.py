@@ -9,7 +9,20 @@ import numpy as np
 
 from studio.widgets.source import Reading
 
-__all__ = ["PARTS", "curve_rows", "gaze_rows", "head_rows", "parts", "reading_at", "slot_rows", "until", "word_rows"]
+__all__ = [
+    "PARTS",
+    "curve_rows",
+    "gaze_rows",
+    "head_kinds",
+    "head_rows",
+    "parts",
+    "position_rows",
+    "reading_at",
+    "slot_rows",
+    "trace_rows",
+    "until",
+    "word_rows",
+]
 
 Row = dict[str, Any]
 
@@ -128,14 +141,78 @@ def word_rows(readings: Iterable[Reading]) -> list[Row]:
     ]
 
 
+def trace_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block and word that is in its cache, those of old prompts too."""
+    return [
+        {
+            "take": reading.take,
+            "block": reading.block,
+            "prompt": reading.prompts.get(word.prompt, ""),
+            "in_force": reading.prompts.get(word.prompt) == reading.prompt,
+            "index": word.index,
+            "word": word.text,
+            "through_cache": word.share,
+        }
+        for reading in readings
+        if reading.trace is not None
+        for word in reading.trace.words
+    ]
+
+
+def position_rows(readings: Iterable[Reading]) -> list[Row]:
+    """A row for each block, slot in sight and token position that it looks at; the rows of a block sum to 1."""
+    return [
+        {
+            "take": reading.take,
+            "block": reading.block,
+            "slot": index,
+            "frame": slot.frame,
+            "row": row,
+            "column": column,
+            "attention": float(share),
+        }
+        for reading in readings
+        if reading.positions is not None
+        for index, slot in enumerate(reading.slots)
+        if slot.frame is not None
+        for (row, column), share in np.ndenumerate(reading.positions[index])
+    ]
+
+
+def head_kinds(readings: Iterable[Reading], majority: float = 0.5) -> np.ndarray | None:
+    """What each head is for, as `studio.probes.classify_heads` says, which reads the passes themselves.
+
+    Args:
+        readings: Blocks of one take; those that cannot see sink, themselves and something between do not count.
+        majority: Share of the attention from which on a head belongs to what it looks at.
+
+    Returns:
+        "sink", "self_block" or "dynamic", `[layers, heads]`; `None` where no block counts.
+    """
+    shares = [parts(reading) for reading in readings if _telling(reading)]
+    if not shares:
+        return None
+    sink, _, own = np.moveaxis(np.mean(shares, axis=0), -1, 0)
+    return np.where(sink >= majority, "sink", np.where(own >= majority, "self_block", "dynamic"))
+
+
+def _telling(reading: Reading) -> bool:
+    own = [slot for slot in reading.slots if slot.frame in reading.own]
+    between = any(slot.role == "window" and slot.frame not in reading.own for slot in reading.slots)
+    return reading.mass.size > 0 and between and all(slot.role != "sink" for slot in own)
+
+
 def head_rows(readings: Iterable[Reading]) -> list[Row]:
-    """A row for each block, layer and head."""
+    """A row for each block, layer and head; "kind" is the head's over all blocks given, `None` where none tells."""
+    readings = list(readings)
+    kinds = head_kinds(readings)
     return [
         {
             "take": reading.take,
             "block": reading.block,
             "layer": reading.layers[layer],
             "head": head,
+            "kind": None if kinds is None else str(kinds[layer, head]),
             **{part: float(value) for part, value in zip(PARTS, found[layer, head], strict=True)},
         }
         for reading in readings

@@ -83,10 +83,27 @@ class CacheView(Studio):
         text = html.escape(f"{self!r}. Run the cell to see it live.")
         if not self.readings:
             return f"<p>{text}</p>"
-        picture = io.BytesIO()
-        self.figure().savefig(picture, format="png", dpi=150)
-        data = base64.b64encode(picture.getvalue()).decode()
+        data = self._png()
+        if data is None:
+            return f"<p>{text}</p>"
         return f'<p><img alt="{text}" style="max-width:100%" src="data:image/png;base64,{data}"><br>{text}</p>'
+
+    def _png(self) -> str | None:
+        """The figure as a PNG file in base 64; `None` where there is nothing to draw yet."""
+        try:
+            figure = self.figure()
+        except (ValueError, RuntimeError):
+            return None
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=150)
+        return base64.b64encode(picture.getvalue()).decode()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None and (data := self._png()) is not None:
+            # For readers that show neither widgets nor HTML.
+            bundle[0]["image/png"] = data
+        return bundle
 
 
 class CacheStrip(CacheView):
@@ -105,7 +122,8 @@ class CacheStrip(CacheView):
 class PointGaze(CacheView):
     """Click a point of the picture: where does it look, in this block's frames and in every frame of the cache?
 
-    A point is read from the next block that begins after it was chosen.
+    A point is read from the next block that begins after it was chosen; of a block that is there already, `look` makes
+    that block once more. Without a point the heat is that of the block as a whole.
     """
 
     view = t.Unicode("gaze", help="What the front end shows.").tag(sync=True)
@@ -113,13 +131,36 @@ class PointGaze(CacheView):
     _rows = staticmethod(tables.gaze_rows)
     _drawing = "gaze_figure"
 
-    def look(self, frame: int, row: int, column: int) -> None:
+    def to_position_rows(self) -> list[dict[str, Any]]:
+        """A table of where each block as a whole looks, by slot and token position."""
+        return tables.position_rows(self.readings)
+
+    def figure(self, block: int | None = None, *, layer: int | None = None, head: int | None = None) -> Figure:
+        """Draw the view for print, of all heads or of a pinned one.
+
+        Args:
+            block: The block; `None` for the latest.
+            layer: One layer of the point's attention; `None` for the mean over all.
+            head: One head; `None` for the mean over all.
+
+        Returns:
+            A matplotlib figure, as wide as a page's text.
+
+        Raises:
+            ValueError: If nothing was read of that block, or there is no such layer or head.
+        """
+        from studio.widgets.figures import gaze_figure
+
+        return gaze_figure(self.readings, [], block, layer=layer, head=head)
+
+    def look(self, frame: int, row: int, column: int, block: int | None = None) -> None:
         """Choose the point, as a click does.
 
         Args:
             frame: Latent frame within the block, from 0.
             row: Token row.
             column: Token column.
+            block: A block that was made already, of which it is read as well, in a thread of its own.
 
         Raises:
             RuntimeError: If the widget is closed.
@@ -127,15 +168,16 @@ class PointGaze(CacheView):
         """
         if self._relay is None:
             raise RuntimeError("this widget is closed; make another with studio.PointGaze(session)")
-        self._relay.look(frame, row, column)
+        self._relay.look(frame, row, column, block)
 
 
 class Curves(CacheView):
     """What the film shows and what the cache remembers, along the time axis: alignment and residue.
 
     Alignment, a line a prompt: how well the latest frames show it, as `Session.judge` says. Residue, dashed, in the
-    colour of the prompt that was left: how much of it is in the cache, from 1 for all to 0 for nothing. Measuring the
-    residue takes time; it begins with the next switch.
+    colour of the prompt that was left: how far the cache is from what it would hold under the new prompt alone, where 1
+    is the distance between the two prompts. It is 0 where nothing is left; where a third prompt is still in the cache
+    it can be above 1, and the axis goes as far. Measuring the residue takes time; it begins with the next switch.
 
     Args:
         source: A live session, or anything else whose cache can be watched.
@@ -211,12 +253,19 @@ class Volume(CacheView):
 class WordsOverTime(CacheView):
     """A row for each word of the prompts, time along the axis: how much of the cross-attention falls on it.
 
-    A prompt's words end where another prompt takes over, because the network is given one text at a time.
+    The network is given one text at a time, so at a switch the old words are no longer asked for. What is left of them
+    is in the cache: from there on their rows show, at half height, how much of the block's attention finds each of them
+    in the notes that it looks at; see `studio.probes.WordTrace`.
     """
 
     view = t.Unicode("words", help="What the front end shows.").tag(sync=True)
 
     _rows = staticmethod(tables.word_rows)
+
+    def to_trace_rows(self) -> list[dict[str, Any]]:
+        """A table of the words that each block finds in its cache, those of old prompts too."""
+        return tables.trace_rows(self.readings)
+
     _drawing = "words_figure"
 
 

@@ -11,8 +11,9 @@ import torch
 
 import studio
 from studio.live.lab import Lab, LabSettings
-from studio.probes import compare_policies, policy_rows
-from tests.live.doubles import tiny_models, wait_for
+from studio.model.text import WordTokenizer
+from studio.probes import CacheFault, compare_policies, policy_rows
+from tests.live.doubles import WORDS, tiny_models, wait_for
 
 FIRST, THEN = "a red fox runs", "the blue rabbit jumps"
 POLICIES: Any = ("clear", "keep", "recache", ("recache", "rewrite"))
@@ -199,3 +200,49 @@ def test_nonsense_is_refused(models, made, changes, message) -> None:
 def test_an_unknown_change_is_named(made) -> None:
     with pytest.raises(ValueError, match="there is no `prompt` in a lab; use first"):
         made.change(prompt="a fox")
+
+
+@pytest.fixture(scope="module")
+def told_words():
+    models = tiny_models()
+    models.text.tokenizer = WordTokenizer(WORDS)
+    return models
+
+
+def test_each_branch_knows_how_the_slots_it_began_with_were_written(told_words) -> None:
+    with Lab(told_words, settings()) as lab:
+        runs = {run.name: run for run in lab.wait(120).runs}
+        table = {row["policy"]: row["old words"] for row in lab.table()}
+    old = {name: [block.reading.trace.share(0) for block in run.blocks] for name, run in runs.items()}
+    assert {block.reading.trace.unheard for run in runs.values() for block in run.blocks} == {0}
+    assert old["keep"][5] > old["recache"][5] > 0
+    assert old["clear"][5:] == old["recache, sink: rewrite"][5:] == [0, 0]
+    assert table == {name: shares[-1] for name, shares in old.items()}
+    words = {row["word"] for row in runs["keep"].trace_rows() if row["block"] == 6}
+    assert words == {*FIRST.split()[:5], *THEN.split()[:5]}
+
+
+def test_warnings_of_the_cache_are_kept(monkeypatch) -> None:
+    monkeypatch.setattr("studio.live.probed.POSITIONS", 18)
+    with pytest.warns(CacheFault), Lab(tiny_models(positions="absolute"), settings(policies=("keep", "clear"))) as lab:
+        runs = lab.wait(120).runs
+    assert [[(fault.kind, fault.block) for fault in run.warnings] for run in runs] == [[("position_past_table", 6)]] * 2
+
+
+def test_the_cost_of_the_recache_is_without_the_probes(made) -> None:
+    run = made.runs[2]
+    here = run.blocks[5]
+    row = made.table()[2]
+    assert here.reading.spent["recache"] > 0
+    assert row["recache (s)"] == pytest.approx(here.seconds["recache"] - here.reading.spent["recache"])
+    blocks = [
+        sum(block.seconds[part] - block.reading.spent[part] for part in ("denoise", "commit")) for block in run.blocks
+    ]
+    assert row["share of a block"] == pytest.approx(row["recache (s)"] / np.mean(blocks))
+
+
+def test_what_is_not_ready_in_time_is_said_with_a_remedy(models) -> None:
+    with Lab(models, settings()) as lab:
+        with pytest.raises(TimeoutError, match="wait longer, or ask for fewer blocks or policies"):
+            lab.wait(0)
+        lab.wait(120)

@@ -16,7 +16,7 @@ import studio
 from studio.live import Session
 from studio.model.text import WordTokenizer
 from studio.timeline import Segment, Timeline
-from studio.widgets import CacheStrip, Curves, FrameSource, HeadGrid, PointGaze, Studio, WordsOverTime
+from studio.widgets import CacheStrip, Curves, FrameSource, HeadGrid, PointGaze, Studio, Volume, WordsOverTime
 from tests.live.doubles import WORDS, tiny_models
 from tests.widgets.recorder import Browser
 
@@ -42,7 +42,7 @@ def same(one: Any, other: Any, path: str = "reading") -> None:
     if hasattr(one, "__dataclass_fields__"):
         assert type(one) is type(other), path
         for field in fields(one):
-            if field.name != "seconds":
+            if field.name not in ("seconds", "spent"):
                 same(getattr(one, field.name), getattr(other, field.name), f"{path}.{field.name}")
     elif isinstance(one, np.ndarray):
         np.testing.assert_array_equal(one, other, err_msg=path)
@@ -94,12 +94,15 @@ def test_a_recording_holds_every_reading_and_every_frame(recorded) -> None:
     assert "6 blocks, 6 of them watched" in repr(recording)
 
 
-@pytest.mark.parametrize("kind", [CacheStrip, WordsOverTime, HeadGrid, PointGaze, Curves])
+@pytest.mark.parametrize("kind", [CacheStrip, WordsOverTime, HeadGrid, PointGaze, Curves, Volume])
 def test_every_view_works_on_a_recording(recorded, kind) -> None:
     view = kind(studio.open_recording(recorded[0]))
     page = Browser(view)
     page.ready()
     page.wait(lambda: len(page.of("cache")) == 6)
+    if kind is Volume:
+        pytest.importorskip("ipyvolume")
+        view.volume("rabbit")
     assert view.to_rows()
     assert view.figure() is not None
     view.close()
@@ -112,15 +115,69 @@ def test_the_studio_plays_a_recording_and_cannot_steer_it(recorded) -> None:
     page.ready()
     page.wait(lambda: page.of("block") and len(page.of("cache")) == 6)
     hello = page.of("hello")[0]
-    assert (hello["state"], hello["watchable"], hello["rereads"]) == ("finished", True, False)
+    assert (hello["state"], hello["watchable"], hello["rereads"]) == ("finished", True, True)
     asks: Any = (("switch", {"prompt": "a fox", "policy": None, "at": None}), ("restart", {"seed": 1}))
     for kind, asked in asks:
         assert "a recording cannot be steered" in page.ask(kind, **asked)["error"]
-    assert "only the gazes that were read live" in page.ask("look", frame=0, row=0, column=0)["error"]
+    assert "a recording has no next block" in page.ask("look", frame=0, row=0, column=0)["error"]
     assert page.ask("play")["error"] is None
     with pytest.raises(RuntimeError, match="cannot be steered"):
         recording.timeline = recording.timeline
     player.close()
+
+
+def test_a_point_of_a_recording_is_read_as_it_would_have_been_live(models, recorded) -> None:
+    recording = studio.open_recording(recorded[0], models=models)
+    wanted = next(reading for reading in recorded[1] if reading.gaze is not None and reading.block > 3)
+    heard: list[Any] = []
+    recording.watch().subscribe(heard.append)
+    assert recording.look_back(wanted.block, 0, 1, 1).point != wanted.point
+    found = recording.look_back(wanted.block, 1, 0, 0)
+    np.testing.assert_array_equal(found.gaze, wanted.gaze)
+    np.testing.assert_array_equal(found.gazes, wanted.gazes)
+    assert [reading.block for reading in heard] == [wanted.block] * 2
+    same(recording.readings[wanted.block], wanted)
+    with pytest.raises(ValueError, match=r"`block` must be a whole number from 0 to 5, got 6"):
+        recording.look_back(6, 0, 0, 0)
+    with pytest.raises(ValueError, match="the point must lie within"):
+        recording.look_back(2, 3, 0, 0)
+
+
+def test_a_page_reads_a_point_of_a_recording(models, recorded) -> None:
+    view = PointGaze(studio.open_recording(recorded[0], models=models))
+    page = Browser(view)
+    page.ready()
+    page.wait(lambda: len(page.of("cache")) == 6)
+    assert page.ask("look", frame=0, row=1, column=2, block=0)["error"] is None
+    page.wait(lambda: len(page.of("cache")) == 7, 60)
+    message = page.of("cache")[-1]
+    assert (message["block"], message["point"]) == (0, [0, 1, 2])
+    assert view.figure(0) is not None
+    assert view.errors == []
+    view.close()
+
+
+def test_other_networks_cannot_read_a_recording(recorded) -> None:
+    other = tiny_models()
+    recording = studio.open_recording(recorded[0], models=other)
+    with torch.no_grad():
+        next(other.dit.parameters()).add_(1)
+    with pytest.raises(ValueError, match="has other weights than what made the recording"):
+        recording.look_back(2, 0, 0, 0)
+
+
+def test_what_was_not_watched_of_a_recording_is_read_later(models, recorded, tmp_path) -> None:
+    with open_session(models) as session:
+        list(session.frames())
+        path = session.record(tmp_path / "plain.studio")
+    recording = studio.open_recording(path, models=models)
+    assert recording.readings == ()
+    watch = recording.reread(residue=True)
+    assert [reading.block for reading in watch.readings] == list(range(6))
+    for mine, other in zip(watch.readings, recorded[1], strict=True):
+        np.testing.assert_array_equal(mine.mass, other.mass)
+        assert [found.total for found in mine.residues] == pytest.approx([found.total for found in other.residues])
+    assert watch.measures_residue
 
 
 def test_a_take_without_a_watch_is_recorded_without_readings(models, tmp_path) -> None:

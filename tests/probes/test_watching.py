@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from studio.live import Session
-from studio.live.watching import Observer, _mass
+from studio.live.blockreading import mass_of as _mass
+from studio.live.watching import Observer
 from studio.model.text import WordTokenizer
 from studio.probes import CacheFault
 from studio.timeline import Segment, Timeline

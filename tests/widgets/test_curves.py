@@ -97,7 +97,7 @@ def test_table_and_figure(session, tmp_path) -> None:
         lines[f"shows “{PROMPT}”"], [(r.block + 1, r.alignment[0]) for r in view.readings], rtol=1e-6
     )
     left = [(3 + (row["of"] == "made") + (row["block"] - 3), row["value"]) for row in rows if row["what"] == "residue"]
-    np.testing.assert_allclose(lines[f"left of “{PROMPT}”"], left, rtol=1e-6)
+    np.testing.assert_allclose(lines[f"cache, towards “{PROMPT}”"], left, rtol=1e-6)
     view.close()
 
 

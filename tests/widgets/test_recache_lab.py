@@ -106,11 +106,11 @@ def test_table_figure_and_fallback(lab, tmp_path) -> None:
     figure.savefig(tmp_path / "lab.pdf")
     figure.savefig(tmp_path / "lab.svg")
     assert figure.get_size_inches()[0] == pytest.approx(6.75)
-    residue = next(axes for axes in figure.axes if "left of the first" in axes.get_title(loc="left"))
+    residue = next(axes for axes in figure.axes if "1 the first prompt" in axes.get_title(loc="left"))
     lines = {line.get_label(): np.asarray(line.get_ydata(), dtype=float) for line in residue.get_lines()}
     for run in lab.runs:
         np.testing.assert_allclose(lines[run.name], [row["residue"] for row in run.rows()], rtol=1e-6)
-    assert "data:image/png" in view._fallback()
+    assert "data:image/png" in view._repr_mimebundle_()[0]["text/html"]
     view.close()
 
 
@@ -121,7 +121,7 @@ def test_nothing_to_draw_yet_is_said(models) -> None:
             lab.wait(60)
         with pytest.raises(ValueError, match="nothing was made beyond the switch yet"):
             view.figure()
-        assert "Run the cell" in view._fallback()
+        assert "Run the cell" in view._repr_mimebundle_()[0]["text/html"]
         view.close()
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import threading
 
 import numpy as np
 import pytest
+from matplotlib.collections import PatchCollection
 from PIL import Image
 
 from studio.live import Session
 from studio.model.text import WordTokenizer
+from studio.probes import AttentionProbe, ResidueFollower, Watch, classify_heads
 from studio.timeline import Segment, Timeline
-from studio.widgets import CacheStrip, HeadGrid, PointGaze, Studio, WordsOverTime
+from studio.widgets import CacheStrip, Curves, HeadGrid, PointGaze, Studio, WordsOverTime
+from studio.widgets.again import Again
 from studio.widgets.figures import words_figure
 from studio.widgets.seeing import cache_message
 from studio.widgets.tables import reading_at
@@ -63,7 +68,14 @@ def test_the_message_says_what_the_reading_says(session) -> None:
         assert reading is not None
         message, (numbers, jpegs) = cache_message(reading)
     values = np.frombuffer(numbers, dtype="<f4")
-    mass, words, rest, heat = np.split(values, np.cumsum(message["counts"])[:-1])
+    mass, words, rest, heat, gaze, gazes, positions = np.split(values, np.cumsum(message["counts"])[:-1])
+    assert gaze.size == gazes.size == 0
+    assert reading.positions is not None and reading.trace is not None
+    np.testing.assert_array_equal(positions, reading.positions.ravel())
+    assert [(word[0], word[2], word[3]) for word in message["trace"]["words"]] == [
+        (word.prompt, word.text, word.share) for word in reading.trace.words
+    ]
+    assert {word[0] for word in message["trace"]["words"]} == {0, 1}  # the kept sink still has the old words
     np.testing.assert_array_equal(mass, reading.mass.ravel())
     assert reading.words is not None
     total = words.reshape(2, 2, -1).sum(-1) + rest.reshape(2, 2)
@@ -145,6 +157,9 @@ def test_tables(session) -> None:
     for row in heads.to_rows():
         assert row["sink"] + row["between"] + row["own"] == pytest.approx(1, abs=1e-5)
     assert len(heads.to_rows()) == 7 * 2 * 2
+    assert {row["kind"] for row in heads.to_rows()} <= {"sink", "self_block", "dynamic"}
+    traced = [row for row in words.to_trace_rows() if row["block"] == 5]
+    assert {row["prompt"]: row["in_force"] for row in traced} == {PROMPT: False, NEXT: True}
     for view in (strip, words, heads):
         view.close()
 
@@ -163,6 +178,9 @@ def test_figures(session, kind, tmp_path) -> None:
     assert "<svg" in text
     assert figure.get_size_inches()[0] == pytest.approx(6.75)
     assert "data:image/png" in view._fallback()
+    bundle = view._repr_mimebundle_()[0]
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert "data:image/png" in bundle["text/html"]
     with pytest.raises(ValueError, match=r"`block` must lie in 0\.\.6, got 70"):
         view.figure(70)
     view.close()
@@ -197,8 +215,8 @@ def test_the_gaze_of_a_point(session, tmp_path) -> None:
     page.ready()
     session.step()
     page.wait(lambda: page.of("cache"))
-    with pytest.raises(ValueError, match="no point was read at block 0"):
-        view.figure()
+    # Without a point it is drawn where the block as a whole looks.
+    assert "block 0 as a whole" in view.figure().get_suptitle()
     rows, columns = view.readings[0].grid
     assert "the point must lie within" in page.ask("look", frame=0, row=rows, column=0)["error"]
     assert page.ask("look", frame=2, row=0, column=columns - 1)["error"] is None
@@ -213,9 +231,135 @@ def test_the_gaze_of_a_point(session, tmp_path) -> None:
     assert message["point"] == [2, 0, columns - 1]
     assert reading.gaze is not None
     numbers = np.frombuffer(cache_message(reading)[1][0], dtype="<f4")
-    np.testing.assert_array_equal(numbers[-message["counts"][-1] :], reading.gaze.ravel())
+    parts = np.split(numbers, np.cumsum(message["counts"])[:-1])
+    np.testing.assert_array_equal(parts[4], reading.gaze.ravel())
+    assert reading.gazes is not None
+    np.testing.assert_array_equal(parts[5], reading.gazes.ravel())
     view.figure(5).savefig(tmp_path / "gaze.pdf")
+    assert "layer 1, head 0" in view.figure(5, layer=1, head=0).get_suptitle()
+    with pytest.raises(ValueError, match="`layer` must be one of"):
+        view.figure(5, layer=7)
+    assert sum(row["attention"] for row in view.to_position_rows() if row["block"] == 0) == pytest.approx(1, abs=1e-5)
     assert page.ask("look", frame=None, row=None, column=None)["error"] is None
     view.close()
     with pytest.raises(RuntimeError, match="this widget is closed"):
         view.look(0, 0, 0)
+
+
+def test_old_words_stand_in_the_figure_at_half_height(session) -> None:
+    view = WordsOverTime(session)
+    list(session.frames())
+    top, bottom = (axis for axis in view.figure().axes if axis.get_title(loc="left"))
+    left = next(each for each in top.collections if isinstance(each, PatchCollection))
+    found = {(block.vertices[0][0] + 0.5, round(block.vertices[0][1] + 0.22)) for block in left.get_paths()}
+    assert found == {(block, index) for block in (5, 6) for index in range(len(PROMPT.split()))}
+    wanted = [100 * word.share for r in view.readings[5:] for word in r.trace.words if word.prompt == 0]
+    np.testing.assert_allclose(np.asarray(left.get_array()), wanted)
+    assert not next(each for each in bottom.collections if isinstance(each, PatchCollection)).get_paths()
+    view.close()
+
+
+def test_the_kinds_of_heads_are_those_of_the_probes(session) -> None:
+    """The table pools blocks by slots, the taxonomy the passes themselves."""
+    probe = AttentionProbe(session._core.models.dit.config, steps=2, keep=None)
+    view = HeadGrid(session)
+    with Watch(session._core.models.dit, session._core.models.config.sampler, probe):
+        list(session.frames())
+    wanted = classify_heads(probe.readings)
+    found = {(row["layer"], row["head"]): row["kind"] for row in view.to_rows()}
+    assert found == {(row["layer"], row["head"]): row["kind"] for row in wanted.rows()}
+    view.close()
+
+
+def test_the_page_is_told_when_watching_dies_and_can_begin_again(session, monkeypatch) -> None:
+    view = CacheStrip(session)
+    page = Browser(view)
+    page.ready()
+    page.wait(lambda: page.of("hello"))
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(AttentionProbe, "end", fail)
+    session.step()
+    told = page.wait(lambda: [message for message in page.of("watch") if message["trouble"]])[-1]
+    assert (told["on"], told["trouble"]) == (False, "the cache is no longer watched: MemoryError: no room")
+    assert view.readings == ()
+    # A page that comes later hears of it as well.
+    late = Browser(view, "late")
+    late.ready()
+    hello = late.wait(lambda: late.of("hello"))[0]
+    assert (hello["watching"], hello["trouble"]) == (False, told["trouble"])
+    monkeypatch.undo()
+    wait_for(lambda: session.state == "paused")
+    assert page.ask("watch", on=True)["error"] is None
+    assert page.of("watch")[-1] == {"type": "watch", "on": True, "measuring": False, "trouble": None}
+    session.step()
+    page.wait(lambda: page.of("cache"))
+    view.close()
+
+
+def test_the_page_is_told_when_the_residue_alone_dies(session, monkeypatch) -> None:
+    view = Curves(session)
+    page = Browser(view)
+    page.ready()
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(ResidueFollower, "expect", fail)
+    list(session.frames())
+    told = page.wait(lambda: [message for message in page.of("watch") if message["trouble"]])[-1]
+    assert (told["on"], told["measuring"]) == (True, False)
+    assert "the residue is no longer measured: MemoryError" in told["trouble"]
+    page.wait(lambda: len(page.of("cache")) == 7)
+    monkeypatch.undo()
+    assert page.ask("measure", on=True)["error"] is None
+    assert page.of("watch")[-1]["trouble"] is None
+    view.close()
+
+
+def test_a_point_of_a_finished_take(session) -> None:
+    view = PointGaze(session)
+    page = Browser(view)
+    page.ready()
+    list(session.frames())
+    page.wait(lambda: len(page.of("cache")) == 7)
+    assert page.of("hello")[0]["looks_back"] is True
+    assert page.ask("look", frame=1, row=0, column=1, block=4)["error"] is None
+    page.wait(lambda: len(page.of("cache")) == 8, 60)
+    message = page.of("cache")[-1]
+    assert (message["block"], message["point"]) == (4, [1, 0, 1])
+    page.wait(lambda: page.of("again") and not page.of("again")[-1]["busy"])
+    assert page.of("again")[0] == {"type": "again", "busy": True, "error": None}
+    # A failure is said, and it can be asked for again.
+    assert page.ask("look", frame=1, row=0, column=1, block=40)["error"] is None
+    page.wait(lambda: page.of("again")[-1]["error"])
+    assert "`block` must lie in 0..6, got 40" in page.of("again")[-1]["error"]
+    assert page.ask("reread", block=2)["error"] is None
+    page.wait(lambda: page.of("again")[-1] == {"type": "again", "busy": False, "error": None})
+    assert view.errors == []
+    view.close()
+
+
+def test_of_many_points_the_newest_counts() -> None:
+    looked, gate = [], threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def look_back(self, *place: int) -> None:
+            looked.append(place)
+            gate.wait(10)
+
+    told: list[dict[str, object]] = []
+    again = Again(Slow(), told.append)
+    for column in range(5):
+        again.look_back(3, 0, 0, column)
+        wait_for(lambda: looked)
+    gate.set()
+    wait_for(lambda: told[-1]["busy"] is False)
+    assert looked == [(3, 0, 0, 0), (3, 0, 0, 4)]
+    assert not again.possible
+    with pytest.raises(ValueError, match="`slow` cannot make its blocks once more"):
+        again.reread(False)

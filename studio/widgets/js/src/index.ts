@@ -98,7 +98,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
 
   const view = {
     update() {
-      const inspecting = store.hello?.watchable === true && store.watching;
+      const inspecting = store.hello?.watchable === true && (store.watching || store.trouble !== null);
       show(inspector.element, inspecting);
       grid.toggleAttribute("data-inspect", inspecting);
       for (const part of [player, composer, timeline, curves, status, notice]) part.update();

@@ -51,6 +51,14 @@ export interface Reading {
   point: [number, number, number] | null;
   /** Where that point looks, by slot, token row and column. */
   gaze: Float32Array;
+  /** The same by layer and head; empty where that would be too large. */
+  gazes: Float32Array;
+  /** Where the block as a whole looks, by slot, token row and column. */
+  positions: Float32Array;
+  /** Every word in the cache, those of old prompts too; null where that is not known. */
+  trace: Traced[] | null;
+  /** Share of the attention on slots of which nobody heard how they were written. */
+  unheard: number;
   faults: Fault[];
   /** What was left of the prompt before the last switch, by moment; empty where it was not measured. */
   residue: Partial<Record<Moment, number | null>>;
@@ -58,6 +66,15 @@ export interface Reading {
   left: (number | null)[];
   /** How well the latest frames show each prompt, by its number. */
   alignment: Map<number, number>;
+}
+
+/** A word in the cache, and the share of the attention that finds it there. */
+export interface Traced {
+  /** Number of its prompt. */
+  prompt: number;
+  index: number;
+  word: string;
+  share: number;
 }
 
 export type HeadKind = "sink" | "own" | "dynamic";
@@ -77,7 +94,7 @@ export function readingOf(message: CacheMessage, numbers: DataView): Reading {
     throw new Error(`block ${message.block}: ${all.length} numbers came, ${message.counts.join(" + ")} were announced`);
   }
   let at = 0;
-  const [mass, wordMass, rest, heat, gaze] = [0, 1, 2, 3, 4].map((i) => all.subarray(at, (at += message.counts[i] ?? 0)));
+  const [mass, wordMass, rest, heat, gaze, gazes, positions] = [0, 1, 2, 3, 4, 5, 6].map((i) => all.subarray(at, (at += message.counts[i] ?? 0)));
   return {
     take: message.take,
     block: message.block,
@@ -98,6 +115,10 @@ export function readingOf(message: CacheMessage, numbers: DataView): Reading {
     tokens: message.tokens,
     point: message.point,
     gaze: gaze as Float32Array,
+    gazes: gazes as Float32Array,
+    positions: positions as Float32Array,
+    trace: message.trace?.words.map(([prompt, index, word, share]) => ({ prompt, index, word, share })) ?? null,
+    unheard: message.trace?.unheard ?? 0,
     faults: message.warnings,
     residue: message.residue,
     left: message.left,
@@ -129,6 +150,12 @@ export function shares(reading: Reading, pin: Pin = ALL): number[] {
 /** Share of the cross-attention on each word. */
 export function wordShares(reading: Reading, pin: Pin = ALL): number[] {
   return pool(reading.wordMass, reading, reading.words?.length ?? 0, pin);
+}
+
+/** Where the point of a block looks, by slot, token row and column; empty where one head alone was not kept. */
+export function gazeOf(reading: Reading, pin: Pin = ALL): ArrayLike<number> {
+  if (pin.layer === null && pin.head === null) return reading.gaze;
+  return reading.gazes.length === 0 ? [] : pool(reading.gazes, reading, reading.gaze.length, pin);
 }
 
 /** Share of the attention on the sink, on the block itself and between, by layer and head. */
@@ -178,11 +205,12 @@ export class Readings {
     this.pictures.clear();
   }
 
-  /** Take in a reading and its pictures; those of an older take are left out. Returns whether it was new. */
+  /** Take in a reading and its pictures; those of an older take are left out. Returns whether its block was new. */
   put(message: CacheMessage, numbers: DataView, jpegs: DataView): boolean {
     if (message.take < this.take) return false;
     if (message.take > this.take) this.clear(message.take);
-    if (this.held.has(message.block)) return false;
+    // What is read again takes the place of what was there: it knows more.
+    const fresh = !this.held.has(message.block);
     this.held.set(message.block, readingOf(message, numbers));
     let at = jpegs.byteOffset;
     message.own.forEach((frame, i) => {
@@ -191,18 +219,12 @@ export class Readings {
       this.pictures.set(frame, new Uint8Array(jpegs.buffer, at, size).slice());
       at += size;
     });
-    while (this.held.size > this.limit) this.drop();
-    return true;
+    while (this.held.size > this.limit) this.drop(message.block);
+    return fresh;
   }
 
   at(block: number): Reading | undefined {
     return this.held.get(block);
-  }
-
-  /** The reading of a block, or of the last one before it that was read. */
-  upTo(block: number): Reading | undefined {
-    const found = this.blocks.findLast((held) => held <= block);
-    return found === undefined ? undefined : this.held.get(found);
   }
 
   get latest(): Reading | undefined {
@@ -228,9 +250,16 @@ export class Readings {
     return this.all.flatMap((reading) => reading.faults);
   }
 
-  private drop(): void {
-    // Block 0 stays: its pictures are those of the sink.
-    const oldest = this.blocks.find((block) => block > 0);
+  /** How many readings are held at most. */
+  get most(): number {
+    return this.limit;
+  }
+
+  private drop(spare: number): void {
+    // The oldest goes, but not one whose pictures the cache's own slots need.
+    const needed = new Set(this.latest?.slots.map((one) => one.frame));
+    const held = this.blocks.filter((block) => block !== spare);
+    const oldest = held.find((block) => !this.held.get(block)?.own.some((frame) => needed.has(frame))) ?? held[0];
     if (oldest === undefined) return;
     for (const frame of this.held.get(oldest)?.own ?? []) this.pictures.delete(frame);
     this.held.delete(oldest);

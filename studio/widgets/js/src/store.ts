@@ -9,7 +9,7 @@ import { ALL, Readings, type Pin, type Reading } from "./readings";
 import { Rival } from "./rival";
 import { Thumbs } from "./thumbs";
 import type {
-  BlockMessage, CacheMessage, Choice, Failure, Hello, Message, Model, Operation, Past, Quick, Reply, Saving, Segment, SourceState, Stats, Switch, Take,
+  Again, BlockMessage, CacheMessage, Choice, Failure, Hello, Message, Model, Operation, Past, Quick, Reply, Saving, Segment, SourceState, Stats, Switch, Take,
   Timeline, Transition, UnknownWord,
 } from "./types";
 
@@ -79,6 +79,10 @@ export class Store {
   /** What the blocks saw of the cache. */
   readonly readings = new Readings();
   watching = false;
+  /** Why watching, or measuring, ended by itself. */
+  trouble: string | null = null;
+  /** Whether something is being read once more, and what went wrong the last time. */
+  again: Again = { busy: false, error: null };
   /** Whether what is left of an old prompt is measured. */
   measuring = false;
   /** The layer and head that all views of the cache show. */
@@ -219,10 +223,16 @@ export class Store {
     return this.segmentAt(this.nextBlock)?.prompt ?? "";
   }
 
+  /** The block whose reading is to be seen; the newest where none is chosen and nothing is shown. */
+  get block(): number | null {
+    if (this.hello?.frames === false || this.playback.frame < 0) return this.chosen ?? this.readings.latest?.block ?? null;
+    return this.grid.blockAt(this.playhead);
+  }
+
   /** What the block that is shown saw of the cache. */
   get reading(): Reading | undefined {
     if (this.hello?.frames === false) return this.chosen === null ? this.readings.latest : this.readings.at(this.chosen);
-    return this.playback.frame < 0 ? this.readings.latest : this.readings.upTo(this.grid.blockAt(this.playhead));
+    return this.playback.frame < 0 ? this.readings.latest : this.readings.at(this.grid.blockAt(this.playhead));
   }
 
   pinTo(pin: Pin): void {
@@ -466,6 +476,10 @@ export class Store {
       case "watch":
         this.watching = message.on;
         this.measuring = message.measuring;
+        this.trouble = message.trouble;
+        break;
+      case "again":
+        this.again = { busy: message.busy, error: message.error };
         break;
       case "timeline":
         this.timeline = message;
@@ -511,6 +525,8 @@ export class Store {
     this.watching = hello.watching;
     this.film.grid = new Grid(hello.grid, hello.fps);
     this.measuring = hello.measuring;
+    this.trouble = hello.trouble;
+    this.again = hello.again;
     this.linked.join(hello.origin);
     this.playback.setFps(hello.fps);
     this.timeline = hello.timeline;

@@ -177,6 +177,11 @@ export interface Hello {
   measuring: boolean;
   /** Whether blocks that nobody watched can be read later. */
   rereads: boolean;
+  /** Whether a point of a block that is there already can be read. */
+  looks_back: boolean;
+  /** Why watching, or measuring, ended by itself. */
+  trouble: string | null;
+  again: Again;
   /** Name of what makes the frames, the same in all its widgets. */
   origin: string;
   /** Whether the timeline can be edited. */
@@ -247,7 +252,15 @@ export interface CacheMessage {
   left: (number | null)[];
   /** How well the latest frames show each prompt, by its number. */
   alignment: Record<string, number | null>;
+  /** Every word in the cache, those of old prompts too: prompt, place, text and share of the attention; null where unknown. */
+  trace: { words: [number, number, string, number][]; rest: number; unheard: number } | null;
   warnings: Fault[];
+}
+
+/** Whether something is being read once more, and what went wrong the last time. */
+export interface Again {
+  busy: boolean;
+  error: string | null;
 }
 
 export type Moment = "before" | "after" | "made";
@@ -281,7 +294,8 @@ export type Message =
   | BlockMessage
   | CacheMessage
   | Reply
-  | { type: "watch"; on: boolean; measuring: boolean }
+  | { type: "watch"; on: boolean; measuring: boolean; trouble: string | null }
+  | ({ type: "again" } & Again)
   | ({ type: "timeline" } & Timeline)
   | ThumbsMessage
   | { type: "takes"; takes: Take[] }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { kinds, parts, percentage, Readings, readingOf, scaleTop, shares, telling, wordShares } from "../src/readings";
+import { gazeOf, kinds, parts, percentage, type Reading, Readings, readingOf, scaleTop, shares, telling, wordShares } from "../src/readings";
 import type { CacheMessage, SlotFields } from "../src/types";
 
 const sink: SlotFields = [0, "sink", 0, "commit", 0];
@@ -9,7 +9,7 @@ const own: SlotFields = [6, "window", 1, "commit", 3];
 function message(block: number, take = 0, extra: Partial<CacheMessage> = {}): CacheMessage {
   return {
     type: "cache", take, block, prompt: "p", policy: null, prompts: { 0: "o", 1: "p" }, slots: [sink, window, own], before: null,
-    own: [6], tokens: [1, 1], point: null, layers: [0, 4], heads: 2, words: ["red", "fox"], grid: [1, 2], counts: [12, 8, 4, 4], sizes: [2], residue: {}, left: [], alignment: {}, warnings: [], ...extra,
+    own: [6], tokens: [1, 1], point: null, layers: [0, 4], heads: 2, words: ["red", "fox"], grid: [1, 2], counts: [12, 8, 4, 4], sizes: [2], residue: {}, left: [], alignment: {}, trace: null, warnings: [], ...extra,
   };
 }
 
@@ -81,16 +81,41 @@ describe("the readings held", () => {
     expect(held.picture(6)).toEqual(new Uint8Array([1, 2]));
   });
 
-  it("are bounded, and keep the first block's pictures", () => {
-    const held = new Readings(3);
+  it("are bounded, and keep the pictures of what the cache holds", () => {
+    const held = new Readings(5);
     for (let block = 0; block < 9; block++) held.put(message(block, 0, { own: [block] }), numbers(), jpeg());
-    expect(held.blocks).toEqual([0, 7, 8]);
+    // The newest sees the frames 0, 5 and 6.
+    expect(held.blocks).toEqual([0, 5, 6, 7, 8]);
     expect(held.picture(0)).toBeDefined();
     expect(held.picture(3)).toBeUndefined();
-    expect(held.upTo(7)?.block).toBe(7);
-    expect(held.upTo(6)?.block).toBe(0);
-    expect(held.at(6)).toBeUndefined();
+    expect(held.at(7)?.block).toBe(7);
+    expect(held.at(4)).toBeUndefined();
     expect(held.latest?.block).toBe(8);
+  });
+
+  it("do not drop a block that was just read once more", () => {
+    const held = new Readings(3);
+    for (const block of [10, 11, 12, 3]) held.put(message(block, 0, { own: [block] }), numbers(), jpeg());
+    expect(held.at(3)).toBeDefined();
+    expect(held.blocks).toHaveLength(3);
+  });
+
+  it("take what was read again in place of what was there", () => {
+    const held = new Readings();
+    held.put(message(2), numbers(), jpeg());
+    const counts = [12, 8, 4, 4, 3, 12, 3];
+    const more = numbers([...MASS, ...WORDS, ...REST, ...HEAT, 0.5, 0.25, 0.25, ...MASS, 0.2, 0.3, 0.5]);
+    const trace = { words: [[0, 1, "fox", 0.25]] as [number, number, string, number][], rest: 0.5, unheard: 0.125 };
+    expect(held.put(message(2, 0, { counts, point: [0, 0, 0], trace }), more, jpeg())).toBe(false);
+    const found = held.at(2) as Reading;
+    expect(found.point).toEqual([0, 0, 0]);
+    near([...gazeOf(found) as Float32Array], [0.5, 0.25, 0.25]);
+    near(gazeOf(found, { layer: 0, head: 0 }) as number[], [0.8, 0.1, 0.1]);
+    near(gazeOf(found, { layer: 4, head: null }) as number[], [0.325, 0.4, 0.275]);
+    near([...found.positions], [0.2, 0.3, 0.5]);
+    expect(found.trace).toEqual([{ prompt: 0, index: 1, word: "fox", share: 0.25 }]);
+    expect(found.unheard).toBe(0.125);
+    expect(gazeOf(readingOf(message(2), numbers()), { layer: 0, head: 0 })).toHaveLength(0);
   });
 
   it("collect faults", () => {

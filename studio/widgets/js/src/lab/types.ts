@@ -42,6 +42,10 @@ export interface LabBlock {
   shares: number[];
   residue: Partial<Record<Moment, number | null>>;
   alignment: Record<string, number | null>;
+  /** Share of the attention that finds words of the first prompt and of the second in the cache; empty where that is not known. */
+  words: number[];
+  /** Faults of the cache that appeared with the block. */
+  warnings: string[];
   sizes: number[];
 }
 

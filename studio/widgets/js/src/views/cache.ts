@@ -257,7 +257,7 @@ export class CacheView {
     const share = this.past ? "" : ` · ${percentage(shares(reading, this.store.pin)[i] as number)} of the attention`;
     const own = this.isOwn(reading, slot) && !this.past ? ", made by this block" : "";
     const left = this.past ? null : reading.left[i] ?? null;
-    const kept = left === null ? "" : ` · holds ${left.toFixed(2)} of the prompt before`;
+    const kept = left === null ? "" : ` · ${left.toFixed(2)} away from the new prompt (1: the old one)`;
     return `Latent frame ${slot.frame} · ${slot.role}, ${place}${own} · ${how}${prompt}${share}${kept}`;
   }
 
@@ -276,11 +276,15 @@ export class CacheView {
   }
 }
 
-/** Why there is nothing to see yet. */
+/** Why there is nothing to see yet, and what helps. */
 export function waiting(store: Store): string {
   if (store.hello === null) return "Waiting for the kernel.";
   if (!store.hello.watchable) return "The cache of this source cannot be watched; open a live session.";
   if (!store.watching) return "Not watched.";
-  if (store.source === "finished") return "Nothing was watched of this take; start again to see its cache.";
+  const { block } = store;
+  const again = store.hello.rereads ? "; it can be read now, by the button above" : "";
+  if (store.again.busy) return "Being read; it takes as long as making the blocks did.";
+  if (block !== null && block < (store.stats?.generated_blocks ?? 0)) return `Block ${block} was not read, or is no longer kept${again}.`;
+  if (store.source === "finished") return `Nothing was watched of this take${again}.`;
   return "The first block that is made from now on will be seen here.";
 }

@@ -13,7 +13,7 @@ export interface Axis {
 }
 
 const MEANING =
-  "Solid, a line a prompt: how well the latest frames show it. Dashed, in the colour of the prompt that was left: how much of it the cache still holds, 1 for all, 0 for nothing.";
+  "Solid, a line a prompt: how well the latest frames show it. Dashed, in the colour of the prompt that was left: how far the cache is from what it would hold under the new prompt alone. 0: as if it had always been the new one; 1: as far as the two prompts are apart. Where a third prompt is still in the cache it can be above 1.";
 const COST = "Measure what the cache keeps of a prompt after the next switch. It takes time: two more passes a block, and more at the switch itself.";
 
 /** The curves over an axis, with the playhead and what is pointed at. */
@@ -68,8 +68,10 @@ class Plot {
       this.pointed.style.width = percent((right - left) / frames);
     }
     const shown = store.reading;
-    show(this.head, store.playback.frame >= 0 || shown !== undefined);
-    const at = store.playback.frame >= 0 ? store.grid.seconds(store.playhead) : store.grid.blockSeconds((shown?.block ?? 0) + 1);
+    // Views without a film have no playhead: they show the block that is looked at.
+    const played = store.hello?.frames !== false && store.playback.frame >= 0;
+    show(this.head, played || shown !== undefined);
+    const at = played ? store.grid.seconds(store.playhead) : store.grid.blockSeconds((shown?.block ?? 0) + 1);
     this.head.style.left = percent(this.place(at));
   }
 
@@ -79,7 +81,7 @@ class Plot {
       const point = line.points.findLast((one) => one.block <= block);
       if (point === undefined || (line.kind === "residue" && line !== this.lines.findLast((one) => one.kind === "residue" && (one.points[0]?.block ?? 0) <= block))) return [];
       const text = this.store.timeline.segments[line.prompt]?.prompt ?? `prompt ${line.prompt}`;
-      return [line.kind === "alignment" ? `shows “${text}” ${twoDigits(point.value)}` : `still holds ${twoDigits(point.value)} of “${text}”`];
+      return [line.kind === "alignment" ? `shows “${text}” ${twoDigits(point.value)}` : `the cache is ${twoDigits(point.value)} of the way back to “${text}”`];
     });
     return found.length === 0 ? null : found.join(" · ");
   }
@@ -200,7 +202,7 @@ export class CurvesView {
         mark.style.setProperty("--ls-c", colour(segment.colour));
         return h("span", { class: "ls-entry" }, mark, h("span", { dir: "auto", title: segment.prompt }, segment.prompt));
       }),
-      h("span", { class: "ls-entry" }, h("i", { class: "ls-dash" }), h("span", {}, "left in the cache of the prompt before")),
+      h("span", { class: "ls-entry" }, h("i", { class: "ls-dash" }), h("span", {}, "how far the cache still is from the new prompt; 1 is the distance to the one before")),
     );
   }
 }

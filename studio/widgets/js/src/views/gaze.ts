@@ -1,8 +1,9 @@
 import { h, setText, show } from "../dom";
 import { decodeJpeg } from "../darkroom";
-import { percentage, type Reading } from "../readings";
+import { gazeOf, percentage, type Reading } from "../readings";
 import type { Store } from "../store";
 import { waiting } from "./cache";
+import { PinBar } from "./pin";
 
 /** Click a point of the picture: where does it look, in every frame of the cache? */
 export class GazeView {
@@ -16,14 +17,16 @@ export class GazeView {
   private readonly empty = h("div", { class: "ls-empty" });
   private readonly body: HTMLElement;
   private wanted: [number, number, number] | null = null;
+  private readonly pins: PinBar;
   private key = "";
   private drawing = 0;
 
   constructor(private readonly store: Store) {
+    this.pins = new PinBar(store);
     this.away.addEventListener("click", () => this.ask(null));
     this.body = h(
       "div", { class: "ls-seen" },
-      h("div", { class: "ls-headrow" }, this.heading, h("span", { class: "ls-muted" }, "click a point, or move it with the arrow keys"), h("span", { class: "ls-grow" }), this.away),
+      h("div", { class: "ls-headrow" }, this.heading, h("span", { class: "ls-muted", title: "The arrow keys move it" }, "click a point"), h("span", { class: "ls-grow" }), this.away, this.pins.element),
       this.frames, this.detail, this.seen,
     );
     this.element = h("div", { class: "ls-pane" }, this.empty, this.body);
@@ -36,28 +39,38 @@ export class GazeView {
     show(this.empty, reading === undefined);
     this.body.classList.toggle("ls-blank", reading === undefined);
     if (reading === undefined) return;
+    this.pins.update();
     for (const figure of this.seen.children) (figure as HTMLElement).dataset.on = String((figure as HTMLElement).dataset.frame === String(store.pointed));
     this.away.style.visibility = this.wanted === null && reading.point === null ? "hidden" : "visible";
-    const key = JSON.stringify([reading.take, reading.block, reading.point, this.wanted]);
+    const key = JSON.stringify([reading.take, reading.block, reading.point, this.wanted, store.pin, store.again, reading.gaze.length]);
     if (key === this.key) return;
     this.key = key;
     const drawing = ++this.drawing;
-    setText(this.heading, `Where a point of block ${reading.block} looks`);
+    setText(this.heading, reading.point === null ? `Where block ${reading.block} looks` : `Where a point of block ${reading.block} looks`);
     this.drawAsking(reading, drawing);
     this.drawSeen(reading, drawing);
     setText(this.detail, this.tell(reading));
   }
 
   private tell(reading: Reading): string {
-    if (reading.point === null) {
-      if (this.wanted === null) return "The point's own row of the attention matrix is read, whole and exact: the mean over all layers and heads.";
-      return this.store.source === "finished" ? "The film is over: start again to see where this point looks." : "Asked for; read from the next block that begins.";
-    }
+    const { again, pin, source } = this.store;
+    const pending = this.wanted !== null && JSON.stringify(this.wanted) !== JSON.stringify(reading.point);
+    if (pending && again.busy) return "Asked for; this block is made once more to read it.";
+    if (pending && again.error === null && source !== "finished") return "Asked for; read from the next block that begins.";
+    if (reading.point === null) return "Without a point: the mean over the sampled positions of the block, all layers and heads. A point's own row of the attention matrix is read whole and exact.";
+    const whose = pin.layer === null && pin.head === null ? "all layers and heads" : [pin.layer === null ? "" : `layer ${pin.layer}`, pin.head === null ? "" : `head ${pin.head}`].filter(Boolean).join(", ");
+    const values = this.values(reading);
+    if (values.length === 0) return `Of ${whose} alone nothing is kept: for this model that would be too large. All layers and heads are.`;
     const [frame, row, column] = reading.point;
     const size = reading.tokens[0] * reading.tokens[1];
-    const shares = reading.slots.map((_, i) => sum(reading.gaze.subarray(i * size, (i + 1) * size)));
+    const shares = reading.slots.map((_, i) => sum(values, i * size, (i + 1) * size));
     const most = shares.reduce((best, share, i) => (share > (shares[best] ?? 0) ? i : best), 0);
-    return `Row ${row + 1}, column ${column + 1} of latent frame ${reading.own[frame]} looks most at latent frame ${reading.slots[most]?.frame}: ${percentage(shares[most] ?? NaN)} of its attention. Each picture has its own share below; full colour is the point's strongest position.`;
+    return `Row ${row + 1}, column ${column + 1} of latent frame ${reading.own[frame]} looks most at latent frame ${reading.slots[most]?.frame}: ${percentage(shares[most] ?? NaN)} of its attention (${whose}). Each picture has its own share below; full colour is the strongest position.`;
+  }
+
+  /** What is drawn: the gaze of the point, or of the block as a whole. */
+  private values(reading: Reading): ArrayLike<number> {
+    return reading.point === null ? reading.positions : gazeOf(reading, this.store.pin);
   }
 
   private drawAsking(reading: Reading, drawing: number): void {
@@ -106,8 +119,12 @@ export class GazeView {
 
   private ask(point: [number, number, number] | null): void {
     this.wanted = point;
+    const { store } = this;
     const [frame, row, column] = point ?? [null, null, null];
-    void this.store.command("look", { frame, row, column });
+    // While blocks come, the next one reads it; of one that is looked back on it has to be read anew.
+    const resting = !["playing", "warming"].includes(store.source) || store.block !== store.readings.latest?.block;
+    const block = point !== null && resting && store.hello?.looks_back === true ? store.reading?.block ?? null : null;
+    void store.command("look", { frame, row, column, block });
     this.update();
   }
 
@@ -121,14 +138,15 @@ export class GazeView {
       this.seen.append(figure);
     }
     const [rows, columns] = reading.tokens;
-    const most = Math.max(0, ...[...reading.gaze].filter(Number.isFinite));
+    const all = this.values(reading);
+    const most = Array.from(all).reduce((best, value) => (value > best ? value : best), 0);
     held.forEach(({ slot, i }, place) => {
       const figure = this.seen.children[place] as HTMLElement;
       const [canvas, over, caption] = figure.children as unknown as [HTMLCanvasElement, HTMLCanvasElement, HTMLElement];
       this.paint(canvas, slot.frame as number, drawing);
       [over.width, over.height] = [columns, rows];
       const context = over.getContext("2d");
-      const values = reading.gaze.subarray(i * rows * columns, (i + 1) * rows * columns);
+      const values = Array.from(all).slice(i * rows * columns, (i + 1) * rows * columns);
       if (context !== null && values.length > 0) {
         const image = context.createImageData(columns, rows);
         // Vermilion of the palette: it shows on bright and dark pictures alike.
@@ -137,7 +155,7 @@ export class GazeView {
       }
       figure.dataset.frame = String(slot.frame);
       figure.dataset.role = slot.role;
-      setText(caption, values.length === 0 ? String(slot.frame) : `${slot.frame}: ${percentage(sum(values))}`);
+      setText(caption, values.length === 0 ? String(slot.frame) : `${slot.frame}: ${percentage(sum(values, 0, values.length))}`);
       figure.title = `Latent frame ${slot.frame}, ${slot.role}`;
     });
   }
@@ -158,6 +176,8 @@ export class GazeView {
   }
 }
 
-function sum(values: Float32Array): number {
-  return values.reduce((total, value) => total + value, 0);
+function sum(values: ArrayLike<number>, from: number, to: number): number {
+  let total = 0;
+  for (let i = from; i < to; i++) total += values[i] ?? 0;
+  return total;
 }

@@ -38,13 +38,15 @@ export class InspectorView {
   private readonly badge = h("button", { type: "button", class: "ls-health", "aria-expanded": "false" });
   private readonly faults = h("div", { class: "ls-faults", hidden: true, role: "status" });
   private readonly close = h("button", { type: "button", class: "ls-quiet", "aria-label": "Stop looking at the cache", title: "Stop looking at the cache; it then costs nothing" }, icon("less"));
+  private readonly lost = h("span");
+  private readonly resume = h("button", { type: "button" }, "Start again");
+  private readonly trouble = h("div", { class: "ls-trouble", role: "status", hidden: true }, this.lost, this.resume);
   private readonly again = h("button", { type: "button", class: "ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, icon("loop"), h("span", {}, AGAIN));
   private readonly scrub = h("input", { type: "range", class: "ls-scrub", min: 0, step: 1, "aria-label": "Block" });
   private readonly newest = h("button", { type: "button", class: "ls-quiet" }, "newest");
   private readonly scrubbed = h("span", { class: "ls-num ls-muted" });
   private readonly scrubber: HTMLElement;
   private selected = 0;
-  private asked = false;
 
   constructor(private readonly store: Store, kind: string, model: Model) {
     const single = KINDS[kind];
@@ -57,11 +59,8 @@ export class InspectorView {
     });
     this.badge.addEventListener("click", () => this.toggleFaults());
     this.close.addEventListener("click", () => void store.command("watch", { on: false }));
-    this.again.addEventListener("click", () => {
-      this.asked = true;
-      this.update();
-      void store.command("reread");
-    });
+    this.again.addEventListener("click", () => void store.command("reread", this.unread() ? { block: store.block } : {}));
+    this.resume.addEventListener("click", () => void store.command(store.watching ? "measure" : "watch", { on: true }));
     this.newest.addEventListener("click", () => store.choose(null));
     this.scrub.addEventListener("input", () => {
       const block = store.readings.blocks[Number(this.scrub.value)];
@@ -73,7 +72,7 @@ export class InspectorView {
     this.scrubber = h("div", { class: "ls-scrubber" }, this.scrubbed, this.scrub, this.newest);
     this.element = h(
       "section", { class: `ls-card ls-inspect ${single === undefined ? "" : "ls-single"}`, "aria-label": "What the model sees" },
-      bar, this.faults, ...this.panes.map((pane) => pane.element), ...(single === undefined ? [] : [this.scrubber]),
+      bar, this.trouble, this.faults, ...this.panes.map((pane) => pane.element), ...(single === undefined ? [] : [this.scrubber]),
     );
     this.panes.forEach((pane) => single === undefined && pane.element.setAttribute("role", "tabpanel"));
     this.select(0);
@@ -83,14 +82,43 @@ export class InspectorView {
     this.panes[this.selected]?.update();
     this.updateHealth();
     this.updateScrubber();
-    const { hello, readings, stats } = this.store;
-    const missed = (stats?.generated_blocks ?? 0) - readings.blocks.length;
-    if (missed <= 0) this.asked = false;
-    show(this.again, hello?.rereads === true && missed > 0 && !busy(this.store.source));
-    this.again.disabled = this.asked;
-    const told = this.asked ? `${missed} to read` : AGAIN;
+    this.updateAgain();
+  }
+
+  /** What is there to be read once more, and what became of it. */
+  private updateAgain(): void {
+    const { again, hello, source, trouble, watching } = this.store;
+    const missed = this.missed();
+    const one = this.unread();
+    show(this.again, hello?.rereads === true && watching && (missed > 0 || one) && !busy(source));
+    this.again.disabled = again.busy;
+    const told = again.busy ? (missed > 0 ? `reading, ${missed} to go` : "reading") : one ? "read this block" : AGAIN;
     setText(this.again.lastElementChild as Element, told);
     put(this.again, "aria-label", told);
+    const said = trouble ?? (again.error === null ? null : `It could not be read: ${again.error}`);
+    show(this.trouble, said !== null);
+    if (said !== null) setText(this.lost, `${said.charAt(0).toUpperCase()}${said.slice(1)}.`);
+    show(this.resume, trouble !== null);
+    setText(this.resume, watching ? "Measure again" : "Watch again");
+  }
+
+  /** Blocks that nobody read, of those that are kept; where the residue is wanted, those that lack it as well. */
+  private missed(): number {
+    const { measuring, readings, stats } = this.store;
+    const made = stats?.generated_blocks ?? 0;
+    const first = Math.max(0, made - readings.most);
+    const switched = readings.all.find((reading) => reading.policy !== null && Object.keys(reading.prompts).length > 1)?.block ?? Infinity;
+    const lacks = (block: number) => {
+      const reading = readings.at(block);
+      return reading === undefined || (measuring && block >= switched && Object.keys(reading.residue).length === 0);
+    };
+    return Array.from({ length: made - first }, (_, i) => first + i).filter(lacks).length;
+  }
+
+  /** Whether the block that is shown was made and read, but is kept no more. */
+  private unread(): boolean {
+    const { block, readings, reading, stats } = this.store;
+    return reading === undefined && block !== null && block < (stats?.generated_blocks ?? 0) - readings.most;
   }
 
   private select(index: number): void {
@@ -113,7 +141,7 @@ export class InspectorView {
 
   private updateHealth(): void {
     const { faults } = this.store.readings;
-    const seen = this.store.readings.latest !== undefined;
+    const seen = this.store.readings.latest !== undefined && this.store.watching;
     this.badge.style.visibility = seen ? "visible" : "hidden";
     this.badge.dataset.kind = faults.length > 0 ? "fault" : "good";
     setText(this.badge, faults.length > 0 ? `${faults.length} warning${faults.length > 1 ? "s" : ""}` : "healthy");

@@ -19,14 +19,15 @@ const MEANING: Record<string, string> = {
 
 const HEADS: [string, string, string[]][] = [
   ["policy", "", ["policy"]],
-  ["left of the first prompt in the cache", "1 is all of it, 0 nothing; measured against the same pictures under each prompt alone", ["before", "after", "first block", "last block"]],
+  ["left of the first prompt in the cache", "How far the cache is from what it would hold under the second prompt alone: 1 is the distance between the two prompts, 0 nothing; measured against the same pictures under each prompt alone", ["before", "after", "first block", "last block"]],
   ["the film's end shows", "As the judge says, 0 to 1 for the probe", ["shows first", "shows then"]],
   ["picture", "Difference of the pictures at the switch, over that elsewhere in the film", ["jump"]],
-  ["cost of the switch", "Seconds of the recache, and as a share of the time of a block", ["recache (s)", "share of a block"]],
+  ["old words", "At the end: share of the attention that finds a word of the first prompt in the cache", ["old words"]],
+  ["cost of the switch", "Seconds of the recache, and as a share of the time of a block; both without the time that the probes took", ["recache (s)", "share of a block"]],
 ];
 const SHORT: Record<string, string> = {
   policy: "", before: "before", after: "after", "first block": "first block", "last block": "at the end", "shows first": "first", "shows then": "second",
-  jump: "jump", "recache (s)": "seconds", "share of a block": "of a block",
+  "old words": "in the cache", jump: "jump", "recache (s)": "seconds", "share of a block": "of a block",
 };
 
 function nameOf(policy: Policy): string {
@@ -146,8 +147,11 @@ export class LabView {
   private readonly detail = h("div", { class: "ls-detail ls-num", "aria-live": "polite" });
   private readonly left = new Chart("Left of the first prompt");
   private readonly shows = new Chart("How well the film shows the second prompt");
+  private readonly spoken = new Chart("Words of the first prompt, found in the cache");
+  private readonly faults = h("div", { class: "ls-trouble ls-labfaults", role: "status", hidden: true });
   private readonly heads: HTMLElement[] = [];
   private readonly judged: HTMLElement;
+  private readonly traced: HTMLElement;
   private readonly legend = h("div", { class: "ls-legend ls-runlegend" });
   private readonly table = h("table", { class: "ls-labtable" });
   private runs: Column[] = [];
@@ -164,6 +168,7 @@ export class LabView {
       if (store.pace.running) store.toggle();
       store.seek(Number(this.scrub.value));
     });
+    this.traced = this.frame("Words of the first prompt in the cache", "Share of the attention that finds a word of the first prompt in the notes it looks at: the attention on each slot times what the pass that wrote it had heard", this.spoken);
     this.judged = this.frame("How well the film shows the second prompt", "As the judge says about the latest frames; thin: the first prompt", this.shows);
     this.element = h(
       "div", { class: "ls-lab" },
@@ -177,7 +182,8 @@ export class LabView {
         this.detail,
       ),
       h("section", { class: "ls-card ls-labcurves", "aria-label": "What each policy leaves" },
-        h("div", { class: "ls-labcharts" }, this.frame("What the cache keeps of the first prompt", "1 is all of it, as if nothing had been switched; 0 is nothing, as if it had always been the second", this.left), this.judged),
+        h("div", { class: "ls-labcharts" }, this.frame("What the cache keeps of the first prompt", "1 is the distance between the prompts, as if nothing had been switched; 0 is as if it had always been the second", this.left), this.traced, this.judged),
+        this.faults,
         this.legend,
         h("div", { class: "ls-tablebox" }, this.table),
       ),
@@ -320,6 +326,18 @@ export class LabView {
     this.plot(this.left, residue, top, [mark]);
     this.plot(this.shows, second, height, [mark]);
     show(this.judged, second.some((stroke) => stroke.points.length > 0));
+    const old: Stroke[] = sorted.map((blocks, run) => ({
+      points: blocks.flatMap((block) => (block.words[0] === undefined ? [] : [[place(block.block + 1), block.words[0]] as [number, number]])),
+      colour: runColour(run), dash: run, label: settings.names[run] ?? "",
+    }));
+    this.plot(this.spoken, old, scale(old.flatMap((stroke) => stroke.points)), [mark]);
+    show(this.traced, old.some((stroke) => stroke.points.length > 0));
+    const faults = sorted.flatMap((blocks, run) => blocks.flatMap((block) => block.warnings.map((fault) => `${settings.names[run]}: ${fault}`)));
+    show(this.faults, faults.length > 0);
+    if (this.faults.dataset.count !== String(faults.length)) {
+      this.faults.dataset.count = String(faults.length);
+      this.faults.replaceChildren(...faults.map((fault) => h("p", {}, fault)));
+    }
   }
 
   private plot(chart: Chart, strokes: Stroke[], top: number, marks: { at: number; colour: string; label: string }[]): void {
@@ -369,6 +387,7 @@ export class LabView {
 
 function number(column: string, value: string | number | null): string {
   if (value === null || typeof value === "string") return "–";
+  if (column === "old words") return percentage(value);
   if (column === "share of a block") return value === 0 ? "–" : `${(100 * value).toFixed(0)} %`;
   if (column === "recache (s)") return value === 0 ? "–" : value.toFixed(2);
   return value.toFixed(column === "jump" ? 1 : 2);

@@ -12,8 +12,10 @@ interface Row {
   word: string;
   index: number;
   tint: string;
-  /** Share of cross-attention by block. */
+  /** Share of cross-attention by block, while its prompt is in force. */
   shares: Map<number, number>;
+  /** Share of the attention that finds it in the cache by block, once another prompt is in force. */
+  left: Map<number, number>;
 }
 
 /** A row a word, time along the axis: how much each block attends to it; and where in the picture. */
@@ -41,7 +43,7 @@ export class WordsView {
     this.body = h(
       "div", { class: "ls-seen" },
       h("div", { class: "ls-headrow" },
-        h("span", { class: "ls-heading", title: "Share of the cross-attention of each block's last denoising step, from sampled queries. What is missing to 100 % falls on the end of the prompt and on padding." }, "Which words it listens to"),
+        h("span", { class: "ls-heading", title: "Share of the cross-attention of each block's last denoising step, from sampled queries. What is missing to 100 % falls on the end of the prompt and on padding. Half height: the prompt is no longer in force, and the word is found in the cache alone: the attention on each slot times what the pass that wrote it had heard of the word." }, "Which words it listens to"),
         this.scale, h("span", { class: "ls-grow" }), this.pins.element),
       h("div", { class: "ls-wordaxis" }, h("span"), this.ruler),
       h("div", { class: "ls-wordbox" }, this.list, h("div", { class: "ls-wordover" }, h("span"), h("div", { class: "ls-over" }, this.pointed, this.head))),
@@ -87,20 +89,28 @@ export class WordsView {
 
   private collect(told: Reading[]): Row[] {
     const rows = new Map<string, Row>();
+    const rowOf = (prompt: string, index: number, word: string, tint: () => string): Row => {
+      const key = `${prompt}\n${index}`;
+      const row = rows.get(key) ?? { prompt, word, index, tint: tint(), shares: new Map(), left: new Map() };
+      rows.set(key, row);
+      return row;
+    };
     for (const reading of told) {
       const found = wordShares(reading, this.store.pin);
       const segment = this.store.segmentAt(reading.block);
       reading.words?.forEach((word, index) => {
-        const key = `${reading.prompt}\n${index}`;
-        let row = rows.get(key);
-        if (row === undefined) {
-          row = { prompt: reading.prompt, word, index, tint: colour(segment?.colour ?? 0), shares: new Map() };
-          rows.set(key, row);
-        }
-        row.shares.set(reading.block, found[index] as number);
+        rowOf(reading.prompt, index, word, () => colour(segment?.colour ?? 0)).shares.set(reading.block, found[index] as number);
       });
+      for (const { prompt, index, word, share } of reading.trace ?? []) {
+        const text = reading.prompts[String(prompt)];
+        if (text === undefined || text === reading.prompt) continue;
+        const { left } = rowOf(text, index, word, () => colour(this.store.timeline.segments[prompt]?.colour ?? prompt));
+        left.set(reading.block, (left.get(reading.block) ?? 0) + share);
+      }
     }
-    return [...rows.values()];
+    // The words of a prompt stand together, the prompts in the order in which they came.
+    const prompts = [...new Set([...rows.values()].map((row) => row.prompt))];
+    return [...rows.values()].sort((a, b) => prompts.indexOf(a.prompt) - prompts.indexOf(b.prompt) || a.index - b.index);
   }
 
   private draw(seconds: number): void {
@@ -126,21 +136,23 @@ export class WordsView {
       const on = this.chosen?.prompt === row.prompt && this.chosen.index === row.index;
       button.setAttribute("aria-pressed", String(on));
       const latest = [...row.shares.entries()].at(-1);
-      button.setAttribute("aria-label", `${row.word}, of “${row.prompt}”: ${latest === undefined ? "" : `${percentage(latest[1])} at block ${latest[0]}`}`);
+      const left = [...row.left.entries()].at(-1);
+      button.setAttribute("aria-label", `${row.word}, of “${row.prompt}”: ${latest === undefined ? "" : `${percentage(latest[1])} at block ${latest[0]}`}${left === undefined ? "" : `, ${percentage(left[1])} through the cache at block ${left[0]}`}`);
       const density = Math.min(devicePixelRatio || 1, 2);
       const [width, height] = [Math.max(1, Math.round(canvas.clientWidth * density)), Math.max(1, Math.round(canvas.clientHeight * density))];
       [canvas.width, canvas.height] = [width, height];
       const context = canvas.getContext("2d");
       if (context === null) return;
-      context.fillStyle = getComputedStyle(button).getPropertyValue("color");
       const tint = getComputedStyle(label).getPropertyValue("border-left-color");
-      for (const [block, share] of row.shares) {
-        const left = Math.round((store.grid.blockSeconds(block) / seconds) * width);
-        const right = Math.round((store.grid.blockSeconds(block + 1) / seconds) * width);
-        context.fillStyle = tint;
+      context.fillStyle = tint;
+      const fill = (block: number, share: number, from: number, high: number) => {
+        const start = Math.round((store.grid.blockSeconds(block) / seconds) * width);
+        const end = Math.round((store.grid.blockSeconds(block + 1) / seconds) * width);
         context.globalAlpha = Math.min(1, (100 * share) / top);
-        context.fillRect(left, 0, Math.max(1, right - left - (right - left > 6 ? density : 0)), height);
-      }
+        context.fillRect(start, from, Math.max(1, end - start - (end - start > 6 ? density : 0)), high);
+      };
+      for (const [block, share] of row.shares) fill(block, share, 0, height);
+      for (const [block, share] of row.left) fill(block, share, Math.round(height / 4), Math.round(height / 2));
     });
   }
 
@@ -163,13 +175,24 @@ export class WordsView {
     return figure;
   }
 
+  /** What is left of a word whose prompt is not in force. */
+  private silent(reading: Reading, at: string): string {
+    const { chosen } = this;
+    const row = this.rows.find((one) => one.prompt === chosen?.prompt && one.index === chosen.index);
+    const left = row?.left.get(reading.block);
+    const elsewhere = `At ${at} the network is given another prompt.`;
+    if (row === undefined || reading.trace === null) return elsewhere;
+    if (left === undefined) return `${elsewhere} “${row.word}” is ${(row.shares.keys().next().value ?? 0) > reading.block ? "not" : "no longer"} in the cache.`;
+    return `${elsewhere} “${row.word}” is heard through the cache alone: ${percentage(left)} of the attention finds it there.`;
+  }
+
   /** The frames that the shown block made, and where in them the chosen word is listened to. */
   private drawHeat(reading: Reading): void {
     const { chosen, store } = this;
     const spoken = chosen !== null && chosen.prompt === reading.prompt && reading.words !== null;
     const at = `block ${reading.block}, ${clock(store.grid.blockSeconds(reading.block))}`;
-    if (chosen === null) setText(this.detail, "Click a word to see where in the picture it is listened to.");
-    else if (!spoken) setText(this.detail, `At ${at} the network is given another prompt, so these words fall silent.`);
+    if (chosen === null) setText(this.detail, `Click a word to see where in the picture it is listened to.${this.rows.some((row) => row.left.size > 0) ? " Half height: no longer asked for, found in the cache alone." : ""}`);
+    else if (!spoken) setText(this.detail, this.silent(reading, at));
     else setText(this.detail, `“${reading.words?.[chosen.index] ?? ""}” at ${at}: ${percentage(wordShares(reading, store.pin)[chosen.index] as number)} of the cross-attention; below all layers and heads, by position.`);
     const key = JSON.stringify([reading.take, reading.block, chosen, spoken]);
     if (key === this.heated) return;
@@ -194,6 +217,7 @@ export class WordsView {
         }, (error) => store.fail(error));
       }
       const cells = values?.[i] ?? [];
+      (this.heats.children[i] as HTMLElement).dataset.heated = String(cells.length > 0);
       over.style.setProperty("--ls-c", tint);
       over.style.gridTemplateColumns = `repeat(${reading.grid[1]}, 1fr)`;
       over.style.gridTemplateRows = `repeat(${Math.max(1, reading.grid[0])}, 1fr)`;
