@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from studio.screens import show_by
+
 if TYPE_CHECKING:
     from studio.config import preset
     from studio.events import Switch
@@ -85,6 +87,13 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"studio.{name}")
     raise AttributeError(f"module 'studio' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def _player(source: Any) -> Any:
+    return __getattr__("Studio")(source, inspect=False)
+
+
+show_by(_player)
 
 
 def __dir__() -> list[str]:

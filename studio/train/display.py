@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from studio.screens import player_of
 from studio.train.monitor import TextMonitor, summary
 from studio.train.previews import Previews
 
@@ -87,14 +88,12 @@ class NotebookMonitor(TextMonitor):
         self.previews.show(frames.numpy(), f"{run.preview_prompt} · step {run.trainer.done}")
 
     def _open(self, run: Run, frames: Tensor) -> None:
-        from studio.widgets.studio import Studio
-
         config, size = run.networks.config, (int(frames.shape[1]), int(frames.shape[2]))
         self.previews = Previews(
             f"{config.name} in training", size=size, fps=config.fps, device=run.trainer.device.type,
             prompt=run.preview_prompt,
         )  # fmt: skip
-        self.player = Studio(self.previews, inspect=False)
+        self.player = player_of(self.previews)
         self.widget.children = (*self.widget.children, self.player)
 
     def end(self, run: Run) -> None:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-WORDS = frozenset({"calm", "config", "shapes", "timeline", "schedule", "events", "formats"})
+WORDS = frozenset({"calm", "config", "shapes", "screens", "timeline", "schedule", "events", "formats"})
 ROOMS = {
     **dict.fromkeys(WORDS, "words"),
     **dict.fromkeys(("sampler", "solvers", "probes"), "loop"),
@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "loop": {"words", "model", "loop"},
     "world": {"words", "world"},
     "live": {"words", "model", "loop", "live"},
-    "train": {"words", "model", "loop", "world", "widgets", "train"},
+    "train": {"words", "model", "loop", "world", "train"},
     "evaluate": {"words", "model", "loop", "world", "evaluate"},
     "widgets": {"words", "widgets"},
     "cli": {"words", "model", "loop", "world", "live", "train", "evaluate", "widgets", "cli"},
