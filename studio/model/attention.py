@@ -1,4 +1,4 @@
-"""Attention: one exact kernel, and the contexts that say what a query can see.
+"""Attention: the contexts that say what a query can see.
 
 The transformer asks its context for attention and knows nothing of caches or masks. `FullContext` is the bidirectional
 network, `CachedContext` a pass over the KV cache, `TeacherForcedContext` a whole clip at once under the cache's rules.
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from studio.config import CacheConfig
+from studio.model.backends import Backend, attention
 from studio.model.cache import CacheCall, KVCache
 from studio.model.rope import Rotary, rotary, rotate
 
-__all__ = ["CachedContext", "Context", "FullContext", "Tap", "TeacherForcedContext", "attention"]
+__all__ = ["CachedContext", "Context", "FullContext", "Tap", "TeacherForcedContext"]
 
 
 class Tap(Protocol):
@@ -34,25 +34,11 @@ class Tap(Protocol):
 class Context(Protocol):
     """What the queries of one forward pass can see in self-attention."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
-        """Attention of `q` `[B, L, N, D]` over the context and the pass's own `k` and `v`; same shape as `q`."""
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, backend: Backend = attention
+    ) -> Tensor:
+        """Attention of `q` `[B, L, N, D]` over the context and the pass's own `k` and `v`, by a back end; as `q`."""
         ...
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Exact softmax attention with scale 1 / sqrt(D).
-
-    Args:
-        q: Queries `[B, Lq, N, D]`.
-        k: Keys `[B, Lk, N, D]`.
-        v: Values `[B, Lk, N, D]`.
-        mask: Bool, broadcast to `[B, N, Lq, Lk]`, `True` where a query may look, or `None`.
-
-    Returns:
-        `[B, Lq, N, D]` in `v`'s type.
-    """
-    q, k, v = (x.transpose(1, 2) for x in (q.type_as(v), k.type_as(v), v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 class FullContext:
@@ -65,12 +51,14 @@ class FullContext:
     def __init__(self, turn: Rotary) -> None:
         self.turn = turn
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, backend: Backend = attention
+    ) -> Tensor:
         """See `Context.attend`."""
         q, k = rotate(q, self.turn), rotate(k, self.turn)
         if tap is not None:
             tap.self_attention(layer, q, k, v)
-        return attention(q, k, v)
+        return backend(q, k, v)
 
 
 class CachedContext:
@@ -105,7 +93,9 @@ class CachedContext:
         frozen._held = {layer: (self.cache.keys[layer][:, seen].clone(), self.cache.values[layer][:, seen].clone())}
         return frozen
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, backend: Backend = attention
+    ) -> Tensor:
         """See `Context.attend`."""
         call = self.call
         q = rotate(q, call.query_turn)
@@ -116,7 +106,36 @@ class CachedContext:
             keys = rotate(keys, call.key_turn)
         if tap is not None:
             tap.self_attention(layer, q, keys, values)
-        return attention(q, keys, values, call.mask)
+        return backend(q, keys, values, call.mask)
+
+    def written(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The slots that the pass's own keys and values go to, as views `[B, L, N, D]` of the cache.
+
+        Args:
+            layer: The layer.
+
+        Raises:
+            RuntimeError: If they have no such slots: they are kept in part, lie apart, or need gradients.
+        """
+        if not self.plain:
+            raise RuntimeError("this pass does not write all of its keys and values side by side; use `attend`")
+        return self.cache.keys[layer][:, self.call.own], self.cache.values[layer][:, self.call.own]
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of the pass's keys and values go into the cache, side by side."""
+        own, stored = self.call.own, self.call.stored
+        whole = isinstance(own, slice) and stored.start == 0 and own.stop - own.start == stored.stop
+        return whole and stored.stop == len(self.call.query_turn[0]) and not self._held
+
+    def seen(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys, turned, and values that the pass sees in a layer, `[B, visible, N, D]` each.
+
+        Args:
+            layer: The layer.
+        """
+        keys, values = (side[layer][:, self.call.visible] for side in (self.cache.keys, self.cache.values))
+        return keys if self.call.key_turn is None else rotate(keys, self.call.key_turn), values
 
     def _placed(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         own, visible = self.call.own, self.call.visible
@@ -209,7 +228,9 @@ class TeacherForcedContext:
         seen = cls._seen(config, start, block, None)
         return [f if f < start else frames + f for f in seen]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, backend: Backend = attention
+    ) -> Tensor:
         """See `Context.attend`."""
         if self.memory is not None:
             clean = self.frames * self.tokens
@@ -249,7 +270,9 @@ class _NoisyContext:
         count = whole.frames * whole.tokens
         self.turn = (whole.turn[0][count:], whole.turn[1][count:])
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, backend: Backend = attention
+    ) -> Tensor:
         """See `Context.attend`."""
         clean_k, clean_v = self.memory[layer]
         k, v = torch.cat([clean_k.type_as(k), k], dim=1), torch.cat([clean_v.type_as(v), v], dim=1)

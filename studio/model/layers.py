@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from studio.config import DiTConfig
-from studio.model.attention import Context, Tap, attention
+from studio.model.attention import Context, Tap
+from studio.model.backends import Backend, attention
 
 __all__ = ["Block", "CrossAttention", "Head", "LayerNorm", "RMSNorm", "SelfAttention", "sinusoid"]
 
@@ -65,6 +66,7 @@ class _Projections(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = RMSNorm(config.dim, config.eps) if config.qk_norm else nn.Identity()
         self.norm_k = RMSNorm(config.dim, config.eps) if config.qk_norm else nn.Identity()
+        self.backend: Backend = attention
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -76,7 +78,7 @@ class SelfAttention(_Projections):
     def forward(self, x: Tensor, context: Context, layer: int, tap: Tap | None) -> Tensor:
         """Attend from `x` `[B, L, dim]`; same shape."""
         q, k, v = self._split(self.norm_q(self.q(x))), self._split(self.norm_k(self.k(x))), self._split(self.v(x))
-        return self.o(context.attend(layer, q, k, v, tap).flatten(2))
+        return self.o(context.attend(layer, q, k, v, tap, self.backend).flatten(2))
 
 
 class CrossAttention(_Projections):
@@ -91,7 +93,7 @@ class CrossAttention(_Projections):
         q = self._split(self.norm_q(self.q(x)))
         if tap is not None:
             tap.cross_attention(layer, q, *prompt)
-        return self.o(attention(q, *prompt).flatten(2))
+        return self.o(self.backend(q, *prompt).flatten(2))
 
 
 class Block(nn.Module):

@@ -9,14 +9,14 @@ Source: absmax quantisation as in LLM.int8() (Dettmers et al., 2022, arXiv:2208.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Int8Linear", "Quantization", "check_quantization", "quantize_rows", "quantized", "stored_bytes"]
+__all__ = ["Int8Linear", "Quantization", "check_quantization", "quantize_rows", "quantized", "stacked", "stored_bytes"]
 
 Quantization = Literal["int8"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -147,6 +147,44 @@ def quantized(network: Network, quantization: Quantization | None = "int8") -> N
             owner, _, last = path.rpartition(".")
             setattr(network.get_submodule(owner), last, Int8Linear.of(module))
     return network
+
+
+@torch.no_grad()
+def stacked(layers: Sequence[nn.Module]) -> nn.Module | None:
+    """Layers that read the same input as one layer whose output is theirs side by side.
+
+    The layers' tensors become views of the new layer's, so that no memory is added.
+
+    Args:
+        layers: Linear layers, plain or INT8, of one kind, input width and type.
+
+    Returns:
+        The layer; `None` if they are not of one kind.
+    """
+    kind = {type(layer) for layer in layers}
+    if kind not in ({nn.Linear}, {Int8Linear}) or len({layer.bias is None for layer in layers}) > 1:
+        return None
+    names = [name for name in ("weight", "scale", "bias") if getattr(layers[0], name, None) is not None]
+    parts = {name: [getattr(layer, name) for layer in layers] for name in names}
+    if any(len({(part.dtype, part.device, part.shape[1:]) for part in found}) > 1 for found in parts.values()):
+        return None
+    first = cast("nn.Linear | Int8Linear", layers[0])
+    with torch.device("meta"):
+        whole = type(first)(first.in_features, sum(len(layer.weight) for layer in layers), first.bias is not None)
+    for name, found in parts.items():
+        joined = torch.cat([part.detach() for part in found])
+        for layer, view in zip(layers, joined.split([len(part) for part in found]), strict=True):
+            _put(layer, name, view)
+        _put(whole, name, joined)
+    return whole
+
+
+def _put(layer: nn.Module, name: str, value: Tensor) -> None:
+    old = layer._parameters.get(name)
+    if old is None:
+        layer._buffers[name] = value
+    else:
+        layer._parameters[name] = nn.Parameter(value, requires_grad=old.requires_grad)
 
 
 def stored_bytes(network: nn.Module, dtype: torch.dtype = torch.bfloat16) -> int:

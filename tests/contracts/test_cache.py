@@ -39,7 +39,7 @@ class BlockCausal:
         self.turn = rotary(torch.arange(frames) + positions, *tiny.GRID, tiny.DIT.head_dim)
         self.keys: dict[int, torch.Tensor] = {}
 
-    def attend(self, layer, q, k, v, tap=None):
+    def attend(self, layer, q, k, v, tap=None, backend=None):
         self.keys[layer] = rotate(k, self.turn)
         return attention(rotate(q, self.turn), self.keys[layer], v, self.mask)
 

@@ -1,0 +1,164 @@
+"""The transformer's blocks in few large pieces, each of which a compiler turns into few kernels.
+
+Between two attentions everything is one piece: a block's feed-forward and the next block's projections, for example.
+Attention stays outside, with the back end that was chosen, and so does whoever listens to it: a listener hears the same
+numbers and changes none. Keys and values are written straight into the cache's slots.
+
+The pieces compute what `studio.model.layers` computes, in the same order; projections that read the same input are one
+matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from studio.model.attention import CachedContext, Tap
+from studio.model.layers import Block, PromptKV, gate, modulate
+from studio.model.quantize import stacked
+from studio.model.rope import rotate
+
+__all__ = ["Fused"]
+
+# Compiled kernels are made for one shape each; the block's own comes first, others have to be worth it.
+_SHAPES = 4
+
+
+class Fused:
+    """Runs the blocks of a transformer; what it cannot run faster it leaves to the blocks themselves.
+
+    Weights that are read together are laid side by side once, and the layers of the network become views of them: no
+    memory is added, and changes in place reach both.
+
+    Args:
+        blocks: The transformer's blocks, already on their device and in their type.
+        compiled: Whether `torch.compile` makes kernels of the pieces; else they run as they are written.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, *, compiled: bool = True) -> None:
+        self._blocks = [cast(Block, block) for block in blocks]
+        self._side_by_side = [stacked((b.self_attn.q, b.self_attn.k, b.self_attn.v)) for b in self._blocks]
+        self._plain = (_enter, _middle, _joint, _leave)
+        self._made = tuple(_compiled(piece) if compiled else piece for piece in self._plain)
+        self._shapes: set[tuple[int, ...]] = set()
+
+    def runs(self, context: Any) -> bool:
+        """Whether it can run a pass: one over the cache, without gradients, whose frames lie side by side."""
+        return isinstance(context, CachedContext) and not torch.is_grad_enabled() and context.plain
+
+    def __call__(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        prompt: tuple[PromptKV, ...],
+        context: CachedContext,
+        tap: Tap | None = None,
+    ) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            x: Tokens `[B, L, dim]`.
+            modulation: `[B, M, 6, dim]`, one entry a latent frame or one for all.
+            prompt: Keys and values of the prompt for every block.
+            context: The pass over the cache.
+            tap: Listener to attention, or `None`.
+
+        Returns:
+            Tokens `[B, L, dim]`.
+        """
+        enter, middle, joint, leave = self._pieces((*x.shape, modulation.shape[1]))
+        turn = context.call.query_turn
+        # Window-relative keys are stored as they are, and turned when they are read.
+        key_turn = turn if context.call.key_turn is None else None
+        q = enter(self._blocks[0], self._projection(0), x, modulation, turn, key_turn, *context.written(0))
+        for layer, block in enumerate(self._blocks):
+            keys, values = context.seen(layer)
+            if tap is not None:
+                tap.self_attention(layer, q, keys, values)
+            y = block.self_attn.backend(q, keys, values, context.call.mask)
+            x, q = middle(block, x, y, modulation)
+            if tap is not None:
+                tap.cross_attention(layer, q, *prompt[layer])
+            y = block.cross_attn.backend(q, *prompt[layer])
+            if layer + 1 == len(self._blocks):
+                return leave(block, x, y, modulation)
+            following = self._blocks[layer + 1], self._projection(layer + 1)
+            x, q = joint(block, *following, x, y, modulation, turn, key_turn, *context.written(layer + 1))
+        raise AssertionError("unreachable: a transformer has blocks")
+
+    def _pieces(self, shape: tuple[int, ...]) -> tuple[Callable[..., Any], ...]:
+        if shape not in self._shapes:
+            if len(self._shapes) == _SHAPES:
+                return self._plain
+            self._shapes.add(shape)
+        return self._made
+
+    def _projection(self, layer: int) -> nn.Module | None:
+        """The block's projections as one layer, unless an adapter listens to one of them."""
+        own = self._blocks[layer].self_attn
+        hooked = own.q._forward_hooks or own.k._forward_hooks or own.v._forward_hooks
+        return None if hooked else self._side_by_side[layer]
+
+
+def _compiled(piece: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(piece, fullgraph=True, dynamic=False)
+
+
+def _factors(block: Block, modulation: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    return (block.modulation.float() + modulation).type_as(like).unbind(2)
+
+
+def _enter(
+    block: Block,
+    projection: nn.Module | None,
+    x: Tensor,
+    modulation: Tensor,
+    turn: tuple[Tensor, Tensor],
+    key_turn: tuple[Tensor, Tensor] | None,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    """Norm, projections and rotary turn; keys and values go where they belong, and the queries come back."""
+    own = block.self_attn
+    shift, scale, *_ = _factors(block, modulation, x)
+    y = modulate(block.norm1(x), shift, scale, modulation.shape[1])
+    q, k, v = (own.q(y), own.k(y), own.v(y)) if projection is None else projection(y).chunk(3, dim=-1)
+    q, k, v = (part.unflatten(-1, (own.heads, -1)) for part in (own.norm_q(q), own.norm_k(k), v))
+    keys.copy_(k if key_turn is None else rotate(k, key_turn))
+    values.copy_(v)
+    return rotate(q, turn)
+
+
+def _middle(block: Block, x: Tensor, y: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+    """From what self-attention gave to the queries of cross-attention."""
+    _, _, factor, *_ = _factors(block, modulation, x)
+    x = x + gate(block.self_attn.o(y.flatten(2)), factor, modulation.shape[1])
+    cross = block.cross_attn
+    return x, cross.norm_q(cross.q(block.norm3(x))).unflatten(-1, (cross.heads, -1))
+
+
+def _leave(block: Block, x: Tensor, y: Tensor, modulation: Tensor) -> Tensor:
+    """From what cross-attention gave to the end of the block."""
+    *_, shift, scale, factor = _factors(block, modulation, x)
+    x = x + block.cross_attn.o(y.flatten(2))
+    return x + gate(block.ffn(modulate(block.norm2(x), shift, scale, modulation.shape[1])), factor, modulation.shape[1])
+
+
+def _joint(
+    block: Block,
+    following: Block,
+    projection: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    modulation: Tensor,
+    turn: tuple[Tensor, Tensor],
+    key_turn: tuple[Tensor, Tensor] | None,
+    keys: Tensor,
+    values: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The end of a block and the beginning of the next."""
+    x = _leave(block, x, y, modulation)
+    return x, _enter(following, projection, x, modulation, turn, key_turn, keys, values)

@@ -1,0 +1,190 @@
+"""The blocks in few large pieces: the same latents, caches and listeners as the blocks one by one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from studio.config import CacheConfig
+from studio.model import fused
+from studio.model.lora import Adapters, LoRA, Pair
+from studio.model.quantize import Int8Linear, quantized, stacked
+from studio.sampler import BlockPlan, NoiseSource, rollout
+from tests.contracts import tiny
+
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+class Ear:
+    """Keeps what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def self_attention(self, layer, q, k, v):
+        self.heard.append(("self", layer, q.clone(), k.clone(), v.clone()))
+
+    def cross_attention(self, layer, q, k, v):
+        self.heard.append(("cross", layer, q.clone(), k.clone(), v.clone()))
+
+
+def story(seed, blocks=9):
+    """A plan with switches of all kinds, drawn by a seed."""
+    draw, prompt = random.Random(seed), 0
+    for block in range(blocks):
+        policy = draw.choice(["recache", "keep", "clear"]) if block and draw.random() < 0.5 else None
+        sink = draw.choice(["keep", "rewrite", None]) if policy == "recache" else None
+        prompt += policy is not None
+        yield BlockPlan(text=tiny.text(prompt + 1, 2), prompt=prompt, policy=policy, sink_policy=sink)
+
+
+def film(dit, config, seed, tap=None):
+    cache = tiny.cache(config, batch=2)
+    noise = NoiseSource(seed, (2, 3, *tiny.LATENT))
+    blocks = [block.latents for block in rollout(dit, cache, story(seed), noise, tiny.SAMPLER, tap=tap)]
+    return torch.cat(blocks, dim=1), cache
+
+
+def assert_same_cache(one, other):
+    assert one.slots == other.slots
+    for layer in range(len(one.keys)):
+        for mine, yours in zip(one.layer(layer), other.layer(layer), strict=True):
+            torch.testing.assert_close(mine, yours, **CLOSE)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "window"])
+@pytest.mark.parametrize("seed", range(6))
+def test_latents_and_caches_are_those_of_the_plain_blocks(positions, seed):
+    config = CacheConfig(sink=3, window=6, positions=positions)
+    plain, first = film(tiny.dit(), config, seed)
+    quick, second = film(tiny.dit().fuse(compiled=False), config, seed)
+    torch.testing.assert_close(quick, plain, **CLOSE)
+    assert_same_cache(first, second)
+
+
+def test_a_cache_without_a_window_and_one_that_attends_to_a_part():
+    dit = tiny.dit()
+    for config in (CacheConfig(sink=0, window=None), CacheConfig(sink=0, window=None, attend=6)):
+        found = []
+        for network in (dit, tiny.dit().fuse(compiled=False)):
+            cache = tiny.cache(config, frames=15)
+            plan = [BlockPlan(text=tiny.text())] * 5
+            noise = NoiseSource(3, (1, 3, *tiny.LATENT))
+            found.append(torch.cat([b.latents for b in rollout(network, cache, plan, noise, tiny.SAMPLER)], dim=1))
+        torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+def test_a_listener_hears_the_same_and_changes_nothing():
+    config = CacheConfig(sink=3, window=6)
+    plain, quick = Ear(), Ear()
+    film(tiny.dit(), config, 1, plain)
+    dit = tiny.dit().fuse(compiled=False)
+    heard, _ = film(dit, config, 1, quick)
+    unheard, _ = film(dit, config, 1)
+    assert torch.equal(heard, unheard)
+    assert [entry[:2] for entry in quick.heard] == [entry[:2] for entry in plain.heard]
+    for mine, yours in zip(quick.heard, plain.heard, strict=True):
+        for got, expected in zip(mine[2:], yours[2:], strict=True):
+            torch.testing.assert_close(got, expected, **CLOSE)
+
+
+def test_passes_with_gradients_and_whole_clips_run_the_plain_blocks(monkeypatch):
+    dit = tiny.dit().fuse(compiled=False)
+    monkeypatch.setattr(fused.Fused, "__call__", lambda *_: pytest.fail("ran"))
+    clip = tiny.latents(6)
+    torch.testing.assert_close(dit(clip, torch.zeros(1), tiny.text()), tiny.dit()(clip, torch.zeros(1), tiny.text()))
+
+
+def test_the_weights_are_shared_and_not_doubled():
+    dit = tiny.dit()
+    names = list(dit.state_dict())
+    before = {name: value.clone() for name, value in dit.state_dict().items()}
+    dit.fuse(compiled=False)
+    assert list(dit.state_dict()) == names
+    assert all(torch.equal(value, before[name]) for name, value in dit.state_dict().items())
+    # A change in place reaches the pieces: as when an adapter is merged.
+    config, changed = CacheConfig(sink=3, window=6), tiny.dit()
+    with torch.no_grad():
+        for network in (dit, changed):
+            network.blocks[0].self_attn.k.weight.mul_(1.5)
+            network.blocks[1].self_attn.v.bias.add_(0.5)
+    torch.testing.assert_close(film(dit, config, 2)[0], film(changed, config, 2)[0], **CLOSE)
+
+
+def test_live_adapters_count_from_the_next_call_on():
+    torch.manual_seed(5)
+    size = tiny.DIT.dim
+    layers = {
+        f"blocks.{i}.self_attn.{part}": Pair(down=torch.randn(4, size), up=torch.randn(size, 4), scale=0.1)
+        for i in range(2)
+        for part in "qv"
+    }
+    config, films = CacheConfig(sink=3, window=6), []
+    for network in (tiny.dit(), tiny.dit().fuse(compiled=False)):
+        adapters, found = Adapters(network), []
+        adapters.add(LoRA(name="style", layers=layers))
+        found.append(film(network, config, 3)[0])
+        adapters.set("style", 0.3)
+        found.append(film(network, config, 3)[0])
+        adapters.remove("style")
+        found.append(film(network, config, 3)[0])
+        films.append(found)
+    for plain, quick in zip(*films, strict=True):
+        torch.testing.assert_close(quick, plain, **CLOSE)
+    assert not torch.allclose(films[0][0], films[0][2], atol=1e-3)
+
+
+def test_int8_layers_are_laid_side_by_side_as_well():
+    config = CacheConfig(sink=3, window=6)
+    plain, _ = film(quantized(tiny.dit()), config, 4)
+    quick, _ = film(quantized(tiny.dit()).fuse(compiled=False), config, 4)
+    torch.testing.assert_close(quick, plain, **CLOSE)
+
+
+def test_the_pieces_can_be_captured_whole(monkeypatch):
+    """Every piece is one graph: nothing in it falls back to Python, whatever then compiles it."""
+    calls = []
+
+    def captured(piece):
+        def backend(graph, inputs):
+            calls.append(piece.__name__)
+            return graph.forward
+
+        return torch.compile(piece, fullgraph=True, dynamic=False, backend=backend)
+
+    monkeypatch.setattr(fused, "_compiled", captured)
+    torch._dynamo.reset()
+    config = CacheConfig(sink=3, window=6)
+    plain, _ = film(tiny.dit(), config, 0)
+    quick, _ = film(tiny.dit().fuse(), config, 0)
+    torch.testing.assert_close(quick, plain, **CLOSE)
+    # One graph a piece and shape, not one a layer or a block: what a new place in the cache must not cost.
+    assert {name: calls.count(name) <= fused._SHAPES for name in calls} == dict.fromkeys(
+        ("_enter", "_middle", "_joint", "_leave"), True
+    )
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", ["plain", "int8"])
+def test_stacked_layers_are_the_layers(kind):
+    torch.manual_seed(1)
+    layers = [nn.Linear(8, width) for width in (4, 8, 12)]
+    layers = layers if kind == "plain" else [Int8Linear.of(layer) for layer in layers]
+    x = torch.randn(3, 8)
+    expected = torch.cat([layer(x) for layer in layers], dim=-1)
+    whole = stacked(layers)
+    assert whole is not None
+    torch.testing.assert_close(whole(x), expected)
+    torch.testing.assert_close(torch.cat([layer(x) for layer in layers], dim=-1), expected)
+    assert layers[1].weight.untyped_storage().data_ptr() == whole.weight.untyped_storage().data_ptr()
+
+
+def test_layers_that_cannot_be_stacked():
+    assert stacked([nn.Linear(8, 8), Int8Linear.of(nn.Linear(8, 8))]) is None
+    assert stacked([nn.Linear(8, 8), nn.Linear(8, 8, bias=False)]) is None
+    assert stacked([nn.Linear(8, 8), nn.Linear(4, 8)]) is None
+    assert stacked([nn.Linear(8, 8), nn.Linear(8, 8).double()]) is None
+    assert stacked([nn.Identity()]) is None
