@@ -1,38 +1,61 @@
-"""INT8 weights: each row of a linear layer as whole numbers and one scale; activations stay as they are.
+"""Linear layers with few bits: each row of the weight in a small type and one scale.
 
-A row w becomes q = round(w / s) with s = max|w| / 127, so every weight is off by at most s / 2. Halves hold whole
-numbers up to 127 exactly, so the product with q is that of the layer's own type; the scale is applied to the result.
+INT8: a row w becomes q = round(w / s) with s = max|w| / 127, so every weight is off by at most s / 2. Activations stay
+as they are: halves hold whole numbers up to 127 exactly, so the product with q is that of the layer's own type.
 
-Source: absmax quantisation as in LLM.int8() (Dettmers et al., 2022, arXiv:2208.07339), weights only.
+FP8 (e4m3): a row becomes w / s with s = max|w| / 448, and each row of the input is scaled and rounded the same way, so
+that the matrix product itself runs in FP8 where a GPU has it; elsewhere the same rounded numbers are multiplied.
+
+Sources: absmax quantisation as in LLM.int8() (Dettmers et al., 2022, arXiv:2208.07339), weights only; FP8 formats of
+Micikevicius et al. (2022, arXiv:2209.05433) with a scale a row.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Int8Linear", "Quantization", "check_quantization", "quantize_rows", "quantized", "stacked", "stored_bytes"]
+__all__ = [
+    "Fp8Linear",
+    "Int8Linear",
+    "Quantization",
+    "RowLinear",
+    "check_quantization",
+    "fp8_rows",
+    "quantize_rows",
+    "quantized",
+    "stacked",
+    "stored_bytes",
+]
 
-Quantization = Literal["int8"]
+Quantization = Literal["int8", "fp8"]
 Network = TypeVar("Network", bound=nn.Module)
 
 _LEVELS = 127
 # The layers of the blocks hold nearly all weights; embeddings, modulation and head are few and sensitive.
 _DIT_LAYERS = re.compile(r"blocks\.\d+\.(?:(?:self_attn|cross_attn)\.[qkvo]|ffn\.[02])")
 _TEXT_LAYERS = re.compile(r".*\.(?:SelfAttention\.[qkvo]|DenseReluDense\.(?:wi_0|wi_1|wo))")
-LAYERS = {"WanDiT": _DIT_LAYERS, "TextEncoder": _TEXT_LAYERS}
+# FP8 pays for the large products; the small ones of cross-attention lose more to rounding their input than they gain.
+_DIT_LARGE = re.compile(r"blocks\.\d+\.(?:self_attn\.[qkvo]|ffn\.[02])")
+LAYERS = {
+    "int8": {"WanDiT": _DIT_LAYERS, "TextEncoder": _TEXT_LAYERS},
+    "fp8": {"WanDiT": _DIT_LARGE, "TextEncoder": _TEXT_LAYERS},
+}
+FP8 = torch.float8_e4m3fn
+_LARGEST = torch.finfo(FP8).max
 
 
 def check_quantization(quantization: str | None) -> Quantization | None:
     """Check the name of a quantisation.
 
     Args:
-        quantization: "int8", or None for none.
+        quantization: "int8", "fp8", or None for none.
 
     Returns:
         The same.
@@ -41,7 +64,7 @@ def check_quantization(quantization: str | None) -> Quantization | None:
         ValueError: If it is something else.
     """
     if quantization is not None and quantization not in get_args(Quantization):
-        raise ValueError(f'`quantization` must be None or "int8", got {quantization!r}; leave it out for none')
+        raise ValueError(f'`quantization` must be None, "int8" or "fp8", got {quantization!r}; leave it out for none')
     return quantization  # type: ignore[return-value]
 
 
@@ -60,8 +83,23 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (exact / scale.unsqueeze(1)).round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8), scale
 
 
-class Int8Linear(nn.Module):
-    """A linear layer whose weight is stored as INT8 rows with a scale each.
+def fp8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale each row of a matrix to the range of FP8 and round it.
+
+    Args:
+        weight: `[rows, in]`, floating point.
+
+    Returns:
+        (`[rows, in]` float8_e4m3fn, `[rows]` float32 scales; a row of zeros has scale 1).
+    """
+    exact = weight.float()
+    largest = exact.abs().amax(dim=1)
+    scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
+    return (exact / scale.unsqueeze(1)).clamp(-_LARGEST, _LARGEST).to(FP8), scale
+
+
+class RowLinear(nn.Module):
+    """A linear layer whose weight is stored as rows of a small type with a scale each.
 
     Args:
         inputs: Width of the input.
@@ -71,16 +109,17 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scale: Tensor
+    kept: ClassVar[torch.dtype]
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = inputs, outputs
-        self.register_buffer("weight", torch.zeros(outputs, inputs, dtype=torch.int8))
+        self.register_buffer("weight", torch.zeros(outputs, inputs, dtype=torch.float32).to(self.kept))
         self.register_buffer("scale", torch.ones(outputs, dtype=torch.float32))
         self.bias = nn.Parameter(torch.zeros(outputs), requires_grad=False) if bias else None
 
     @classmethod
-    def of(cls, linear: nn.Linear) -> Int8Linear:
+    def of(cls, linear: nn.Linear) -> Self:
         """Quantise a layer; one on the meta device becomes an empty one there, to be filled."""
         with torch.device(linear.weight.device):
             layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
@@ -90,6 +129,11 @@ class Int8Linear(nn.Module):
                 layer.take("bias", linear.bias.detach())
         return layer
 
+    @staticmethod
+    def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows in the small type, and their scales."""
+        raise NotImplementedError
+
     def wants(self) -> dict[str, tuple[int, ...]]:
         """Name to shape of what `take` is to be given: those of a plain linear layer."""
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
@@ -98,7 +142,7 @@ class Int8Linear(nn.Module):
     def take(self, name: str, value: Tensor, dtype: torch.dtype | None = None) -> None:
         """Store one of the tensors of `wants`: the weight quantised, the bias in `dtype`."""
         if name == "weight":
-            self.weight, self.scale = quantize_rows(value)
+            self.weight, self.scale = self.rounded(value)
         else:
             self.bias = nn.Parameter(value if dtype is None else value.to(dtype), requires_grad=False)
 
@@ -106,17 +150,14 @@ class Int8Linear(nn.Module):
         """The weight that the layer applies, `[out, in]` float32."""
         return self.weight.float() * self.scale.unsqueeze(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `x` `[..., in]` to `[..., out]`, in the type of `x`."""
-        y = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-        return y if self.bias is None else y + self.bias.to(x.dtype)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
         # A change of type is meant for what is computed with; scales of few bits would spoil whole rows.
-        exact = self.scale
+        exact = {"weight": self.weight, "scale": self.scale}
         super()._apply(fn, recurse)
-        if self.scale.dtype != exact.dtype:
-            self.scale = exact.to(self.scale.device)
+        for name, value in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != value.dtype:
+                setattr(self, name, value.to(moved.device))
         return self
 
     def extra_repr(self) -> str:
@@ -124,12 +165,61 @@ class Int8Linear(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
+class Int8Linear(RowLinear):
+    """A linear layer with an INT8 weight; the input stays as it is."""
+
+    kept = torch.int8
+
+    @staticmethod
+    def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """See `quantize_rows`."""
+        return quantize_rows(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` `[..., in]` to `[..., out]`, in the type of `x`."""
+        y = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
+
+
+class Fp8Linear(RowLinear):
+    """A linear layer whose weight and input are FP8, each row with its own scale."""
+
+    kept = FP8
+
+    @staticmethod
+    def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """See `fp8_rows`."""
+        return fp8_rows(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` `[..., in]` to `[..., out]`, in the type of `x`."""
+        rows, scale = fp8_rows(x.flatten(0, -2))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if x.dtype == torch.bfloat16 and _multiplies_fp8(x.device):
+            y = torch._scaled_mm(
+                rows, self.weight.t(), scale.unsqueeze(1), self.scale.unsqueeze(0), bias=bias, out_dtype=x.dtype,
+                use_fast_accum=True,
+            )  # fmt: skip
+        else:
+            product = F.linear(rows.float(), self.weight.float()) * scale.unsqueeze(1) * self.scale
+            y = product.to(x.dtype) if bias is None else (product + bias.float()).to(x.dtype)
+        return y.unflatten(0, x.shape[:-1])
+
+
+@functools.cache
+def _multiplies_fp8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+_KINDS: dict[str, type[RowLinear]] = {"int8": Int8Linear, "fp8": Fp8Linear}
+
+
 def quantized(network: Network, quantization: Quantization | None = "int8") -> Network:
-    """Put INT8 layers in the place of the linear layers that hold nearly all of a network's weights.
+    """Put layers of few bits in the place of the linear layers that hold nearly all of a network's weights.
 
     Args:
         network: A transformer or text encoder, changed in place; on the meta device it is quantised as it is filled.
-        quantization: "int8", or None to leave it as it is.
+        quantization: "int8", "fp8", or None to leave it as it is.
 
     Returns:
         The network itself.
@@ -139,13 +229,13 @@ def quantized(network: Network, quantization: Quantization | None = "int8") -> N
     """
     if check_quantization(quantization) is None:
         return network
-    kind = type(network).__name__
-    if kind not in LAYERS:
-        raise ValueError(f"`network` must be one of {', '.join(LAYERS)} to be quantised, got {kind}; leave it as it is")
+    kind, layers = type(network).__name__, LAYERS[quantization or "int8"]
+    if kind not in layers:
+        raise ValueError(f"`network` must be one of {', '.join(layers)} to be quantised, got {kind}; leave it as it is")
     for path, module in list(network.named_modules()):
-        if isinstance(module, nn.Linear) and LAYERS[kind].fullmatch(path):
+        if isinstance(module, nn.Linear) and layers[kind].fullmatch(path):
             owner, _, last = path.rpartition(".")
-            setattr(network.get_submodule(owner), last, Int8Linear.of(module))
+            setattr(network.get_submodule(owner), last, _KINDS[quantization or "int8"].of(module))
     return network
 
 
@@ -156,19 +246,19 @@ def stacked(layers: Sequence[nn.Module]) -> nn.Module | None:
     The layers' tensors become views of the new layer's, so that no memory is added.
 
     Args:
-        layers: Linear layers, plain or INT8, of one kind, input width and type.
+        layers: Linear layers, plain or quantised, of one kind, input width and type.
 
     Returns:
         The layer; `None` if they are not of one kind.
     """
     kind = {type(layer) for layer in layers}
-    if kind not in ({nn.Linear}, {Int8Linear}) or len({layer.bias is None for layer in layers}) > 1:
+    if kind not in ({nn.Linear}, {Int8Linear}, {Fp8Linear}) or len({layer.bias is None for layer in layers}) > 1:
         return None
     names = [name for name in ("weight", "scale", "bias") if getattr(layers[0], name, None) is not None]
     parts = {name: [getattr(layer, name) for layer in layers] for name in names}
     if any(len({(part.dtype, part.device, part.shape[1:]) for part in found}) > 1 for found in parts.values()):
         return None
-    first = cast("nn.Linear | Int8Linear", layers[0])
+    first = cast("nn.Linear | RowLinear", layers[0])
     with torch.device("meta"):
         whole = type(first)(first.in_features, sum(len(layer.weight) for layer in layers), first.bias is not None)
     for name, found in parts.items():
@@ -194,9 +284,12 @@ def stored_bytes(network: nn.Module, dtype: torch.dtype = torch.bfloat16) -> int
         network: On any device, the meta device included.
         dtype: Type of the floating-point weights that are not quantised.
     """
-    scales = {f"{path}.scale" for path, module in network.named_modules() if isinstance(module, Int8Linear)}
+    scales = {f"{path}.scale" for path, module in network.named_modules() if isinstance(module, RowLinear)}
     seen: Mapping[int, Tensor] = {id(t): t for name, t in _tensors(network) if name not in scales}
-    plain = sum(t.numel() * (dtype.itemsize if t.is_floating_point() else t.element_size()) for t in seen.values())
+    own = [t.dtype == FP8 or not t.is_floating_point() for t in seen.values()]
+    plain = sum(
+        t.numel() * (t.element_size() if small else dtype.itemsize) for t, small in zip(seen.values(), own, strict=True)
+    )
     return plain + sum(t.numel() * t.element_size() for name, t in network.named_buffers() if name in scales)
 
 

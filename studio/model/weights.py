@@ -29,7 +29,7 @@ from studio.model.layouts import Layout, find
 from studio.model.lora import Adapters, LoRA, load_lora, merging
 from studio.model.memory import MemoryMode, mode_named
 from studio.model.pickles import is_pickle
-from studio.model.quantize import Int8Linear, check_quantization, quantized
+from studio.model.quantize import RowLinear, check_quantization, quantized
 from studio.model.recipes import RECIPES, recipe_layout
 from studio.model.shards import write_shards
 from studio.model.sources import open_source
@@ -110,13 +110,13 @@ def load(
         name: Name of a shipped model or of a preset whose files are here, a folder, or a generator's checkpoint.
         device: Where the networks go.
         dtype: Type of the weights in memory.
-        quantization: "int8" for the transformer's linear layers; None for none.
+        quantization: "int8" or "fp8" for the transformer's linear layers; None for none.
         loras: Files or adapters, each alone or with its strength, besides those that the preset brings.
         merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
         base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it.
         ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
         text_device: Where the text encoder computes; its embeddings are sent to `device`. None: `device`.
-        text_quantization: "int8" for the text encoder's linear layers; None for none.
+        text_quantization: "int8" or "fp8" for the text encoder's linear layers; None for none.
         text_cache: Whether prompt embeddings are kept on disk; the text encoder is then loaded for new prompts only
             and let go after them.
         mode: Memory mode, a name of `studio.model.memory.MODES` or "auto" for what fits the card; what is named
@@ -184,7 +184,7 @@ def read_text(
         tokenizer: Its tokenizer.
         device: Where it goes.
         dtype: Type of its weights in memory.
-        quantization: "int8", or None for none.
+        quantization: "int8", "fp8", or None for none.
         report: As for `load`.
 
     Raises:
@@ -390,9 +390,11 @@ def _require_whole(models: Models) -> None:
             "`models` must hold its text encoder to be saved, got embeddings on disk; load it without them"
         )
     for network in (models.dit, models.text):
-        if any(isinstance(module, Int8Linear) for module in network.modules()):
+        if any(isinstance(module, RowLinear) for module in network.modules()):
             what = type(network).__name__
-            raise ValueError(f"`models` must hold exact weights to be saved, got INT8 in {what}; load it unquantised")
+            raise ValueError(
+                f"`models` must hold exact weights to be saved, got few bits in {what}; load it unquantised"
+            )
 
 
 def _cached(

@@ -11,7 +11,7 @@ from torch import nn
 from studio.config import CacheConfig
 from studio.model import fused
 from studio.model.lora import Adapters, LoRA, Pair
-from studio.model.quantize import Int8Linear, quantized, stacked
+from studio.model.quantize import Fp8Linear, Int8Linear, quantized, stacked
 from studio.sampler import BlockPlan, NoiseSource, rollout
 from tests.contracts import tiny
 
@@ -137,10 +137,11 @@ def test_live_adapters_count_from_the_next_call_on():
     assert not torch.allclose(films[0][0], films[0][2], atol=1e-3)
 
 
-def test_int8_layers_are_laid_side_by_side_as_well():
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_layers_of_few_bits_are_laid_side_by_side_as_well(quantization):
     config = CacheConfig(sink=3, window=6)
-    plain, _ = film(quantized(tiny.dit()), config, 4)
-    quick, _ = film(quantized(tiny.dit()).fuse(compiled=False), config, 4)
+    plain, _ = film(quantized(tiny.dit(), quantization), config, 4)
+    quick, _ = film(quantized(tiny.dit(), quantization).fuse(compiled=False), config, 4)
     torch.testing.assert_close(quick, plain, **CLOSE)
 
 
@@ -168,11 +169,11 @@ def test_the_pieces_can_be_captured_whole(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("kind", ["plain", "int8"])
+@pytest.mark.parametrize("kind", [None, Int8Linear, Fp8Linear])
 def test_stacked_layers_are_the_layers(kind):
     torch.manual_seed(1)
     layers = [nn.Linear(8, width) for width in (4, 8, 12)]
-    layers = layers if kind == "plain" else [Int8Linear.of(layer) for layer in layers]
+    layers = layers if kind is None else [kind.of(layer) for layer in layers]
     x = torch.randn(3, 8)
     expected = torch.cat([layer(x) for layer in layers], dim=-1)
     whole = stacked(layers)

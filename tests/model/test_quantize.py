@@ -10,7 +10,7 @@ from torch import nn
 
 from studio.config import preset
 from studio.model.dit import WanDiT
-from studio.model.quantize import Int8Linear, quantize_rows, quantized, stored_bytes
+from studio.model.quantize import Fp8Linear, Int8Linear, fp8_rows, quantize_rows, quantized, stored_bytes
 from studio.model.text import TextEncoder
 from studio.model.vae import VideoVAE
 from studio.model.weights import load, save
@@ -73,6 +73,58 @@ def test_scales_stay_exact_when_the_type_changes():
     assert layer.bias is not None
     assert layer.bias.dtype == torch.bfloat16
     assert layer(torch.randn(2, 8).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fp8_rows_are_off_by_a_sixteenth_of_each_number_at_most(dtype):
+    weight = (torch.randn(64, 96) * torch.logspace(-3, 2, 64).unsqueeze(1)).to(dtype)
+    rows, scale = fp8_rows(weight)
+    assert rows.dtype == torch.float8_e4m3fn
+    assert (rows.float().abs().amax(1) == 448).all()
+    exact = weight.float()
+    error = (rows.float() * scale.unsqueeze(1) - exact).abs()
+    # Three bits of fraction; below the smallest normal number, 2^-6, steps of 2^-9.
+    assert bool((error <= exact.abs() / 16 + 2**-10 * scale.unsqueeze(1) * (1 + 1e-5)).all())
+    zeros, ones = fp8_rows(torch.zeros(2, 3))
+    assert zeros.float().abs().max() == 0
+    assert ones.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_fp8_layer_multiplies_rounded_numbers(bias):
+    linear = nn.Linear(48, 32, bias=bias)
+    layer = Fp8Linear.of(linear)
+    x = torch.randn(2, 5, 48) * torch.logspace(-2, 2, 5).view(1, 5, 1)
+    rows, scale = fp8_rows(x.flatten(0, 1))
+    expected = (rows.float() * scale.unsqueeze(1)) @ layer.dequantized().T + (linear.bias if bias else 0)
+    torch.testing.assert_close(layer(x), expected.view(2, 5, 32), atol=1e-4, rtol=1e-4)
+    assert 0 < relative(layer(x), linear(x)) < 0.05
+
+
+def test_an_fp8_network_leaves_cross_attention_as_it_is():
+    plain, small = network(), quantized(network(), "fp8")
+    assert isinstance(small.blocks[0].ffn[2], Fp8Linear)
+    assert type(small.blocks[0].cross_attn.q) is nn.Linear
+    assert 0 < relative(flow(small), flow(plain)) < 0.06
+
+
+def test_fp8_weights_stay_when_the_type_changes():
+    layer = Fp8Linear.of(nn.Linear(8, 8))
+    rows, scale = layer.weight.clone(), layer.scale.clone()
+    layer.to(torch.bfloat16)
+    assert layer.weight.dtype == torch.float8_e4m3fn
+    assert torch.equal(layer.weight.float(), rows.float())
+    assert torch.equal(layer.scale, scale)
+    assert layer(torch.randn(2, 8).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the product in FP8 needs a GPU, and there is none")
+def test_the_product_in_fp8_is_that_of_the_rounded_numbers():
+    layer, x = Fp8Linear.of(nn.Linear(256, 512)), torch.randn(64, 256).bfloat16()
+    expected = layer(x.float())
+    got = layer.to("cuda", torch.bfloat16)(x.cuda()).float().cpu()
+    assert relative(got, expected) < 0.01
 
 
 def test_a_network_is_quantised_as_it_is_read(tmp_path):
@@ -148,8 +200,8 @@ def test_bytes_of_the_text_encoder_count_the_tied_embedding_once():
 
 def test_quantised_models_are_not_saved(tmp_path):
     folder = official.write_official(tmp_path / "m")
-    for options in ({"quantization": "int8"}, {"text_quantization": "int8"}):
-        with pytest.raises(ValueError, match="exact weights to be saved, got INT8"):
+    for options in ({"quantization": "int8"}, {"quantization": "fp8"}, {"text_quantization": "int8"}):
+        with pytest.raises(ValueError, match="exact weights to be saved, got quantised ones"):
             save(load(folder, **options), tmp_path / "out")
     with pytest.raises(ValueError, match="got embeddings on disk"):
         save(load(folder, text_cache=True), tmp_path / "out")
