@@ -84,7 +84,7 @@ class Session:
         self._core = Core(models, timeline, policy=_policy(policy), lead=lead, load_s=load_s)
         self._takes, self._editor, self._scrub = Takes(self._core), Editor(self._core), Scrub(self._core)
         self._exports: list[Export] = []
-        self._device = describe_device(next(models.dit.parameters()).device)
+        self._device = describe_device(next(models.dit.parameters()).device, models.dit.backend.name)
         self._finalizer = weakref.finalize(self, _drop, weakref.ref(self._core))
         self._finalizer.atexit = False
 
@@ -129,7 +129,7 @@ class Session:
 
     @property
     def device(self) -> str:
-        """What computes, for people: "CPU, 2 threads"."""
+        """What computes, for people: "CPU, 2 threads", or a GPU with its attention back end."""
         return self._device
 
     @property
@@ -694,20 +694,21 @@ class Session:
         return self._core.outbox.subscribe(listener)
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: torch.device, attention: str) -> str:
     """Name what computes, for people.
 
     Args:
         device: a torch device.
+        attention: the back end of attention.
 
     Returns:
-        As "CPU, 2 threads" or the name of the GPU.
+        As "CPU, 2 threads", or the name of the GPU and of what computes attention on it.
     """
     if device.type == "cpu":
         threads = torch.get_num_threads()
         return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return f"{torch.cuda.get_device_name(device)}, attention by {attention}"
     return device.type.upper()
 
 

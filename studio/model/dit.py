@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from studio.config import DiTConfig
 from studio.model.attention import CachedContext, Context, FullContext, Tap
+from studio.model.backends import Backend
 from studio.model.fused import Fused
 from studio.model.layers import Block, Head, PromptKV, sinusoid
 from studio.model.rope import rotary
@@ -88,6 +89,11 @@ class WanDiT(nn.Module):
         """
         self.fused = Fused(self.blocks, compiled=compiled)
         return self
+
+    @property
+    def backend(self) -> Backend:
+        """What computes attention."""
+        return cast(Block, self.blocks[0]).self_attn.backend
 
     @property
     def dtype(self) -> torch.dtype:

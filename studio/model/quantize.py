@@ -260,7 +260,7 @@ def stacked(layers: Sequence[nn.Module]) -> nn.Module | None:
         return None
     first = cast("nn.Linear | RowLinear", layers[0])
     with torch.device("meta"):
-        whole = type(first)(first.in_features, sum(len(layer.weight) for layer in layers), first.bias is not None)
+        whole = type(first)(first.in_features, sum(len(part) for part in parts["weight"]), first.bias is not None)
     for name, found in parts.items():
         joined = torch.cat([part.detach() for part in found])
         for layer, view in zip(layers, joined.split([len(part) for part in found]), strict=True):

@@ -8,7 +8,7 @@ Everything a stream remembers is in a `VAEStream`; the modules hold weights only
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -287,6 +287,7 @@ class VideoVAE(nn.Module):
 
     Attributes:
         frames_at_once: most latent frames that a stream decodes together; fewer take less memory. None: all of a chunk.
+        compiled: what decodes a stream once it is under way, see `fuse`; None: the decoder as it is.
 
     Source: Wan2.1 (Wan Team, 2025), section on Wan-VAE, and its public `WanVAE_`.
     """
@@ -298,6 +299,7 @@ class VideoVAE(nn.Module):
         super().__init__()
         self.config = config
         self.frames_at_once: int | None = None
+        self.compiled: Callable[[Tensor, History], Tensor] | None = None
         self.encoder = Encoder(config)
         self.conv1 = CausalConv3d(config.z_dim * 2, config.z_dim * 2, 1)
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
@@ -313,6 +315,17 @@ class VideoVAE(nn.Module):
     def stream(self) -> VAEStream:
         """A new stream: the state of one video that is encoded or decoded chunk by chunk."""
         return VAEStream(self.slots)
+
+    def fuse(self) -> VideoVAE:
+        """From now on decode streams that are under way by a compiled decoder: faster, the same up to rounding.
+
+        The first chunk of a video, and whole clips, are decoded as before.
+
+        Returns:
+            The VAE itself.
+        """
+        self.compiled = torch.compile(self.decoder, fullgraph=True, dynamic=False)
+        return self
 
     def rescaled(self, mean: Sequence[float], std: Sequence[float]) -> VideoVAE:
         """Sets the mean and deviation by which latents are scaled.
@@ -412,7 +425,10 @@ class VideoVAE(nn.Module):
             return torch.cat([self.decode(part, stream, clamp=clamp) for part in parts], dim=1)
         z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
         x = self.conv2(_channels_last(rearrange(z, "b f c h w -> b c f h w")))
-        x = self.decoder(x, None if stream is None else stream.history)
+        if stream is not None and stream.decoded and self.compiled is not None and not torch.is_grad_enabled():
+            x = self.compiled(x, stream.history)
+        else:
+            x = self.decoder(x, None if stream is None else stream.history)
         pixels = rearrange(x, "b (c r q) t h w -> b t c (h q) (w r)", q=self.config.patch, r=self.config.patch)
         if stream is not None:
             stream.decoded += latents.shape[1]

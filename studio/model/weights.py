@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from studio.config import ModelConfig, to_dict
+from studio.model.backends import Backend, choose, use_backend
 from studio.model.dit import WanDiT
 from studio.model.embeddings import CachedText, EmbeddingStore, cache_folder, fingerprint
 from studio.model.filling import fill, listed
@@ -85,6 +86,20 @@ class Models:
             self.text.to(device)
         return self
 
+    def quickened(self, backend: Backend | None = None, *, compiled: bool = False) -> Models:
+        """The same networks, computing attention by a back end, and compiled if asked for.
+
+        Args:
+            backend: The back end; None for the one they have.
+            compiled: Whether the transformer's blocks and the VAE's decoder are compiled.
+        """
+        if backend is not None:
+            use_backend(self.dit, backend)
+        if compiled:
+            self.dit.fuse()
+            self.vae.fuse()
+        return self
+
 
 def load(
     name: str | Path = "miniature",
@@ -100,6 +115,8 @@ def load(
     text_quantization: str | None = None,
     text_cache: bool = False,
     mode: str | MemoryMode | None = None,
+    attention: str | None = None,
+    compiled: bool = False,
     report: Callable[[str, Tensor], None] | None = None,
 ) -> Models:
     """Load a model, ready to generate: in evaluation mode and without gradients.
@@ -121,6 +138,9 @@ def load(
             and let go after them.
         mode: Memory mode, a name of `studio.model.memory.MODES` or "auto" for what fits the card; what is named
             besides goes before it. None: everything on the device as it is.
+        attention: Back end of attention, one of `studio.model.backends.BACKENDS`; None: the best that serves here.
+        compiled: Whether the blocks and the decoder are compiled, which takes a minute when they first run and makes
+            each block of a large model faster. They are compiled for what is loaded: no moving afterwards.
         report: Called after each tensor with its name and the value as it was read, for progress.
 
     Returns:
@@ -128,11 +148,13 @@ def load(
 
     Raises:
         FileNotFoundError: If there is no such model, or one of its files is missing.
-        ValueError: If a file is damaged, of another kind, holds code, or does not fit.
+        ValueError: If a file is damaged, of another kind, holds code, or does not fit; or if an option makes no sense
+            here, as an attention back end that cannot serve.
     """
     check_quantization(quantization)
     check_quantization(text_quantization)
     layout, own = layout_of(name, base=None if base is None else Path(base), ema=ema)
+    backend = choose(attention, device, dtype, layout.config.dit.head_dim)
     fitted = mode_named(mode, layout.config, _card_bytes(device))
     if fitted is not None:
         options = fitted.options()
@@ -160,7 +182,8 @@ def load(
     adapters = Adapters(dit)
     for lora, strength in () if merged else strengths:
         adapters.add(lora, strength)
-    return Models(config=layout.config, dit=dit, vae=vae, text=text, adapters=adapters)
+    models = Models(config=layout.config, dit=dit, vae=vae, text=text, adapters=adapters)
+    return models.quickened(backend, compiled=compiled)
 
 
 def _card_bytes(device: torch.device | str) -> int | None:
