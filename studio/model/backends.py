@@ -197,5 +197,5 @@ def use_backend(network: nn.Module, backend: Backend) -> None:
         backend: The back end.
     """
     for module in network.modules():
-        if isinstance(getattr(module, "backend", None), Backend):
+        if isinstance(vars(module).get("backend"), Backend):
             setattr(module, "backend", backend)  # noqa: B010 - to a type checker every attribute is a tensor

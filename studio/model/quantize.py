@@ -196,7 +196,7 @@ class Fp8Linear(RowLinear):
         rows, scale = fp8_rows(x.flatten(0, -2))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if x.dtype == torch.bfloat16 and _multiplies_fp8(x.device):
-            y = torch._scaled_mm(
+            y = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
                 rows, self.weight.t(), scale.unsqueeze(1), self.scale.unsqueeze(0), bias=bias, out_dtype=x.dtype,
                 use_fast_accum=True,
             )  # fmt: skip

@@ -416,7 +416,7 @@ def _require_whole(models: Models) -> None:
         if any(isinstance(module, RowLinear) for module in network.modules()):
             what = type(network).__name__
             raise ValueError(
-                f"`models` must hold exact weights to be saved, got few bits in {what}; load it unquantised"
+                f"`models` must hold exact weights to be saved, got quantised ones in {what}; load it as it is"
             )
 
 
