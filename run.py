@@ -398,9 +398,12 @@ def test(quick: bool) -> int:
         rows.append(check("pyright", [venv_program("pyright"), "--pythonpath", python]))
     else:
         rows.append(skip("pyright", "no Node.js on this machine, which the type checker runs on"))
-    # Every test runs on one thread; more than four processes would want more memory than a laptop has.
-    workers = min(4, os.cpu_count() or 1)
-    rows += pytest("pytest", ["-m", "not browser", f"--numprocesses={workers}", "--dist=worksteal"])
+    # More than four processes would want more memory than a laptop has; each has its share of the processors, because
+    # threads that wait for each other crawl where others want the processors as well.
+    cores = os.cpu_count() or 1
+    workers = min(4, cores)
+    threads = {name: str(max(1, cores // workers)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    rows += pytest("pytest", ["-m", "not browser", f"--numprocesses={workers}", "--dist=worksteal"], threads)
     rows += front_end()
     rows += [skip("browser", "left out by --quick")] if quick else browser_test()
     return summary(rows, time.monotonic() - start)

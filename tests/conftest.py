@@ -38,6 +38,8 @@ def chromium_path() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests by their folder and skips those that this machine cannot run."""
     browser_folder = Path(__file__).parent / "browser"
+    # The long ones first, so that several processes end together.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if browser_folder in item.path.parents:
             item.add_marker(pytest.mark.browser)

@@ -88,6 +88,7 @@ def errors(notebook: Any) -> list[str]:
     return [output["text"] for output in streams if output.get("name") == "stderr"]
 
 
+@pytest.mark.slow
 def test_the_recache_lab(tmp_path: Path) -> None:
     notebook = run("03_recache_lab.ipynb", tmp_path)
     assert errors(notebook) == []
@@ -113,6 +114,7 @@ def test_the_recache_lab(tmp_path: Path) -> None:
     check_static(notebook, "03")
 
 
+@pytest.mark.slow
 def test_sinks_and_windows(tmp_path: Path) -> None:
     notebook = run("06_sinks_and_windows.ipynb", tmp_path)
     assert errors(notebook) == []
