@@ -84,10 +84,7 @@ class Observer:
         with self._guard(), self._lock:
             if self._over:
                 return
-            if self._probed is None or self._probed.cache is not engine.cache:
-                self._renew(engine)
-            assert self._probed is not None
-            self._probed.begin(entry, prompt, self._point, self.residue)
+            self._on(engine).begin(entry, prompt, self._point, self.residue)
 
     def end(self, engine: EngineLike, block: Block, frames: np.ndarray) -> None:
         """A block was committed and decoded."""
@@ -108,12 +105,12 @@ class Observer:
         with self._guard(), self._lock:
             if self._over:
                 return
-            if self._probed is None or self._probed.cache is not engine.cache:
-                self._renew(engine)
-            assert self._probed is not None
-            self._probed.expect(number, prompt)
+            self._on(engine).expect(number, prompt)
 
-    def _renew(self, engine: EngineLike) -> None:
+    def _on(self, engine: EngineLike) -> Probed:
+        """The probes of an engine's cache, made anew where they hear another one."""
+        if self._probed is not None and self._probed.cache is engine.cache:
+            return self._probed
         if self._probed is not None:
             self._heard = self._probed.take, self._probed.tracer.heard
             self._probed.close()
@@ -125,6 +122,7 @@ class Observer:
         # What was heard of the same take still holds: its slots were made again as they were.
         if self._heard is not None and self._heard[0] == engine.take and engine.cache.end > 0:
             self._probed.tracer.heard = dict(self._heard[1])
+        return self._probed
 
     def _keep(self, reading: BlockReading) -> None:
         self._readings.append(reading)
