@@ -83,7 +83,7 @@ def switches(
         ]
         for policy in policies:
             say(f"seed {seed}: {clips} switches with {policy}")
-            later, last, motion = [], None, _Motion()
+            later, motion = [], _Motion()
             for piece in play(models, acts, seed=seed, policy=policy):
                 motion.add(piece)
                 if piece.act:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import threading
 import traceback
 import uuid
@@ -23,6 +21,7 @@ from studio.widgets.guard import keep_subshell
 from studio.widgets.labsource import LabSource
 from studio.widgets.outbox import Outbox
 from studio.widgets.seeing import finite
+from studio.widgets.still import png_of
 from studio.widgets.thumbs import small
 from studio.widgets.width import check_width
 
@@ -268,21 +267,11 @@ class RecacheLab(anywidget.AnyWidget):
         if bundle is None:
             return None
         data, metadata = bundle
-        picture = self._png()
+        picture = png_of(self.figure)
         data["text/html"] = self._fallback(picture)
         if picture is not None:
             data["image/png"] = picture
         return data, metadata
-
-    def _png(self) -> str | None:
-        """The figure as a PNG file in base 64; `None` where there is nothing to draw yet."""
-        try:
-            figure = self.figure()
-        except (ValueError, RuntimeError):
-            return None
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-        return base64.b64encode(picture.getvalue()).decode()
 
     def _fallback(self, data: str | None) -> str:
         text = html.escape(f"{self!r}. Run the cell to see it live.")

@@ -20,7 +20,7 @@ from studio.events import Event
 from studio.widgets.codec import film_strip
 from studio.widgets.thumbs import small
 
-__all__ = ["Still", "clip", "still_html", "strip"]
+__all__ = ["Still", "clip", "png_of", "still_html", "strip"]
 
 STRIP_FRAMES = 6
 CLIP_FPS = 8
@@ -178,3 +178,21 @@ def _in_notebook() -> bool:
     except ImportError:
         return False
     return hasattr(get_ipython(), "kernel")
+
+
+def png_of(draw: Callable[[], Any]) -> str | None:
+    """A figure as a PNG file in base 64, for pages without a kernel.
+
+    Args:
+        draw: Makes the matplotlib figure.
+
+    Returns:
+        The text; `None` where there is nothing to draw yet.
+    """
+    try:
+        figure = draw()
+    except (ValueError, RuntimeError):
+        return None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return base64.b64encode(picture.getvalue()).decode()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +11,7 @@ import traitlets as t
 from studio.widgets import tables
 from studio.widgets.source import CacheSource, FrameSource, Reading
 from studio.widgets.spacetime import SpaceTime, space_time
+from studio.widgets.still import png_of
 from studio.widgets.studio import Studio
 
 if TYPE_CHECKING:
@@ -83,24 +82,14 @@ class CacheView(Studio):
         text = html.escape(f"{self!r}. Run the cell to see it live.")
         if not self.readings:
             return f"<p>{text}</p>"
-        data = self._png()
+        data = png_of(self.figure)
         if data is None:
             return f"<p>{text}</p>"
         return f'<p><img alt="{text}" style="max-width:100%" src="data:image/png;base64,{data}"><br>{text}</p>'
 
-    def _png(self) -> str | None:
-        """The figure as a PNG file in base 64; `None` where there is nothing to draw yet."""
-        try:
-            figure = self.figure()
-        except (ValueError, RuntimeError):
-            return None
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-        return base64.b64encode(picture.getvalue()).decode()
-
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is not None and (data := self._png()) is not None:
+        if bundle is not None and (data := png_of(self.figure)) is not None:
             # For readers that show neither widgets nor HTML.
             bundle[0]["image/png"] = data
         return bundle
