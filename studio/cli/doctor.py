@@ -304,10 +304,10 @@ def _notebook() -> Iterator[Finding]:
 
 
 def _ipykernel(group: str) -> Finding:
-    finding = _package_of(group, "ipykernel", "7.0", remedy='pip install "ipykernel>=7.0,!=7.4.0"')
-    if _numbers(finding.detail) == (7, 4, 0):
-        detail = "7.4.0 holds back prompts that are typed while a cell runs"
-        return _bad(group, "ipykernel", detail, 'pip install "ipykernel!=7.4.0"')
+    finding = _package_of(group, "ipykernel", "7.4")
+    if (7,) <= _numbers(finding.detail) < (7, 4):
+        detail = f"{finding.detail}: at times a message of the browser stays unread, and the page waits for ever"
+        return _bad(group, "ipykernel", detail, finding.remedy)
     return finding
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from studio.comms import keep_subshell
 from studio.screens import player_of
 from studio.train.monitor import TextMonitor, summary
 from studio.train.previews import Previews
@@ -51,6 +52,8 @@ class NotebookMonitor(TextMonitor):
         self.line = ipywidgets.Label()
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self.buttons = [ipywidgets.Button(description=name) for name in ("Pause", "Resume", "Stop")]
+        for button in self.buttons:
+            keep_subshell(button.comm)  # they are pressed while the cell trains
         self.widget = ipywidgets.VBox(
             [ipywidgets.HBox([self.bar, *self.buttons]), self.line, self.picture], layout={"width": "100%"}
         )

@@ -13,11 +13,11 @@ import anywidget
 import numpy as np
 import traitlets as t
 
+from studio.comms import keep_subshell
 from studio.config import POLICIES
 from studio.widgets import protocol
 from studio.widgets.cells import Replacing
 from studio.widgets.codec import encode_frames, require_simplejpeg
-from studio.widgets.guard import keep_subshell
 from studio.widgets.labsource import LabSource
 from studio.widgets.outbox import Outbox
 from studio.widgets.seeing import finite

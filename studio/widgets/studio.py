@@ -11,11 +11,11 @@ from typing import Any
 import anywidget
 import traitlets as t
 
+from studio.comms import keep_subshell
 from studio.events import Stats, Switch
 from studio.timeline import Operation, Timeline, Transition
 from studio.widgets.cells import Replacing
 from studio.widgets.codec import require_simplejpeg
-from studio.widgets.guard import keep_subshell
 from studio.widgets.relay import Relay
 from studio.widgets.source import EditorLike, EditSource, FrameSource, Reading
 from studio.widgets.still import STRIP_FRAMES, Still, clip, still_html, strip

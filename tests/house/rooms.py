@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-WORDS = frozenset({"calm", "config", "shapes", "screens", "timeline", "schedule", "events", "formats"})
+WORDS = frozenset({"calm", "comms", "config", "shapes", "screens", "timeline", "schedule", "events", "formats"})
 ROOMS = {
     **dict.fromkeys(WORDS, "words"),
     **dict.fromkeys(("sampler", "solvers", "probes"), "loop"),

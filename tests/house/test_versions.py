@@ -83,7 +83,7 @@ def test_supported_torch_versions_are_allowed(version: str) -> None:
 
 @pytest.mark.parametrize(
     ("package", "broken"),
-    [("ipykernel", "7.4.0"), ("ipyvue", "3.0.0"), ("ipyvuetify", "3.0.0"), ("torch", "2.7.1")],
+    [("ipykernel", "7.3.0"), ("ipyvue", "3.0.0"), ("ipyvuetify", "3.0.0"), ("torch", "2.7.1")],
 )
 def test_known_broken_versions_are_excluded(package: str, broken: str) -> None:
     assert broken not in _requirements()[package].specifier

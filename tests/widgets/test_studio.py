@@ -13,10 +13,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from studio.comms import keep_subshell
 from studio.events import DecodedBlock, ErrorReport, Event
 from studio.widgets import FrameSource, Studio
 from studio.widgets import studio as module
-from studio.widgets.guard import keep_subshell
 from tests.widgets.double import Double
 from tests.widgets.recorder import Browser
 from tests.widgets.takes import Forking
