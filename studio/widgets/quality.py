@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 
 __all__ = ["LARGE", "SMALL", "Level", "Pacing"]
 
@@ -58,8 +59,11 @@ CALM_S = 4.0
 PART_S = 0.25
 MOST_PARTS = 4
 RECENT = 6
-# Messages of a trial, and how long quality is left alone after one that failed: longer each time.
+LONG_S = 1.0
+# Messages of a trial, and the share of what a link would save that shows it to be one: half would take a busy page's
+# noise for a proof that it is not. How long quality is left alone after a trial that failed: longer each time.
 TRIED = 4
+PROOF = 0.3
 FIRM_S, LONGEST_FIRM_S = 20.0, 160.0
 
 
@@ -72,20 +76,19 @@ class _Trial:
         serial: Number of the last message sent before it.
         spent: Seconds a frame took before.
         weight: Bytes of a frame now, beside those before.
+        takes: Seconds a frame takes now, message by message.
     """
 
     before: int
     serial: int
     spent: float
     weight: float
-    seconds: float = 0.0
-    frames: int = 0
-    messages: int = 0
+    takes: list[float] = field(default_factory=list)
 
     @property
     def helps(self) -> bool:
-        """Whether at least half of what a link would save was saved."""
-        return self.seconds / max(1, self.frames) <= self.spent * (1 + self.weight) / 2
+        """Whether enough was saved of what a link would save."""
+        return median(self.takes) <= self.spent * (1 - PROOF * (1 - self.weight))
 
 
 class Pacing:
@@ -124,8 +127,8 @@ class Pacing:
     @property
     def throughput(self) -> float | None:
         """Bytes a second that the link carries, pages included; None before anything was confirmed."""
-        spent = sum(seconds for _, seconds, _ in self._recent)
-        return sum(size for size, _, _ in self._recent) / spent if spent > 0 else None
+        size, seconds, _ = self._latest()
+        return size / seconds if seconds > 0 else None
 
     def parts(self, frames: int) -> int:
         """Messages to cut frames into, so that on a slow link the first ones need not wait for the last."""
@@ -163,17 +166,12 @@ class Pacing:
             self._recent.append((size, seconds, frames))
             self._last_ack = now
             self._acks_since += 1
-            self._try(number, seconds, frames)
+            if self._trial is not None and number > self._trial.serial:
+                self._trial.takes.append(seconds / max(1, frames))
         if self._trial is None:
             self._choose(now)
-        elif self._trial.messages >= TRIED:
+        elif len(self._trial.takes) >= TRIED:
             self._decide(self._trial, now)
-
-    def _try(self, serial: int, seconds: float, frames: int) -> None:
-        trial = self._trial
-        if trial is not None and serial > trial.serial:
-            trial.seconds, trial.frames = trial.seconds + seconds, trial.frames + frames
-            trial.messages += 1
 
     def _decide(self, trial: _Trial, now: float) -> None:
         """End a trial: keep the lower quality, or go back and leave it there for a while."""
@@ -197,13 +195,23 @@ class Pacing:
         here = self._bytes.get(self.index)
         return None if here is None else here * self._levels[index].weight / self._levels[self.index].weight
 
+    def _latest(self) -> tuple[int, float, int]:
+        """Bytes, seconds and frames of the last messages: of those before, the link may have been another one."""
+        size, seconds, frames = 0, 0.0, 0
+        for message in reversed(self._recent):
+            size, seconds, frames = size + message[0], seconds + message[1], frames + message[2]
+            if seconds >= LONG_S:
+                break
+        return size, seconds, frames
+
     def _load(self, index: int) -> float:
         """Share of what the link carries that playing takes at a level."""
         size, rate = self._bytes_at(index), self.throughput
         return 0.0 if size is None or not rate else size * self._fps / rate
 
     def _choose(self, now: float) -> None:
-        if self._acks_since < SETTLED:
+        waited = self._recent[-1][1] if self._acks_since else 0.0
+        if self._acks_since < SETTLED and waited < LONG_S:
             return
         last = len(self._levels) - 1
         if self._load(self.index) > TOO_MUCH and self.index < last:
@@ -217,7 +225,8 @@ class Pacing:
                 self._go(self.index - 1, now)
 
     def _lower(self, index: int, now: float) -> None:
-        spent = sum(seconds for _, seconds, _ in self._recent) / max(1, sum(frames for _, _, frames in self._recent))
+        _, seconds, frames = self._latest()
+        spent = seconds / max(1, frames)
         before, heavy = self.index, self._bytes_at(self.index)
         self._go(index, now)
         light = self._bytes_at(index)

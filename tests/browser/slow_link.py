@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 import time
@@ -50,19 +51,32 @@ class SlowLink:
                     threading.Thread(target=self._pass, args=(source, target, way), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        """Take in as fast as the link sends; what is under way besides holds nothing up."""
+        flying: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        threading.Thread(target=self._land, args=(flying, target), daemon=True).start()
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK):
-                self._wait(len(data), way)
-                target.sendall(data)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                flying.put((self._send(len(data), way) + self.delay_s, data))
+        flying.put((0.0, b""))
+        with contextlib.suppress(OSError):
+            source.shutdown(socket.SHUT_RDWR)
 
-    def _wait(self, size: int, way: str) -> None:
+    @staticmethod
+    def _land(flying: queue.SimpleQueue[tuple[float, bytes]], target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while (landing := flying.get())[1]:
+                time.sleep(max(0.0, landing[0] - time.monotonic()))
+                target.sendall(landing[1])
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, size: int, way: str) -> float:
+        """Wait until so many bytes have left; returns when that was."""
         if self.bits_s is None:
-            return
+            return time.monotonic()
         with self._lock:
             now = time.monotonic()
             self._free[way] = max(now, self._free[way]) + 8 * size / self.bits_s
-            until = self._free[way] + self.delay_s
+            until = self._free[way]
         time.sleep(max(0.0, until - now))
+        return until

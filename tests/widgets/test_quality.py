@@ -94,6 +94,21 @@ def test_a_link_that_gets_slow_after_a_busy_time_is_seen():
     assert 70_000 * pacing.level.weight * 16 < 0.9 * line.rate
 
 
+@pytest.mark.parametrize("rate", [1e6, 0.5e6, 0.25e6])
+@pytest.mark.parametrize("played", [2, 3, 5, 20])
+def test_a_link_that_gets_slow_in_the_middle_is_seen_at_once(rate, played):
+    pacing = Pacing(832, 480, 16)
+    line = Line(pacing, rate=20e6, best=92_000, fps=16)
+    line.play(played)
+    assert pacing.index == 0
+    line.rate = rate
+    line.play(12)
+    assert pacing.reduced is not None
+    line.play(12)
+    assert line.late < 1.0
+    assert 92_000 * pacing.level.weight * 16 < 0.9 * line.rate
+
+
 def test_a_slow_link_and_a_busy_page_together():
     pacing = Pacing(832, 480, 16)
     line = Line(pacing, rate=1e6, best=110_000, fps=16)
