@@ -18,18 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Recipe: module, configuration, function (configuration, report) -> metrics, and its presets where it has some.
+# Where a recipe's function (configuration, report) -> metrics or run is; the presets are those of a `Training`.
 RECIPES = {
-    "vae": ("studio.train.vae", "VAETrainConfig", "train_vae"),
-    "narrow": ("studio.train.narrow", "NarrowConfig", "narrow"),
-    "probe": ("studio.train.probe", "ProbeTrainConfig", "train_probe"),
-    "judge": ("studio.train.judge", "JudgeConfig", "judge"),
-    "teacher": ("studio.train.teacher", "TeacherTrainConfig", "train_teacher"),
-    "student": ("studio.train.student", "StudentTrainConfig", "train_student"),
-    "pretrain": ("studio.train.pretraining", "PretrainConfig", "pretrain", "PRETRAIN_PRESETS"),
-    "initialise": ("studio.train.initialisation", "InitialiseConfig", "initialise", "INITIALISE_PRESETS"),
-    "distill": ("studio.train.distillation", "DistillConfig", "distill", "DISTILL_PRESETS"),
-    "long_tune": ("studio.train.longtune", "LongTuneConfig", "long_tune", "LONG_TUNE_PRESETS"),
+    "vae": ("studio.train.vae", "train_vae"),
+    "narrow": ("studio.train.narrow", "narrow"),
+    "probe": ("studio.train.probe", "train_probe"),
+    "judge": ("studio.train.judge", "judge"),
+    "teacher": ("studio.train.teacher", "train_teacher"),
+    "student": ("studio.train.student", "train_student"),
+    "pretrain": ("studio.train.pretraining", "pretrain"),
+    "initialise": ("studio.train.initialisation", "initialise"),
+    "distill": ("studio.train.distillation", "distill"),
+    "long_tune": ("studio.train.longtune", "long_tune"),
 }
 
 
@@ -123,14 +123,15 @@ def main(arguments: list[str]) -> Any:
     choice = argparse.ArgumentParser(prog="python -m studio.train", description=__doc__)
     choice.add_argument("recipe", choices=list(RECIPES))
     recipe = choice.parse_args(arguments[:1]).recipe
-    module_name, config_name, function_name, *rest = RECIPES[recipe]
-    module = importlib.import_module(module_name)
-    presets = getattr(module, rest[0]) if rest else None
-    config, shown = configured(getattr(module, config_name), recipe, presets, arguments[1:])
+    module, name = RECIPES[recipe]
+    function = getattr(importlib.import_module(module), name)
+    presets = getattr(function, "presets", None)
+    told = typing.get_type_hints(function)["config"] if presets is None else function.config
+    config, shown = configured(told, recipe, presets, arguments[1:])
     if shown:
         report(str(config))
         return config
-    return getattr(module, function_name)(config, report)
+    return function(config, report)
 
 
 def report(line: str) -> None:

@@ -5,19 +5,16 @@ Source: Self-Forcing (Huang et al., 2025, arXiv:2506.08009); figures of LongLive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from studio.sampler import BlockPlan, make_cache, rollout
-from studio.train import runtime
 from studio.train.matching import Clip, Draw, MatchingTrainer
-from studio.train.networks import Networks, open_networks
-from studio.train.prompts import Prompts
-from studio.train.recipe import MatchingConfig, from_preset
-from studio.train.running import Playing, Run, run
+from studio.train.networks import open_networks
+from studio.train.recipe import MatchingConfig
+from studio.train.training import Training
 
 __all__ = ["DISTILL_PRESETS", "DistillConfig", "Distillation", "distill", "distill_preset"]
 
@@ -92,53 +89,12 @@ class Distillation(MatchingTrainer):
         return Clip(latents=torch.cat(blocks, dim=1).float(), text=text)
 
 
-def distill(
-    config: DistillConfig,
-    report: Callable[[str], None] = runtime.silent,
-    *,
-    networks: Networks | None = None,
-    prompts: Prompts | None = None,
-    wait: bool = True,
-    show: bool | None = None,
-    pausing: Iterable[Playing] = (),
-) -> Run:
-    """Distil a generator by self-forcing DMD; goes on from the newest checkpoint in the folder, if there is one.
-
-    Args:
-        config: The training.
-        report: Takes a line of progress now and then.
-        networks: Networks to train; `None` loads what the configuration names.
-        prompts: Prompts to train on; `None` reads what the configuration names.
-        wait: Whether to return at the end; else at once, with the training going on in the background.
-        show: Whether to show progress as a widget; `None`: in a notebook.
-        pausing: Sessions or studios that rest while it trains; all others play on beside it.
-
-    Returns:
-        The run, with its history and its networks.
-
-    Raises:
-        FileNotFoundError: If a model or file is not there.
-        ImportError: If an extra is missing.
-        MemoryError: If it will not fit, with settings that would.
-        RuntimeError: If the training diverges.
-        ValueError: If something does not fit, or the checkpoint is of another training.
-    """
-    return run(
-        Distillation(config, networks or open_networks(config), prompts), report, wait=wait, show=show, pausing=pausing
-    )
-
-
-def distill_preset(name: str, **changes: Any) -> DistillConfig:
-    """A preset's configuration.
-
-    Args:
-        name: A key of `DISTILL_PRESETS`.
-        changes: Fields to set: at least `out`, and `teacher` for the miniature.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
-    """
-    return from_preset(DistillConfig, DISTILL_PRESETS, name, changes)
+distill = Training(
+    name="distill",
+    teaches="a causal few-step generator by self-forcing DMD",
+    config=DistillConfig,
+    trainer=Distillation,
+    opens=open_networks,
+    presets=DISTILL_PRESETS,
+)
+distill_preset = distill.preset

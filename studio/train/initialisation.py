@@ -10,7 +10,7 @@ Source: ODE initialisation of CausVid (Yin et al., 2024, arXiv:2412.07772) and S
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,10 @@ from studio.train import draws, runtime
 from studio.train.dmd import guided
 from studio.train.networks import TaughtNetworks, open_teacher
 from studio.train.prompts import Prompts
-from studio.train.recipe import TrainConfig, check_number, check_whole, from_preset
+from studio.train.recipe import TrainConfig, check_number, check_whole
 from studio.train.recompute import recomputed
-from studio.train.running import Playing, Run, run
-from studio.train.trainer import Trainer
+from studio.train.trainer import LossTrainer
+from studio.train.training import Training
 
 __all__ = ["INITIALISE_PRESETS", "Initialisation", "InitialiseConfig", "initialise", "initialise_preset", "trajectory"]
 
@@ -146,7 +146,7 @@ def trajectory(solver: FlowSolver, flow: Flow, noise: Tensor, sigmas: Tensor) ->
     return torch.stack([states[place] for place in range(len(levels))]), x
 
 
-class Initialisation(Trainer):
+class Initialisation(LossTrainer):
     """The trainer of the causal initialisation.
 
     Args:
@@ -178,19 +178,6 @@ class Initialisation(Trainer):
         )
         self._student, self._teacher = self.fast(networks.generator), self.fast(networks.teacher)
         self._walked: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def step(self) -> dict[str, float]:
-        """One update on the trajectories of a batch of prompts.
-
-        Returns:
-            Loss and gradient norm.
-
-        Raises:
-            RuntimeError: If the gradient is not finite.
-        """
-        loss, norm = self.learners["generator"].update(self.loss, self.share)
-        self.finish_step()
-        return {"generator_loss": loss, "generator_norm": norm}
 
     def loss(self, micro: int) -> Tensor:
         """Squared distance of the student's jumps from the ends of the trajectories.
@@ -261,56 +248,19 @@ def _windowed(model: ModelConfig, frames: int) -> CacheConfig:
     return dataclasses.replace(cache, window=min(frames, cache.attend or frames), attend=None)
 
 
-def initialise(
-    config: InitialiseConfig,
-    report: Callable[[str], None] = runtime.silent,
-    *,
-    networks: TaughtNetworks | None = None,
-    prompts: Prompts | None = None,
-    wait: bool = True,
-    show: bool | None = None,
-    pausing: Iterable[Playing] = (),
-) -> Run:
-    """Make a causal few-step student of a teacher; goes on from the newest checkpoint in the folder, if there is one.
-
-    Args:
-        config: The training.
-        report: Takes a line of progress now and then.
-        networks: Networks to train; `None` loads what the configuration names.
-        prompts: Prompts to train on; `None` reads what the configuration names.
-        wait: Whether to return at the end; else at once, with the training going on in the background.
-        show: Whether to show progress as a widget; `None`: in a notebook.
-        pausing: Sessions or studios that rest while it trains; all others play on beside it.
-
-    Returns:
-        The run, with its history and its networks.
-
-    Raises:
-        FileNotFoundError: If a model or file is not there.
-        ImportError: If an extra is missing.
-        MemoryError: If it will not fit, with settings that would.
-        RuntimeError: If the training diverges.
-        ValueError: If something does not fit, or the checkpoint is of another training.
-    """
-    if networks is None:
-        models = load(config.generator)
-        # The teacher's own folder will do: the classes are the same, and what comes out goes block by block.
-        models = dataclasses.replace(models, config=dataclasses.replace(models.config, causal=True))
-        networks = TaughtNetworks.of(models, teacher=open_teacher(config))
-    return run(Initialisation(config, networks, prompts), report, wait=wait, show=show, pausing=pausing)
+def _open(config: InitialiseConfig) -> TaughtNetworks:
+    models = load(config.generator)
+    # The teacher's own folder will do: the classes are the same, and what comes out goes block by block.
+    models = dataclasses.replace(models, config=dataclasses.replace(models.config, causal=True))
+    return TaughtNetworks.of(models, teacher=open_teacher(config))
 
 
-def initialise_preset(name: str, **changes: Any) -> InitialiseConfig:
-    """A preset's configuration.
-
-    Args:
-        name: A key of `INITIALISE_PRESETS`.
-        changes: Fields to set: at least `out`, and `teacher` for the miniature.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
-    """
-    return from_preset(InitialiseConfig, INITIALISE_PRESETS, name, changes)
+initialise = Training(
+    name="initialise",
+    teaches="a causal few-step student where its teacher's trajectories end",
+    config=InitialiseConfig,
+    trainer=Initialisation,
+    opens=_open,
+    presets=INITIALISE_PRESETS,
+)
+initialise_preset = initialise.preset

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from studio.train.__main__ import report
 from studio.train.recipe import TrainConfig
+from studio.train.runtime import silent
+from studio.train.training import TRAININGS, training
 
 __all__ = ["launch"]
-
-_RECIPES = {
-    "PretrainConfig": ("studio.train.pretraining", "pretrain"),
-    "InitialiseConfig": ("studio.train.initialisation", "initialise"),
-    "DistillConfig": ("studio.train.distillation", "distill"),
-    "LongTuneConfig": ("studio.train.longtune", "long_tune"),
-}
 
 
 def launch(config: TrainConfig, processes: int) -> list[dict[str, float]]:
@@ -37,9 +31,9 @@ def launch(config: TrainConfig, processes: int) -> list[dict[str, float]]:
         ImportError: If accelerate is not installed.
         ValueError: If the configuration is of no training, or there is no process.
     """
-    name = type(config).__name__
-    if name not in _RECIPES:
-        raise ValueError(f"`config` must be one of {', '.join(_RECIPES)}, got {name}")
+    if _named(config) is None:
+        known = ", ".join(training(name).config.__name__ for name in TRAININGS)
+        raise ValueError(f"`config` must be one of {known}, got {type(config).__name__}")
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, got {processes}")
     try:
@@ -57,18 +51,14 @@ def launch(config: TrainConfig, processes: int) -> list[dict[str, float]]:
     return [] if found is None else json.loads((found / "state.json").read_text(encoding="utf-8"))["history"]
 
 
-def _member(config: TrainConfig) -> Any:
-    module, function = _RECIPES[type(config).__name__]
+def _named(config: Any) -> str | None:
+    return next((name for name in TRAININGS if training(name).config is type(config)), None)
+
+
+def _member(config: TrainConfig) -> None:
+    name = _named(config)
+    assert name is not None
     from accelerate import PartialState
 
     speaks = PartialState(cpu=config.device == "cpu").is_main_process
-    getattr(importlib.import_module(module), function)(config, _say if speaks else _silent, show=False)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _silent(line: str) -> None:
-    """Takes a line of progress and says nothing."""
+    training(name)(config, report if speaks else silent, show=False)

@@ -8,20 +8,19 @@ Source: LongLive (ICLR 2026), section 3.2; figures of its public configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from studio.sampler import make_cache, rollout
-from studio.train import draws, runtime
+from studio.train import draws
 from studio.train.matching import Clip, Draw, MatchingTrainer
 from studio.train.networks import Networks, open_networks
 from studio.train.prompts import Prompts
-from studio.train.recipe import MatchingConfig, from_preset
-from studio.train.running import Playing, Run, run
+from studio.train.recipe import MatchingConfig
 from studio.train.stream import Stream, chunk_plan
+from studio.train.training import Training
 
 __all__ = ["LONG_TUNE_PRESETS", "LongTuneConfig", "LongTuning", "long_tune", "long_tune_preset"]
 
@@ -239,53 +238,12 @@ class LongTuning(MatchingTrainer):
         return Stream(video=video, cache=cache, pixels=nets.vae.stream(), text=text, after=after, switch=switch)
 
 
-def long_tune(
-    config: LongTuneConfig,
-    report: Callable[[str], None] = runtime.silent,
-    *,
-    networks: Networks | None = None,
-    prompts: Prompts | None = None,
-    wait: bool = True,
-    show: bool | None = None,
-    pausing: Iterable[Playing] = (),
-) -> Run:
-    """Tune a generator on long videos; goes on from the newest checkpoint in the folder, if there is one.
-
-    Args:
-        config: The training.
-        report: Takes a line of progress now and then.
-        networks: Networks to train; `None` loads what the configuration names.
-        prompts: Prompts to train on; `None` reads what the configuration names.
-        wait: Whether to return at the end; else at once, with the training going on in the background.
-        show: Whether to show progress as a widget; `None`: in a notebook.
-        pausing: Sessions or studios that rest while it trains; all others play on beside it.
-
-    Returns:
-        The run, with its history and its networks.
-
-    Raises:
-        FileNotFoundError: If a model or file is not there.
-        ImportError: If an extra is missing.
-        MemoryError: If it will not fit, with settings that would.
-        RuntimeError: If the training diverges.
-        ValueError: If something does not fit, or the checkpoint is of another training.
-    """
-    return run(
-        LongTuning(config, networks or open_networks(config), prompts), report, wait=wait, show=show, pausing=pausing
-    )
-
-
-def long_tune_preset(name: str, **changes: Any) -> LongTuneConfig:
-    """A preset's configuration.
-
-    Args:
-        name: A key of `LONG_TUNE_PRESETS`.
-        changes: Fields to set: at least `out`, and `teacher` for the miniature.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
-    """
-    return from_preset(LongTuneConfig, LONG_TUNE_PRESETS, name, changes)
+long_tune = Training(
+    name="long_tune",
+    teaches="a generator on long videos, chunk after chunk",
+    config=LongTuneConfig,
+    trainer=LongTuning,
+    opens=open_networks,
+    presets=LONG_TUNE_PRESETS,
+)
+long_tune_preset = long_tune.preset

@@ -9,7 +9,6 @@ arXiv:2207.12598).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +19,15 @@ from studio.config import ModelConfig
 from studio.model.weights import load
 from studio.schedule import shift_sigma
 from studio.solvers import EulerSolver, solve
-from studio.train import draws, runtime
+from studio.train import draws
 from studio.train.clips import Clips, WorldClips
 from studio.train.dmd import guided
 from studio.train.networks import TrainedNetworks
-from studio.train.recipe import TrainConfig, check_number, check_whole, from_preset
+from studio.train.recipe import TrainConfig, check_number, check_whole
 from studio.train.recompute import recomputed
-from studio.train.running import Playing, Run, run
 from studio.train.runtime import sent
-from studio.train.trainer import Trainer
+from studio.train.trainer import LossTrainer
+from studio.train.training import Training
 from studio.train.worldpool import WorldPool
 
 __all__ = ["PRETRAIN_PRESETS", "PretrainConfig", "Pretraining", "pretrain", "pretrain_preset"]
@@ -123,7 +122,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Pretraining(Trainer):
+class Pretraining(LossTrainer):
     """The trainer of a bidirectional network.
 
     Args:
@@ -162,19 +161,6 @@ class Pretraining(Trainer):
                 chunk=config.chunk, renew_every=config.renew_every, switched=config.switched,
                 switch_frame=config.switch_frame, seed=config.seed, rank=self.rank,
             )  # fmt: skip
-
-    def step(self) -> dict[str, float]:
-        """One update.
-
-        Returns:
-            Loss and gradient norm.
-
-        Raises:
-            RuntimeError: If the gradient is not finite.
-        """
-        loss, norm = self.learners["generator"].update(self.loss, self.share)
-        self.finish_step()
-        return {"generator_loss": loss, "generator_norm": norm}
 
     def loss(self, micro: int) -> Tensor:
         """Mean squared error of the flow.
@@ -263,52 +249,16 @@ class Pretraining(Trainer):
         return solve(EulerSolver(config.solver_steps, shift=config.shift), flow, noise)
 
 
-def pretrain(
-    config: PretrainConfig,
-    report: Callable[[str], None] = runtime.silent,
-    *,
-    networks: TrainedNetworks | None = None,
-    clips: Clips | None = None,
-    wait: bool = True,
-    show: bool | None = None,
-    pausing: Iterable[Playing] = (),
-) -> Run:
-    """Teach a bidirectional network; goes on from the newest checkpoint in the folder, if there is one.
-
-    Args:
-        config: The training.
-        report: Takes a line of progress now and then.
-        networks: The network to train; `None` loads what the configuration names.
-        clips: What it learns from; `None`: the miniature's world.
-        wait: Whether to return at the end; else at once, with the training going on in the background.
-        show: Whether to show progress as a widget; `None`: in a notebook.
-        pausing: Sessions or studios that rest while it trains; all others play on beside it.
-
-    Returns:
-        The run, with its history and its networks; its export is a teacher for `initialise` and `distill`.
-
-    Raises:
-        FileNotFoundError: If a model or file is not there.
-        ImportError: If an extra is missing.
-        MemoryError: If it will not fit, with settings that would.
-        RuntimeError: If the training diverges.
-        ValueError: If something does not fit, or the checkpoint is of another training.
-    """
-    networks = networks or TrainedNetworks.of(load(config.generator))
-    return run(Pretraining(config, networks, clips), report, wait=wait, show=show, pausing=pausing)
+def _open(config: PretrainConfig) -> TrainedNetworks:
+    return TrainedNetworks.of(load(config.generator))
 
 
-def pretrain_preset(name: str, **changes: Any) -> PretrainConfig:
-    """A preset's configuration.
-
-    Args:
-        name: A key of `PRETRAIN_PRESETS`.
-        changes: Fields to set: at least `out`.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ValueError: If the name is unknown, or a field is unknown, missing or out of range.
-    """
-    return from_preset(PretrainConfig, PRETRAIN_PRESETS, name, changes)
+pretrain = Training(
+    name="pretrain",
+    teaches="a bidirectional network by flow matching on clips",
+    config=PretrainConfig,
+    trainer=Pretraining,
+    opens=_open,
+    presets=PRETRAIN_PRESETS,
+)
+pretrain_preset = pretrain.preset

@@ -24,7 +24,7 @@ from studio.train.recipe import TrainConfig
 from studio.train.runtime import Compiled, compiled, cosine, sent
 from studio.train.sharding import shard
 
-__all__ = ["Trainer"]
+__all__ = ["LossTrainer", "Trainer"]
 
 
 # Bytes of a text encoder that is no burden beside the networks.
@@ -293,3 +293,24 @@ class Trainer(ABC):
         with self.autocast():
             blocks = rollout(nets.generator, cache, plan, noise, nets.config.sampler, timed=False)
             return torch.cat([block.latents for block in blocks], dim=1).float()
+
+
+class LossTrainer(Trainer):
+    """A training of the generator alone, by one loss that a subclass gives; see `Trainer`."""
+
+    @abstractmethod
+    def loss(self, micro: int) -> Tensor:
+        """The loss of a micro-batch of the next update.
+
+        Args:
+            micro: Its number.
+
+        Returns:
+            A scalar.
+        """
+
+    def step(self) -> dict[str, float]:
+        """See `Trainer.step`; one update."""
+        loss, norm = self.learners["generator"].update(self.loss, self.share)
+        self.finish_step()
+        return {"generator_loss": loss, "generator_norm": norm}

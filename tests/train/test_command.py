@@ -9,6 +9,7 @@ from studio.train.__main__ import RECIPES, main
 from studio.train.distillation import DISTILL_PRESETS, distill_preset
 from studio.train.longtune import LongTuneConfig, long_tune_preset
 from studio.train.pretraining import PretrainConfig
+from studio.train.training import TRAININGS, training
 
 
 def printed(*words: str):
@@ -67,19 +68,33 @@ def test_of_several_processes_the_first_one_speaks(capsys, monkeypatch):
 
 def test_every_recipe_of_a_run_has_presets_that_build():
     common = {"out": "o", "generator": "g", "teacher": "t"}
-    for recipe in ("pretrain", "initialise", "distill", "long_tune"):
+    for recipe in TRAININGS:
         words = [word for name, value in common.items() for word in (f"--{name}", value)]
         if recipe == "pretrain":
             words = words[:-2]
         assert printed(recipe, *words).out == "o"
-        assert len(RECIPES[recipe]) == 4
+    assert set(TRAININGS) < set(RECIPES)
     assert set(DISTILL_PRESETS) == {"miniature", "pocket", "wan2.1-t2v-1.3b"}
 
 
 def test_the_public_names_are_there():
     for name in studio.train.__all__:
-        assert name == "POCKET" or getattr(studio.train, name).__name__ == name
+        found = getattr(studio.train, name)
+        if name in TRAININGS:
+            assert found is training(name) and repr(found).startswith(f"<studio.train.{name}: ")
+        elif name.endswith("_preset"):
+            assert found == training(name.removesuffix("_preset")).preset
+        else:
+            assert name == "POCKET" or found.__name__ == name
     assert studio.train.PretrainConfig is PretrainConfig and "distill" in dir(studio.train)
+
+
+def test_a_training_refuses_what_is_not_its_own():
+    mine = distill_preset("miniature", out="o", teacher="t")
+    with pytest.raises(TypeError, match="must be a LongTuneConfig, got DistillConfig"):
+        studio.train.long_tune(mine)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="clips"):
+        studio.train.distill(mine, networks=object(), clips=[])  # type: ignore[arg-type]
 
 
 def test_fresh_models_begin_a_training(tmp_path):
