@@ -1,11 +1,10 @@
-"""One network that learns: its optimiser, its gradients over micro-batches and ranks, its average."""
+"""One network that learns: its optimiser, and its gradients over micro-batches and ranks."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +17,7 @@ from studio.train.recipe import TrainConfig
 from studio.train.runtime import set_rate
 from studio.train.sharding import is_sharded, whole
 
-__all__ = ["Learner", "WeightAverage", "make_accelerator", "make_optimizer"]
-
-
-class WeightAverage:
-    """An exponential moving average of the weights that are trained, begun at a given step.
-
-    Args:
-        network: The network to follow.
-        decay: Weight of the past, in [0, 1).
-
-    Attributes:
-        weights: Parameter name to its average.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Follow the network by one update."""
-        pairs = [(self.weights[name], p) for name, p in network.named_parameters() if p.requires_grad]
-        if any(is_sharded(parameter) for _, parameter in pairs):
-            for average, parameter in pairs:
-                average.lerp_(parameter, 1 - self.decay)
-        else:
-            averages, parameters = (list(tensors) for tensors in zip(*pairs, strict=True))
-            torch._foreach_lerp_(averages, parameters, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
-
-    @contextmanager
-    def shown(self, network: nn.Module) -> Iterator[None]:
-        """Give the network its averaged weights inside, and its own ones back afterwards.
-
-        Args:
-            network: The network that is followed.
-        """
-        kept = {name: p.detach().clone() for name, p in network.named_parameters() if name in self.weights}
-        self._put(network, self.weights)
-        try:
-            yield
-        finally:
-            self._put(network, kept)
-
-    @staticmethod
-    @torch.no_grad()
-    def _put(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        mine = dict(network.named_parameters())
-        for name, value in weights.items():
-            mine[name].copy_(value)
+__all__ = ["Learner", "make_accelerator", "make_optimizer"]
 
 
 class Learner:

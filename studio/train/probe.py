@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from studio.model.probe import Probe, ProbeConfig
 from studio.model.weights import load_checked, read, write
 from studio.train import runtime
+from studio.train.averages import WeightAverage
 from studio.train.data import ClipPool, ClipSource, labels
 from studio.world import ATTRIBUTES
 
@@ -94,7 +95,7 @@ def train_probe(config: ProbeTrainConfig, report: runtime.Report = runtime.silen
     probe = Probe(sizes).to(device)
     if config.resume:
         load_checked(probe, read(Path(config.resume) / "probe.safetensors", kind="probe")[1], config.resume)
-    average = runtime.EMA(probe, config.decay)
+    average = WeightAverage(probe, config.decay, early=True)
     optimizer = torch.optim.AdamW(
         probe.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda"
     )
@@ -120,8 +121,8 @@ def train_probe(config: ProbeTrainConfig, report: runtime.Report = runtime.silen
             report(f"step {step} {budget.elapsed:.0f}s loss {loss.item():.4f} {shares} clips {pool.rendered}")
         if budget.elapsed - saved > config.save_every:
             saved = budget.elapsed
-            _save(out, sizes, average)
-    final = _save(out, sizes, average)
+            _save(out, sizes, average.twin(probe))
+    final = _save(out, sizes, average.twin(probe))
     probe.load_state_dict(final)
     metrics = {
         "recipe": runtime.recipe(config),
@@ -221,7 +222,7 @@ def evaluate(probe: Probe, config: ProbeTrainConfig, device: torch.device) -> di
     return found
 
 
-def _save(out: Path, sizes: ProbeConfig, average: runtime.EMA) -> dict[str, Tensor]:
-    state = runtime.halves(average.network.state_dict())
+def _save(out: Path, sizes: ProbeConfig, probe: Probe) -> dict[str, Tensor]:
+    state = runtime.halves(probe.state_dict())
     write(out / "probe.safetensors", state, kind="probe", config=dataclasses.asdict(sizes))
     return state

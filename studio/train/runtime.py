@@ -1,4 +1,4 @@
-"""What every training loop needs: a budget in seconds, a learning rate over it, an average, files that are never half.
+"""What every training loop needs: a budget in seconds, a learning rate over it, files that are never half.
 
 Runs are budgeted in wall-clock time, because that is what a borrowed accelerator is measured in; all schedules follow
 the fraction of the budget that is spent.
@@ -6,7 +6,6 @@ the fraction of the budget that is spent.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -19,10 +18,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = [
-    "EMA",
     "KERNELS",
     "Budget",
     "Compiled",
@@ -121,32 +119,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-class EMA:
-    """An exponential moving average of a network.
-
-    Args:
-        network: The network to follow.
-        decay: Weight of the past, in [0, 1).
-
-    Attributes:
-        network: The averaged network, in evaluation mode and without gradients.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay, self.step = decay, 0
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Follow the network by one step; the first steps average over what there is."""
-        self.step += 1
-        decay = min(self.decay, self.step / (self.step + 9))
-        theirs = [parameter.detach() for parameter in network.parameters()]
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            list(self.network.parameters()), theirs, 1 - decay
-        )
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

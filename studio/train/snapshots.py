@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from studio.train.learner import WeightAverage
+from studio.train.averages import WeightAverage
 from studio.train.sharding import spread, whole
 from studio.train.trainer import Trainer
 

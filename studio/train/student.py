@@ -4,6 +4,10 @@ The teacher solves the probability-flow ODE of every block of a clip at once, ag
 ones or, from the second round on, the student's own rollouts. The student learns to jump from the states at its few
 timesteps to the end of the trajectory, under the attention rules of the cache.
 
+Its teacher is the causal one of `studio.train.teacher`, so that trajectories go on from the student's own past and
+through switches, and first blocks are learnt apart. `initialise` takes a bidirectional teacher of any size, whose
+trajectories are of whole clips and know no past but their own.
+
 Source: ODE initialisation as in CausVid (arXiv:2412.07772) and Self-Forcing (arXiv:2506.08009).
 """
 
@@ -11,108 +15,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from studio.config import preset
 from studio.model.attention import Context
-from studio.model.dit import WanDiT
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.schedule import FlowSchedule, shift_sigma
 from studio.shapes import VideoShape
 from studio.train import runtime
-from studio.train.latents import ClipKind, LatentBatch, LatentPool, default_kinds
-from studio.train.ranks import Ranks
+from studio.train.averages import WeightAverage
+from studio.train.byclock import ClockConfig, ClockTrainer, counted, load_networks, save_networks
+from studio.train.latents import ClipKind, LatentBatch
+from studio.train.recipe import check_whole
 from studio.train.runtime import sent
-from studio.train.teacher import ContextTable, counted, load_networks, load_vae, save_networks, sized
 
 __all__ = ["StudentTrainConfig", "train_student"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentTrainConfig:
-    """Distillation of the student.
+class StudentTrainConfig(ClockConfig):
+    """Distillation of the student; see `ClockConfig` for all other fields.
 
     Args:
-        out: Folder of the results.
-        vae: Folder with `vae.safetensors`.
         teacher: Folder with the teacher.
         resume: Folder with a student to go on from, or `None` to begin with the teacher's weights.
-        seconds: Wall-clock budget.
         rounds: Rounds of collecting trajectories and learning them.
         collect: Share of each round's time spent on collecting.
         own: Share of trajectories against the student's own rollouts, from the second round on, or at once on `resume`.
-        model: Preset that is trained.
-        batch: Clips a step and process.
-        openings: Openings a step on openings and process.
-        opening_every: One step in so many is on openings; 0 for none.
         collect_batch: Clips solved together.
         collect_openings: Openings solved together.
-        frames: Latent frames of a clip.
-        pool: Rendered clips kept.
-        fill: Rendered clips made before the first round.
-        chunk: Clips rendered together.
-        opening_pool: Rendered openings kept.
         trajectories: Clips whose trajectories are kept.
         opening_trajectories: Openings whose trajectories are kept.
         solver_steps: Euler steps of a trajectory; a multiple of the student's spacing.
         guidance: Classifier-free guidance of the teacher: 1 is none.
-        rate: Peak learning rate.
-        decay: Of the averaged weights.
-        context_noise: Largest noise level of rendered clean frames.
         own_noise: Largest noise level of the student's own frames.
-        seed: Seed of everything.
-        device: Where it runs; `None`: the GPU if there is one.
-        fast: Compile on a GPU.
-        kernels: How the networks are compiled for clips: a key of `runtime.KERNELS`.
-        opening_kernels: The same for openings.
 
     Raises:
         ValueError: If a share or number is out of range.
     """
 
-    out: str
-    vae: str
     teacher: str
-    resume: str | None = None
     seconds: float = 420.0
+    resume: str | None = None
     rounds: int = 3
     collect: float = 0.4
     own: float = 0.6
-    model: str = "miniature"
-    batch: int = 48
-    openings: int = 384
-    opening_every: int = 3
     collect_batch: int = 128
     collect_openings: int = 768
-    frames: int = 21
-    pool: int = 4096
-    fill: int = 2048
-    chunk: int = 32
-    opening_pool: int = 65536
     trajectories: int = 16384
     opening_trajectories: int = 65536
     solver_steps: int = 20
     guidance: float = 2.5
-    rate: float = 3e-4
-    decay: float = 0.998
-    context_noise: float = 0.1
     own_noise: float = 0.03
-    seed: int = 0
-    device: str | None = None
-    fast: bool = True
-    kernels: str = "fused"
-    opening_kernels: str = "looped"
 
     def __post_init__(self) -> None:
-        runtime.check_kernels(self)
+        super().__post_init__()
         if not 0 < self.collect < 1 or not 0 <= self.own <= 1:
             raise ValueError(f"`collect` must lie in (0, 1) and `own` in [0, 1], got {self.collect} and {self.own}")
-        if self.rounds < 1 or self.solver_steps < 1:
-            raise ValueError(f"`rounds` and `solver_steps` must be at least 1, got {self.rounds}, {self.solver_steps}")
+        for name in ("rounds", "solver_steps"):
+            check_whole(self, name, 1)
 
 
 def train_student(config: StudentTrainConfig, report: runtime.Report = runtime.silent) -> dict[str, Any]:
@@ -185,22 +148,18 @@ class _Trajectories:
         return [kind for kind, rows in self.rows.items() if rows]
 
 
-class _Trainer:
+class _Trainer(ClockTrainer):
+    config: StudentTrainConfig
+
     def __init__(self, config: StudentTrainConfig, report: runtime.Report) -> None:
-        self.config, self.report, self.out = config, report, Path(config.out)
-        self.ranks = Ranks(config.device)
-        self.device = self.ranks.device
-        seed = self.ranks.seed(config.seed)
-        torch.manual_seed(seed)
-        torch.set_float32_matmul_precision("high")
-        vae = load_vae(config.vae, self.device)
-        self.model = sized(preset(config.model), vae.config)
-        self.sampler, self.block = self.model.sampler, self.model.sampler.block
+        super().__init__(config, report)
+        self.sampler = self.model.sampler
         self.teacher, self.text = load_networks(config.teacher, self.model, self.device)
         self.teacher.eval().requires_grad_(False)
         self.text.eval().requires_grad_(False)
         self.student, _ = load_networks(config.resume or config.teacher, self.model, self.device)
-        self.average = runtime.EMA(self.student, config.decay)
+        self.average = WeightAverage(self.student, config.decay, early=True)
+        self.averaged = self.average.twin(self.student)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0,
             fused=self.device.type == "cuda",
@@ -208,31 +167,17 @@ class _Trainer:
         self.schedule = FlowSchedule(shift=self.sampler.shift).to(self.device)
         self.timesteps = self.schedule.warp(self.sampler.steps).to(self.device)
         self.grid = self._grid()
-        self.contexts = ContextTable(self.model, config.frames, self.device)
-        capacity = self.model.cache.capacity or config.frames
-        kinds = default_kinds(min(capacity, config.frames - self.block), self.block)
-        self.pool = LatentPool(
-            self.model, vae, frames=config.frames, kinds=kinds, capacity=config.pool, seed=seed + 7,
-            openings=config.opening_pool if config.opening_every else 0, chunk=config.chunk, fast=config.fast,
-        )  # fmt: skip
+        self.pool = self.world(openings=config.opening_pool if config.opening_every else 0, seed=7)
         size = VideoShape.of(self.model).latents(1, config.frames)[1:]
         text = (self.model.text.text_len, self.model.text.dim)
         self.store = _Trajectories(config.trajectories, len(self.timesteps), size, text, self.device)
         size = VideoShape.of(self.model).latents(1, self.block)[1:]
         room = config.opening_trajectories if config.opening_every else 0
         self.opening_store = _Trajectories(room, len(self.timesteps), size, text, self.device, clean=False)
-        self.solve, self.forward = (
-            runtime.compiled(network, self.device, config.fast, config.kernels)
-            for network in (self.teacher, self.student)
-        )
-        self.solve_openings, self.forward_openings = (
-            runtime.compiled(network, self.device, config.fast, config.opening_kernels)
-            for network in (self.teacher, self.student)
-        )
+        self.solve, self.solve_openings = self.fast(self.teacher)
+        self.forward, self.forward_openings = self.fast(self.student)
         self.blank = self.text.encode([""])
-        self.history: list[dict[str, float]] = []
         self.steps, self.collected = 0, 0
-        self.budget: runtime.Budget | None = None
 
     def _grid(self) -> Tensor:
         """Noise levels of a trajectory, in which every one of the student's occurs."""
@@ -248,9 +193,7 @@ class _Trainer:
 
     def run(self) -> None:
         config = self.config
-        while self.pool.rendered < config.fill:
-            self.pool.refill()
-        self.budget = runtime.Budget(config.seconds, agree=self.ranks.agree)
+        self.begin()
         for index in range(config.rounds):
             # The first round also pays for compiling, the last is the longest: later trajectories are the better ones.
             share = [(i + 2) for i in range(config.rounds)]
@@ -263,30 +206,13 @@ class _Trainer:
 
     def finish(self) -> dict[str, Any]:
         self._save()
-        metrics = {
-            "recipe": runtime.recipe(self.config),
-            "steps": self.steps,
-            "trajectories": self.collected * self.ranks.world,
-            "processes": self.ranks.world,
-            "seconds": round(self.budget.elapsed, 1) if self.budget else 0.0,
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            "torch": torch.__version__,
-            "mode": self.forward.mode,
-            "error": self.forward.error or self.solve.error,
-            "history": self.history,
-        }
-        if self.ranks.main:
-            runtime.write_json(self.out / "student.json", metrics)
-        self.ranks.leave()
-        return metrics
+        return self.close(
+            "student", self.solve, steps=self.steps, trajectories=self.collected * self.ranks.world
+        )  # fmt: skip
 
     def _save(self) -> None:
         if self.ranks.main:
-            save_networks(self.out, self.model, self.average.network, self.text)
-
-    def _say(self, line: str) -> None:
-        if self.ranks.main:
-            self.report(line)
+            save_networks(self.out, self.model, self.averaged, self.text)
 
     # -- collecting -----------------------------------------------------------------------------------------------
 
@@ -310,7 +236,7 @@ class _Trainer:
             if self.config.opening_every:
                 self._collect_openings()
         seconds = self.budget.elapsed - began
-        self._say(f"collected {self.collected - first} clips' trajectories in {seconds:.0f}s, own {own}, "
+        self.report(f"collected {self.collected - first} clips' trajectories in {seconds:.0f}s, own {own}, "
                     f"{self.solve.mode} {self.solve.error}")  # fmt: skip
 
     def _collect_openings(self) -> None:
@@ -363,8 +289,7 @@ class _Trainer:
                 yield BlockPlan(text=old if switch is not None and first < switch else text, policy=policy)
 
         with runtime.autocast(self.device):
-            student = cast(WanDiT, self.average.network)
-            blocks = rollout(student, cache, plan(), noise, self.sampler, schedule=self.schedule, timed=False)
+            blocks = rollout(self.averaged, cache, plan(), noise, self.sampler, schedule=self.schedule, timed=False)
             return torch.cat([block.latents.float() for block in blocks], dim=1)
 
     # -- learning -------------------------------------------------------------------------------------------------
@@ -382,7 +307,7 @@ class _Trainer:
                 loss = torch.stack(recent).mean().item()
                 recent = []
                 self.history.append({"step": self.steps, "seconds": round(self.budget.elapsed, 1), "loss": loss})
-                self._say(f"step {self.steps} {self.budget.elapsed:.0f}s loss {loss:.4f} {self.forward.mode} "
+                self.report(f"step {self.steps} {self.budget.elapsed:.0f}s loss {loss:.4f} {self.forward.mode} "
                             f"{self.forward.error}")  # fmt: skip
 
     def _step(self) -> Tensor:

@@ -16,7 +16,8 @@ from studio.model.vae import set_convolutions
 from studio.sampler import BlockPlan, Noise, NoiseSource, make_cache, rollout
 from studio.shapes import VideoShape
 from studio.train import draws
-from studio.train.learner import Learner, WeightAverage, make_accelerator
+from studio.train.averages import WeightAverage
+from studio.train.learner import Learner, make_accelerator
 from studio.train.lora import add_lora, merged_state
 from studio.train.networks import TrainedNetworks
 from studio.train.prompts import Prompts, WorldPrompts, read_prompts

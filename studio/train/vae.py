@@ -16,6 +16,7 @@ from studio.config import VAEConfig, from_dict, preset, to_dict
 from studio.model.vae import VideoVAE, set_convolutions
 from studio.model.weights import load_checked, read, write
 from studio.train import runtime
+from studio.train.averages import WeightAverage
 from studio.train.data import ClipPool, ClipSource
 from studio.train.losses import kl, reconstruction
 from studio.world import canonical_caption
@@ -153,7 +154,7 @@ class _Trainer:
                 for part in (self.vae.encoder, self.vae.conv1):
                     part.requires_grad_(False)
         self.trained = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
-        self.average = runtime.EMA(self.vae, config.decay)
+        self.average = WeightAverage(self.vae, config.decay, early=True)
         self.optimizer = torch.optim.AdamW(
             self.trained,
             lr=config.rate,
@@ -299,7 +300,7 @@ class _Trainer:
     def _measured_vae(self, clips: int) -> VideoVAE:
         averaged = VideoVAE(self.sizes).to(self.device).eval().requires_grad_(False)
         # Rounded as they are stored, so that the figures belong to the file.
-        averaged.load_state_dict(runtime.halves(self.average.network.state_dict()))
+        averaged.load_state_dict(runtime.halves(self.average.twin(self.vae).state_dict()))
         if self.kept is not None:
             return averaged.rescaled(self.kept.mean, self.kept.std)
         mean, std = latent_statistics(averaged, self.config, self.device, clips)

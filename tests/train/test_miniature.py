@@ -11,10 +11,11 @@ import torch
 from studio.config import TextConfig, VAEConfig, from_dict, preset, to_dict
 from studio.model.vae import VideoVAE
 from studio.model.weights import read, write
+from studio.train.byclock import load_networks, load_vae, sized
 from studio.train.latents import ClipKind, LatentPool, default_kinds
 from studio.train.narrow import NarrowConfig, narrow, narrowed
 from studio.train.student import StudentTrainConfig, train_student
-from studio.train.teacher import TeacherTrainConfig, load_networks, load_vae, sized, train_teacher
+from studio.train.teacher import TeacherTrainConfig, train_teacher
 from studio.world import Scene
 
 WHOLE = preset("miniature")
@@ -35,8 +36,7 @@ SMALL = dataclasses.replace(
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """A folder with a VAE, and a preset that trains in moments."""
-    for module in ("teacher", "student"):
-        monkeypatch.setattr(f"studio.train.{module}.preset", lambda name: SMALL)
+    monkeypatch.setattr("studio.train.byclock.preset", lambda name: SMALL)
     torch.manual_seed(0)
     folder = tmp_path / "vae"
     folder.mkdir()
@@ -171,7 +171,8 @@ def test_teacher_then_student(small, tmp_path):
     ("change", "message"),
     [
         ({"opening_phase": 1.0}, "`opening_phase` must lie in"),
-        ({"openings": 0}, "`openings` must be at least 1"),
+        ({"openings": 0}, "`openings` must be a whole number of at least 1"),
+        ({"context_noise": 1.0}, "`context_noise` must lie in"),
         ({"kernels": "quick"}, "`kernels` must be one of eager, fused, looped"),
     ],
 )
