@@ -250,13 +250,14 @@ class Notebook:
 
     def settled(self) -> None:
         """Wait until nothing in the studios is on its way to another place, and the page was painted since."""
-        self.page.wait_for_function(
-            """() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(
-                [...document.querySelectorAll('.ls-studio')].every((root) =>
-                    root.getAnimations({ subtree: true }).every((one) => one.playState !== 'running')
-                    && root.querySelector('.ls-easing') === null)))))""",
-            timeout=60_000,
-        )
+        # Asked again and again from here: a wait for a function takes the promise itself for an answer.
+        still = """() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(
+            [...document.querySelectorAll('.ls-studio')].every((root) =>
+                root.getAnimations({ subtree: true }).every((one) => one.playState !== 'running')
+                && root.querySelector('.ls-easing') === null)))))"""
+        end = time.monotonic() + 60
+        while not self.page.evaluate(still):
+            assert time.monotonic() < end, "something in a studio moved for 60 s"
 
     def theme(self, name: str) -> None:
         """Change JupyterLab's theme and wait until the studios have its colours."""

@@ -19,6 +19,7 @@ export class GazeView {
   private wanted: [number, number, number] | null = null;
   private readonly pins: PinBar;
   private key = "";
+  private asked = "";
   private drawing = 0;
 
   constructor(private readonly store: Store) {
@@ -40,6 +41,7 @@ export class GazeView {
     this.body.classList.toggle("ls-blank", reading === undefined);
     if (reading === undefined) return;
     this.pins.update();
+    this.follow(reading);
     for (const figure of this.seen.children) (figure as HTMLElement).dataset.on = String((figure as HTMLElement).dataset.frame === String(store.pointed));
     this.away.style.visibility = this.wanted === null && reading.point === null ? "hidden" : "visible";
     const key = JSON.stringify([reading.take, reading.block, reading.point, this.wanted, store.pin, store.again, reading.gaze.length]);
@@ -121,11 +123,28 @@ export class GazeView {
     this.wanted = point;
     const { store } = this;
     const [frame, row, column] = point ?? [null, null, null];
-    // While blocks come, the next one reads it; of one that is looked back on it has to be read anew.
-    const resting = !["playing", "warming"].includes(store.source) || store.block !== store.readings.latest?.block;
-    const block = point !== null && resting && store.hello?.looks_back === true ? store.reading?.block ?? null : null;
+    const block = point !== null && this.past ? store.reading?.block ?? null : null;
+    this.asked = `${store.reading?.take} ${block} ${point}`;
     void store.command("look", { frame, row, column, block });
     this.update();
+  }
+
+  /** Whether the block in sight has to be read anew: while blocks come, the next one reads the point. */
+  private get past(): boolean {
+    const { hello, source, block, readings } = this.store;
+    return hello?.looks_back === true && (!["playing", "warming"].includes(source) || block !== readings.latest?.block);
+  }
+
+  /** The point stays when somebody looks back on a block that was made before it was asked for. */
+  private follow(reading: Reading): void {
+    const { store, wanted } = this;
+    if (wanted === null || String(wanted) === String(reading.point)) return;
+    if (!store.paused || store.again.busy || !this.past) return;
+    const [frame, row, column] = wanted;
+    const asked = `${reading.take} ${reading.block} ${wanted}`;
+    if (asked === this.asked || frame >= reading.own.length) return;
+    this.asked = asked;
+    void store.command("look", { frame, row, column, block: reading.block });
   }
 
   private drawSeen(reading: Reading, drawing: number): void {
