@@ -47,6 +47,7 @@ export class TimelineView {
   private readonly paints: Paints;
   private named: Marker | null = null;
   private scheduled = false;
+  private focusing = false;
   private width = 0;
 
   constructor(private readonly store: Store, reuse: (prompt: string) => void) {
@@ -129,10 +130,11 @@ export class TimelineView {
     }
     const moves = event.key === "ArrowDown" || event.key === "ArrowUp";
     if (!this.desk.key(event)) return false;
-    // The focus goes with the choice, so that it can be seen and read aloud.
+    // The focus goes with the choice, so that it can be seen and read aloud: with the next picture, however many keys
+    // come before it.
     if (moves) {
-      this.draw();
-      this.segments.focus();
+      this.focusing = true;
+      this.schedule();
     }
     return true;
   }
@@ -141,6 +143,8 @@ export class TimelineView {
     this.desk.update();
     this.past.update();
     this.draw();
+    if (this.focusing) this.segments.focus();
+    this.focusing = false;
   }
 
   /** The playhead moves with every frame; the rest only where the axis runs under it. */
