@@ -21,8 +21,6 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 START_S, KERNEL_S = 90, 90
-# After this long a page that should have shown something is looked at.
-STUCK_S = 30
 # Without WebGL: a software GPU would take a core of its own from what is measured here.
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 
@@ -166,16 +164,12 @@ class Notebook:
         self.wait_idle()
 
     def wait_idle(self) -> None:
-        """Wait until the notebook is there and the kernel has nothing to do; a page that hangs is loaded once more."""
+        """Wait until the notebook is there and the kernel has nothing to do."""
         idle = """() => {
             const widget = window.jupyterapp?.shell?.currentWidget;
             return widget?.context?.isReady && widget.sessionContext?.session?.kernel?.status === 'idle';
         }"""
-        try:
-            self.page.wait_for_function(idle, timeout=STUCK_S * 1000, polling=200)
-        except Exception:
-            self.page.goto(self.url.removesuffix("?reset"), wait_until="domcontentloaded")
-            self.page.wait_for_function(idle, timeout=KERNEL_S * 1000, polling=200)
+        self.page.wait_for_function(idle, timeout=KERNEL_S * 1000, polling=200)
 
     @property
     def running(self) -> bool:
@@ -194,26 +188,11 @@ class Notebook:
     def until(self, script: str, what: str, timeout_s: float = 60) -> Any:
         """Wait until a script gives something true, and return it."""
         try:
-            return self.page.wait_for_function(script, timeout=min(timeout_s, STUCK_S) * 1000, polling=50).json_value()
-        except Exception:
-            self._unstick()
-        try:
             return self.page.wait_for_function(script, timeout=timeout_s * 1000, polling=50).json_value()
         except Exception as error:
             raise AssertionError(
                 f"{what} did not happen within {timeout_s} s; console: {self.errors[-5:]}; page: {self.picture()}"
             ) from error
-
-    def _unstick(self) -> None:
-        """Do as a person does whose JupyterLab goes on saying "Loading widget...": save, and load the page again.
-
-        In about one of twenty loads JupyterLab never gets a widget's state from the kernel, before any of the widget's
-        own code is asked for.
-        """
-        if self.page.evaluate("() => document.body.innerText.includes('Loading widget...')"):
-            self.command("docmanager:save", wait=True)
-            self.page.goto(self.url.removesuffix("?reset"), wait_until="domcontentloaded")
-            self.wait_idle()
 
     def picture(self) -> str:
         """Save what the page shows, for whoever reads of a failure; where, or why not."""
