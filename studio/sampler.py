@@ -8,9 +8,12 @@ Source: Self-Forcing (arXiv:2506.08009) for the cached few-step rollout; LongLiv
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +59,7 @@ class Block:
         latents: Clean latents `[B, block, C, H, W]`; with gradient if the plan asked for it.
         prompt: Index of the prompt in force.
         policy: The switch taken at its start, or `None`.
-        seconds: Wall-clock seconds of "recache", "denoise" and "commit".
+        seconds: Seconds of "recache", "denoise" and "commit"; asking for them waits for a GPU to end the block.
     """
 
     index: int
@@ -64,7 +67,7 @@ class Block:
     latents: Tensor
     prompt: int
     policy: Policy | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 Noise = Callable[[int, int], Tensor]
@@ -101,7 +104,10 @@ class NoiseSource:
             Standard normal noise of the source's shape.
         """
         generator = torch.Generator().manual_seed(_mix(self.seed, block, step))
-        return torch.randn(self.shape, generator=generator).to(self.device, self.dtype)
+        # From pinned memory a GPU fetches it by itself, while this thread goes on to queue what needs it.
+        pinned = torch.device(self.device).type == "cuda"
+        drawn = torch.randn(self.shape, generator=generator, pin_memory=pinned)
+        return drawn.to(self.device, non_blocking=pinned).to(self.dtype)
 
 
 def _mix(*parts: int) -> int:
@@ -280,17 +286,56 @@ def switch(dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: Sampl
 
 
 class _Stopwatch:
-    """Splits wall-clock time between the parts of a block; waits for the device so that the split is true."""
+    """Splits the time of a block between its parts.
 
-    def __init__(self, device: torch.device, waits: bool) -> None:
-        self._device, self._waits, self._last = device, waits, time.perf_counter()
+    A GPU notes its own times as it comes by, so that it is never waited for and never stands still between two parts.
+    """
 
-    def split(self) -> float:
-        if self._waits and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        elapsed, self._last = now - self._last, now
-        return elapsed
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._names = device, list[str | None]()
+        self._marks: list[Any] = [self._mark()]
+
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        with torch.cuda.device(self._device):
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        return event
+
+    def split(self, name: str | None) -> None:
+        """Note that a part has ended; one without a name is not told."""
+        self._marks.append(self._mark())
+        self._names.append(name)
+
+    def read(self) -> dict[str, float]:
+        """Seconds of each part; on a GPU this waits for the last."""
+        if self._device.type != "cuda":
+            spans = [after - before for before, after in pairwise(self._marks)]
+        else:
+            self._marks[-1].synchronize()
+            spans = [before.elapsed_time(after) / 1000 for before, after in pairwise(self._marks)]
+        return {name: span for name, span in zip(self._names, spans, strict=True) if name}
+
+
+class _Seconds(Mapping[str, float]):
+    """What a stopwatch says, read when somebody asks."""
+
+    def __init__(self, watch: _Stopwatch) -> None:
+        self._watch = watch
+
+    @functools.cached_property
+    def _read(self) -> dict[str, float]:
+        return {"recache": 0.0, **self._watch.read()}
+
+    def __getitem__(self, part: str) -> float:
+        return self._read[part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
 
 
 def rollout(
@@ -302,7 +347,6 @@ def rollout(
     *,
     schedule: FlowSchedule | None = None,
     tap: Tap | None = None,
-    timed: bool = True,
 ) -> Iterator[Block]:
     """Roll out a video block by block.
 
@@ -317,23 +361,20 @@ def rollout(
         sampler: Steps and block size.
         schedule: The flow schedule; `None` makes the sampler's own.
         tap: Listener to each block's exit step.
-        timed: Whether a GPU is waited for, so that each block's `seconds` are true.
 
     Yields:
         One finished and committed block after the other.
     """
-    schedule = schedule or FlowSchedule(shift=sampler.shift)
+    schedule = schedule or FlowSchedule(shift=sampler.shift).to(cache.device)
     condition: Condition | None = None
     source: Tensor | None = None
     for entry in plan:
-        watch = _Stopwatch(cache.device, timed)
+        watch = _Stopwatch(cache.device)
         with torch.no_grad():
             if condition is None or source is not entry.text:
                 condition, source = dit.condition(entry.text), entry.text
             switch(dit, cache, condition, sampler, entry)
-        seconds = {"recache": watch.split() if entry.policy == "recache" else 0.0}
-        if entry.policy != "recache":
-            watch.split()
+        watch.split("recache" if entry.policy == "recache" else None)
         first = cache.end
         with torch.no_grad():
             latents = denoise_block(
@@ -347,14 +388,14 @@ def rollout(
                 gradient=entry.gradient,
                 tap=tap,
             )
-        seconds["denoise"] = watch.split()
+        watch.split("denoise")
         commit(dit, cache, latents, condition, sampler, prompt=entry.prompt)
-        seconds["commit"] = watch.split()
+        watch.split("commit")
         yield Block(
             index=first // cache.block,
             first_frame=first,
             latents=latents,
             prompt=entry.prompt,
             policy=entry.policy,
-            seconds=seconds,
+            seconds=_Seconds(watch),
         )

@@ -78,12 +78,14 @@ class FlowSchedule:
         bell = torch.exp(-2 * ((self.timesteps - TRAIN_STEPS / 2) / TRAIN_STEPS) ** 2)
         bell = bell - bell.min()
         self.weights = bell * (count / bell.sum())
+        self._warped: dict[tuple[int, ...], Tensor] = {}
 
     def to(self, device: torch.device | str) -> FlowSchedule:
         """Move the tables to a device, in place; returns itself."""
         self.sigmas, self.timesteps, self.weights = (
             table.to(device) for table in (self.sigmas, self.timesteps, self.weights)
         )
+        self._warped = {}
         return self
 
     def index(self, timestep: Tensor) -> Tensor:
@@ -115,8 +117,12 @@ class FlowSchedule:
         Returns:
             `[len(steps)]` float32 timesteps from the table.
         """
-        table = torch.cat([self.timesteps, self.timesteps.new_zeros(1)])
-        return table[len(self.timesteps) - torch.tensor(list(steps), device=table.device)]
+        if (asked := tuple(steps)) not in self._warped:
+            table = torch.cat([self.timesteps, self.timesteps.new_zeros(1)])
+            # Kept, because what is sent to a GPU anew would wait for all of its work.
+            with torch.inference_mode(False):
+                self._warped[asked] = table[len(self.timesteps) - torch.tensor(asked, device=table.device)].clone()
+        return self._warped[asked]
 
     def add_noise(self, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """Mix clean latents with noise.

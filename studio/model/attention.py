@@ -101,7 +101,7 @@ class CachedContext:
         q = rotate(q, call.query_turn)
         if call.key_turn is None:
             k = rotate(k, call.query_turn)
-        keys, values = self._placed(layer, k[:, call.stored], v[:, call.stored])
+        keys, values = self.placed(layer, k, v)
         if call.key_turn is not None:
             keys = rotate(keys, call.key_turn)
         if tap is not None:
@@ -128,16 +128,24 @@ class CachedContext:
         whole = isinstance(own, slice) and stored.start == 0 and own.stop - own.start == stored.stop
         return whole and stored.stop == len(self.call.query_turn[0]) and not self._held
 
-    def seen(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys, turned, and values that the pass sees in a layer, `[B, visible, N, D]` each.
+    def held(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values as they are held of what the pass sees in a layer, `[B, visible, N, D]` views each.
 
         Args:
             layer: The layer.
         """
-        keys, values = (side[layer][:, self.call.visible] for side in (self.cache.keys, self.cache.values))
-        return keys if self.call.key_turn is None else rotate(keys, self.call.key_turn), values
+        visible = self.call.visible
+        return self.cache.keys[layer][:, visible], self.cache.values[layer][:, visible]
 
-    def _placed(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def placed(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the pass's own keys, turned if they are held so, and values; what it sees then, as `held`.
+
+        Args:
+            layer: The layer.
+            k: Keys of all of the pass's tokens `[B, L, N, D]`; those are stored that the call says.
+            v: Values, likewise.
+        """
+        k, v = k[:, self.call.stored], v[:, self.call.stored]
         own, visible = self.call.own, self.call.visible
         keys, values = self._held.get(layer) or (self.cache.keys[layer], self.cache.values[layer])
         if torch.is_grad_enabled():

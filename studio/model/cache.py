@@ -129,6 +129,11 @@ class KVCache:
         return self._recent.device
 
     @property
+    def length(self) -> int:
+        """Tokens that a layer holds when it is full."""
+        return self.capacity * self.tokens
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated, constant for the cache's life."""
         tensors = [*self.keys, *self.values, self._recent]
@@ -365,7 +370,7 @@ class KVCache:
         return Slot(role=role, frame=frame, prompt=prompt, written=written, block=self.end // self.block)
 
     def _token_index(self, slots: list[int]) -> Tensor:
-        starts = torch.tensor(slots, device=self.device) * self.tokens
+        starts = _sent(slots, self.device) * self.tokens
         return (starts[:, None] + torch.arange(self.tokens, device=self.device)).flatten()
 
     def _tokens(self, slots: list[int]) -> slice | Tensor:
@@ -374,7 +379,7 @@ class KVCache:
         return self._token_index(slots)
 
     def _turn(self, positions: list[int]) -> Rotary:
-        return rotary(torch.tensor(positions, device=self.device), *self.grid, self.head_dim)
+        return rotary(_sent(positions, self.device), *self.grid, self.head_dim)
 
     def _call(self, frames: list[int], own: list[int], stored: slice, recache: bool = False) -> CacheCall:
         stop = min(frames[-1] + 1 - self.origin, self.capacity)
@@ -407,3 +412,12 @@ class KVCache:
         holds = torch.tensor(keys, device=self.device) // self.block
         frames = asks[:, None] >= holds[None, :]
         return frames.repeat_interleave(self.tokens, 0).repeat_interleave(self.tokens, 1)
+
+
+def _sent(numbers: list[int], device: torch.device) -> Tensor:
+    """Whole numbers on a device, without waiting for it."""
+    first, count = numbers[0], len(numbers)
+    if numbers == list(range(first, first + count)):
+        return torch.arange(first, first + count, device=device)
+    pinned = device.type == "cuda"
+    return torch.tensor(numbers, pin_memory=pinned).to(device, non_blocking=pinned)

@@ -18,6 +18,7 @@ from studio.model.attention import CachedContext, Context, FullContext, Tap
 from studio.model.backends import Backend
 from studio.model.fused import Fused
 from studio.model.layers import Block, Head, PromptKV, sinusoid
+from studio.model.replay import Replays
 from studio.model.rope import rotary
 
 __all__ = ["Condition", "WanDiT"]
@@ -42,6 +43,7 @@ class WanDiT(nn.Module):
 
     Attributes:
         fused: Runs the blocks over the cache faster, see `fuse`; `None`: they run one by one.
+        replays: Replays passes over the cache that were recorded, see `fuse`; `None`: each is run as it is.
 
     Source: Wan2.1, `wan/modules/model.py`; state-dict keys are the official ones.
     """
@@ -60,6 +62,7 @@ class WanDiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
         self.fused: Fused | None = None
+        self.replays: Replays | None = None
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -76,18 +79,21 @@ class WanDiT(nn.Module):
                     nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
-    def fuse(self, *, compiled: bool = True) -> WanDiT:
+    def fuse(self, *, compiled: bool = True, recorded: bool = False) -> WanDiT:
         """From now on run the blocks over the cache in few large pieces: faster, the same up to rounding.
 
         Call it when the weights are in their place and type; moving or replacing them afterwards needs another call.
 
         Args:
             compiled: Whether the pieces are compiled; the first pass then takes a minute.
+            recorded: Whether passes that come by again are recorded and replayed as CUDA graphs. Where that fails they
+                are run as they are, and `replays.fault` says why.
 
         Returns:
             The network itself.
         """
         self.fused = Fused(self.blocks, compiled=compiled)
+        self.replays = Replays(self._run, self) if recorded else None
         return self
 
     @property
@@ -157,18 +163,27 @@ class WanDiT(nn.Module):
         """
         self._check(x, timestep)
         condition = text if isinstance(text, Condition) else self.condition(text)
-        rows, columns = self.grid(x)
         if context is None:
             positions = torch.arange(x.shape[1], device=x.device)
-            context = FullContext(rotary(positions, rows, columns, self.config.head_dim))
+            context = FullContext(rotary(positions, *self.grid(x), self.config.head_dim))
+        if self.replays is not None and tap is None and self.replays.runs(context):
+            replayed = self.replays(x, timestep, condition, cast(CachedContext, context), self.backend)
+            if replayed is not None:
+                return replayed
+        return self._run(x, timestep, condition.layers, context, tap)
+
+    def _run(
+        self, x: Tensor, timestep: Tensor, prompt: tuple[PromptKV, ...], context: Context, tap: Tap | None = None
+    ) -> Tensor:
         time, modulation = self.embed_time(timestep)
         tokens = self._patchify(x)
         if self.fused is not None and self.fused.runs(context):
-            tokens = self.fused(tokens, modulation, condition.layers, cast(CachedContext, context), tap)
+            tokens = self.fused(tokens, modulation, prompt, cast(CachedContext, context), tap)
         else:
             for layer, block in enumerate(self.blocks):
-                tokens = block(tokens, modulation, condition.layers[layer], context, layer, tap)
+                tokens = block(tokens, modulation, prompt[layer], context, layer, tap)
         _, height, width = self.config.patch
+        rows, columns = self.grid(x)
         return rearrange(
             self.head(tokens, time),
             "b (f h w) (p q c) -> b f c (h p) (w q)",

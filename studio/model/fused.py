@@ -17,14 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from studio.model.attention import CachedContext, Tap
+from studio.model.compiling import compiled_anew
 from studio.model.layers import Block, PromptKV, gate, modulate
 from studio.model.quantize import stacked
-from studio.model.rope import rotate
+from studio.model.rope import Rotary, rotate
 
 __all__ = ["Fused"]
 
 # Compiled kernels are made for one shape each; the block's own comes first, others have to be worth it.
 _SHAPES = 4
+
+Written = tuple[Tensor, Tensor] | None
 
 
 class Fused:
@@ -36,18 +39,23 @@ class Fused:
     Args:
         blocks: The transformer's blocks, already on their device and in their type.
         compiled: Whether `torch.compile` makes kernels of the pieces; else they run as they are written.
+
+    Attributes:
+        settled: Whether no further shape is worth compiling, as after warming up: it would hold up a video. Other
+            shapes then run as they are written.
     """
 
     def __init__(self, blocks: nn.ModuleList, *, compiled: bool = True) -> None:
         self._blocks = [cast(Block, block) for block in blocks]
         self._side_by_side = [stacked((b.self_attn.q, b.self_attn.k, b.self_attn.v)) for b in self._blocks]
-        self._plain = (_enter, _middle, _joint, _leave)
+        self._plain = (_enter, _middle, _joint, _leave, rotate)
         self._made = tuple(_compiled(piece) if compiled else piece for piece in self._plain)
         self._shapes: set[tuple[int, ...]] = set()
+        self.compiled, self.settled = compiled, False
 
     def runs(self, context: Any) -> bool:
-        """Whether it can run a pass: one over the cache, without gradients, whose frames lie side by side."""
-        return isinstance(context, CachedContext) and not torch.is_grad_enabled() and context.plain
+        """Whether it can run a pass: one over the cache, without gradients."""
+        return isinstance(context, CachedContext) and not torch.is_grad_enabled()
 
     def __call__(
         self,
@@ -69,16 +77,23 @@ class Fused:
         Returns:
             Tokens `[B, L, dim]`.
         """
-        enter, middle, joint, leave = self._pieces((*x.shape, modulation.shape[1]))
-        turn = context.call.query_turn
+        call = context.call
+        enter, middle, joint, leave, turned = self._pieces((*x.shape, modulation.shape[1]))
+        turn = call.query_turn
         # Window-relative keys are stored as they are, and turned when they are read.
-        key_turn = turn if context.call.key_turn is None else None
-        q = enter(self._blocks[0], self._projection(0), x, modulation, turn, key_turn, *context.written(0))
+        key_turn = turn if call.key_turn is None else None
+        # Where the pass's own slots lie side by side its keys and values go straight there.
+        slots = [context.written(layer) if context.plain else None for layer in range(len(self._blocks))]
+        q, own = enter(self._blocks[0], self._projection(0), x, modulation, turn, key_turn, slots[0])
         for layer, block in enumerate(self._blocks):
-            keys, values = context.seen(layer)
+            keys, values = context.held(layer) if own is None else context.placed(layer, *own)
+            if call.key_turn is not None:
+                # Until the cache is full every block sees more than the last: kernels are made for the full one.
+                whole = keys.shape[1] == context.cache.keys[layer].shape[1]
+                keys = turned(keys, call.key_turn) if whole else rotate(keys, call.key_turn)
             if tap is not None:
                 tap.self_attention(layer, q, keys, values)
-            y = block.self_attn.backend(q, keys, values, context.call.mask)
+            y = block.self_attn.backend(q, keys, values, call.mask)
             x, q = middle(block, x, y, modulation)
             if tap is not None:
                 tap.cross_attention(layer, q, *prompt[layer])
@@ -86,12 +101,12 @@ class Fused:
             if layer + 1 == len(self._blocks):
                 return leave(block, x, y, modulation)
             following = self._blocks[layer + 1], self._projection(layer + 1)
-            x, q = joint(block, *following, x, y, modulation, turn, key_turn, *context.written(layer + 1))
+            x, q, own = joint(block, *following, x, y, modulation, turn, key_turn, slots[layer + 1])
         raise AssertionError("unreachable: a transformer has blocks")
 
     def _pieces(self, shape: tuple[int, ...]) -> tuple[Callable[..., Any], ...]:
         if shape not in self._shapes:
-            if len(self._shapes) == _SHAPES:
+            if self.settled or len(self._shapes) == _SHAPES:
                 return self._plain
             self._shapes.add(shape)
         return self._made
@@ -104,7 +119,7 @@ class Fused:
 
 
 def _compiled(piece: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(piece, fullgraph=True, dynamic=False)
+    return compiled_anew(piece)
 
 
 def _factors(block: Block, modulation: Tensor, like: Tensor) -> tuple[Tensor, ...]:
@@ -116,20 +131,22 @@ def _enter(
     projection: nn.Module | None,
     x: Tensor,
     modulation: Tensor,
-    turn: tuple[Tensor, Tensor],
-    key_turn: tuple[Tensor, Tensor] | None,
-    keys: Tensor,
-    values: Tensor,
-) -> Tensor:
-    """Norm, projections and rotary turn; keys and values go where they belong, and the queries come back."""
+    turn: Rotary,
+    key_turn: Rotary | None,
+    slots: Written,
+) -> tuple[Tensor, Written]:
+    """Norm, projections and rotary turn. Keys and values go into their slots, or come back with the queries."""
     own = block.self_attn
     shift, scale, *_ = _factors(block, modulation, x)
     y = modulate(block.norm1(x), shift, scale, modulation.shape[1])
     q, k, v = (own.q(y), own.k(y), own.v(y)) if projection is None else projection(y).chunk(3, dim=-1)
     q, k, v = (part.unflatten(-1, (own.heads, -1)) for part in (own.norm_q(q), own.norm_k(k), v))
-    keys.copy_(k if key_turn is None else rotate(k, key_turn))
-    values.copy_(v)
-    return rotate(q, turn)
+    k = k if key_turn is None else rotate(k, key_turn)
+    if slots is None:
+        return rotate(q, turn), (k, v)
+    slots[0].copy_(k)
+    slots[1].copy_(v)
+    return rotate(q, turn), None
 
 
 def _middle(block: Block, x: Tensor, y: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +161,17 @@ def _leave(block: Block, x: Tensor, y: Tensor, modulation: Tensor) -> Tensor:
     """From what cross-attention gave to the end of the block."""
     *_, shift, scale, factor = _factors(block, modulation, x)
     x = x + block.cross_attn.o(y.flatten(2))
-    return x + gate(block.ffn(modulate(block.norm2(x), shift, scale, modulation.shape[1])), factor, modulation.shape[1])
+    y = modulate(block.norm2(x), shift, scale, modulation.shape[1])
+    return x + gate(_feed_forward(block.ffn, y), factor, modulation.shape[1])
+
+
+def _feed_forward(ffn: nn.Module, x: Tensor) -> Tensor:
+    """The feed-forward layers; the first product's kernel ends with the GELU where it has one that does."""
+    first, _, second = ffn.children()
+    if type(first) is not nn.Linear or first._forward_hooks or x.device.type != "cuda" or x.dtype == torch.float32:
+        return ffn(x)
+    hidden = torch.ops.aten._addmm_activation(first.bias, x.flatten(0, -2), first.weight.t(), use_gelu=True)
+    return second(hidden.unflatten(0, x.shape[:-1]))
 
 
 def _joint(
@@ -154,11 +181,10 @@ def _joint(
     x: Tensor,
     y: Tensor,
     modulation: Tensor,
-    turn: tuple[Tensor, Tensor],
-    key_turn: tuple[Tensor, Tensor] | None,
-    keys: Tensor,
-    values: Tensor,
-) -> tuple[Tensor, Tensor]:
+    turn: Rotary,
+    key_turn: Rotary | None,
+    slots: Written,
+) -> tuple[Tensor, Tensor, Written]:
     """The end of a block and the beginning of the next."""
     x = _leave(block, x, y, modulation)
-    return x, _enter(following, projection, x, modulation, turn, key_turn, keys, values)
+    return x, *_enter(following, projection, x, modulation, turn, key_turn, slots)
