@@ -8,9 +8,9 @@ Everything a stream remembers is in a `VAEStream`; the modules hold weights only
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from studio.config import VAEConfig
+from studio.model.tuning import Choices, kept_choices
+
+if TYPE_CHECKING:
+    from studio.model.decoding import QuickDecoder
 
 # What causal convolutions remember: one entry a convolution, the last input frames it saw. None: a whole clip.
 History = list["Tensor | None"]
@@ -85,10 +89,11 @@ class CausalConv3d(nn.Conv3d):
             return super().forward(x)
         step, taps = self.stride[0], self.kernel_size[0]
         frames = (x.shape[2] - taps) // step + 1
-        parts = [_fold_time(x[:, :, tap : tap + (frames - 1) * step + 1 : step]) for tap in range(taps)]
         if mode == "stacked":
             weight = self.weight.transpose(1, 2).flatten(1, 2)
-            return _unfold_time(F.conv2d(torch.cat(parts, 1), weight, self.bias, padding=self.padding[1:]), x.shape[0])
+            y = F.conv2d(stacked_frames(x, taps, step), weight, self.bias, padding=self.padding[1:])
+            return _unfold_time(y, x.shape[0])
+        parts = [_fold_time(x[:, :, tap : tap + (frames - 1) * step + 1 : step]) for tap in range(taps)]
         total = self._tap(0, parts[0], self.bias)
         for tap in range(1, taps):
             total += self._tap(tap, parts[tap], None)
@@ -172,8 +177,8 @@ class _Enlarge(nn.Module):
     """Doubles height and width by repeating pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames [N, C, H, W] to [N, C, 2 H, 2 W], channels last."""
-        return repeat(x.movedim(1, -1), "n h w c -> n (h p) (w q) c", p=2, q=2).movedim(-1, 1)
+        """See `enlarged`."""
+        return enlarged(x)
 
 
 class Upsample(nn.Module):
@@ -192,13 +197,13 @@ class Upsample(nn.Module):
 
     def _double_frames(self, x: Tensor, conv: CausalConv3d, history: History | None) -> Tensor:
         if history is not None and history[conv.slot] is not None:
-            return _interleave(conv(x, history))
+            return interleaved(conv(x, history))
         # The first frame of a video stays one frame, and the convolution never sees it.
         if history is not None:
             history[conv.slot] = _channels_last(torch.zeros_like(x[:, :, :1]).repeat(1, 1, conv.past, 1, 1))
         if x.shape[2] == 1:
             return x
-        return torch.cat([x[:, :, :1], _interleave(conv(x[:, :, 1:], history))], dim=2)
+        return torch.cat([x[:, :, :1], interleaved(conv(x[:, :, 1:], history))], dim=2)
 
 
 class Downsample(nn.Module):
@@ -287,7 +292,7 @@ class VideoVAE(nn.Module):
 
     Attributes:
         frames_at_once: most latent frames that a stream decodes together; fewer take less memory. None: all of a chunk.
-        compiled: what decodes a stream once it is under way, see `fuse`; None: the decoder as it is.
+        quick: what decodes a stream once it is under way, see `fuse`; None: the decoder as it is.
 
     Source: Wan2.1 (Wan Team, 2025), section on Wan-VAE, and its public `WanVAE_`.
     """
@@ -299,7 +304,7 @@ class VideoVAE(nn.Module):
         super().__init__()
         self.config = config
         self.frames_at_once: int | None = None
-        self.compiled: Callable[[Tensor, History], Tensor] | None = None
+        self.quick: QuickDecoder | None = None
         self.encoder = Encoder(config)
         self.conv1 = CausalConv3d(config.z_dim * 2, config.z_dim * 2, 1)
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
@@ -316,15 +321,22 @@ class VideoVAE(nn.Module):
         """A new stream: the state of one video that is encoded or decoded chunk by chunk."""
         return VAEStream(self.slots)
 
-    def fuse(self) -> VideoVAE:
-        """From now on decode streams that are under way by a compiled decoder: faster, the same up to rounding.
+    def fuse(self, *, compiled: bool = True, choices: Choices | None = None) -> VideoVAE:
+        """From now on decode streams that are under way in few large pieces: faster, the same up to rounding.
 
-        The first chunk of a video, and whole clips, are decoded as before.
+        The first chunk of a video, and whole clips, are decoded as before. Call it when the weights are in their place
+        and type.
+
+        Args:
+            compiled: Whether the pieces are compiled.
+            choices: Which way to convolve is the fastest; None: those kept on this machine.
 
         Returns:
             The VAE itself.
         """
-        self.compiled = torch.compile(self.decoder, fullgraph=True, dynamic=False)
+        from studio.model.decoding import QuickDecoder  # it builds on this module
+
+        self.quick = QuickDecoder(self.decoder, compiled=compiled, choices=choices or kept_choices())
         return self
 
     def rescaled(self, mean: Sequence[float], std: Sequence[float]) -> VideoVAE:
@@ -425,8 +437,8 @@ class VideoVAE(nn.Module):
             return torch.cat([self.decode(part, stream, clamp=clamp) for part in parts], dim=1)
         z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
         x = self.conv2(_channels_last(rearrange(z, "b f c h w -> b c f h w")))
-        if stream is not None and stream.decoded and self.compiled is not None and not torch.is_grad_enabled():
-            x = self.compiled(x, stream.history)
+        if stream is not None and stream.decoded and self.quick is not None and not torch.is_grad_enabled():
+            x = self.quick(x, stream.history)
         else:
             x = self.decoder(x, None if stream is None else stream.history)
         pixels = rearrange(x, "b (c r q) t h w -> b t c (h q) (w r)", q=self.config.patch, r=self.config.patch)
@@ -482,7 +494,29 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(RMSNorm(inputs, 3), nn.SiLU(), CausalConv3d(inputs, outputs, 3, padding=1, past=2))
 
 
-def _interleave(x: Tensor) -> Tensor:
+def stacked_frames(x: Tensor, taps: int, step: int = 1) -> Tensor:
+    """The frames that each output of a causal convolution sees, side by side.
+
+    Args:
+        x: [B, C, T, H, W].
+        taps: Frames of its kernel.
+        step: Its stride in time.
+
+    Returns:
+        [B T', taps C, H, W], channels last.
+    """
+    frames = (x.shape[2] - taps) // step + 1
+    parts = [x[:, :, tap : tap + (frames - 1) * step + 1 : step].movedim(1, -1) for tap in range(taps)]
+    return torch.cat(parts, dim=-1).flatten(0, 1).movedim(-1, 1)
+
+
+def enlarged(x: Tensor) -> Tensor:
+    """Frames [N, C, H, W] to [N, C, 2 H, 2 W], channels last, each pixel four times."""
+    return repeat(x.movedim(1, -1), "n h w c -> n (h p) (w q) c", p=2, q=2).movedim(-1, 1)
+
+
+def interleaved(x: Tensor) -> Tensor:
+    """Frames [B, 2 C, T, H, W] that hold two each to [B, C, 2 T, H, W]."""
     # Through the layout with the channels last, which a plain reshape would lose.
     return rearrange(x.movedim(1, -1), "b t h w (two c) -> b (t two) h w c", two=2).movedim(-1, 1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.model.vae import VideoVAE
 from studio.model.weights import load, save
 from tests.model.tiny import tiny_models
 
@@ -32,29 +31,13 @@ def captured(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_a_compiled_decoder_decodes_the_same_stream(captured):
-    vae = tiny_models().vae.eval().requires_grad_(False)
-    quick = VideoVAE(vae.config).eval().requires_grad_(False)
-    quick.load_state_dict(vae.state_dict())
-    quick.fuse()
-    latents = torch.randn(1, 12, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    one, other = vae.stream(), quick.stream()
-    with torch.no_grad():
-        for number, chunk in enumerate(latents.split(3, dim=1)):
-            cut = number == 2
-            torch.testing.assert_close(quick.decode(chunk, other, cut=cut), vae.decode(chunk, one, cut=cut))
-        assert torch.equal(quick.decode(latents), vae.decode(latents))
-    # One graph, however many chunks: what the stream remembers is no reason for another.
-    assert len(captured) == 1
-
-
 def test_a_model_is_quick_when_it_was_asked_for(tmp_path, captured):
     save(tiny_models(), tmp_path)
     plain, quick = load(tmp_path), load(tmp_path, compiled=True, attention="pytorch")
     assert plain.dit.fused is None
-    assert plain.vae.compiled is None
+    assert plain.vae.quick is None
     assert quick.dit.fused is not None
-    assert quick.vae.compiled is not None
+    assert quick.vae.quick is not None
     assert quick.dit.backend.name == plain.dit.backend.name == "pytorch"
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_recorded_is_run_and_says_why(caplog):
 
 
 def test_a_third_cache_is_run_until_one_is_let_go():
-    dit, tape = taped(tiny.dit())
+    dit, _ = taped(tiny.dit())
     dit.replays._recorder = lambda: lambda run: (lambda out: ((lambda: None), out))(run().clone())
     caches = [tiny.cache(CacheConfig(sink=3, window=6)) for _ in range(3)]
 
