@@ -141,7 +141,7 @@ class QuickDecoder:
         assert before is not None
         if len(before) == 1:
             # The stride over one video means nothing, but kernels are made for it.
-            before = before[0].unsqueeze(0)
+            before = before.as_strided(before.shape, (before.numel(), *before.stride()[1:]))
 
         def run(way: str) -> tuple[Tensor | None, Tensor, Tensor]:
             feed = self._piece(_feed, (conv.slot, *total, before, keep, way))
