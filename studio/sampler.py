@@ -25,7 +25,18 @@ from studio.model.dit import Condition, WanDiT
 from studio.schedule import FlowSchedule
 from studio.shapes import VideoShape
 
-__all__ = ["Block", "BlockPlan", "NoiseSource", "commit", "denoise_block", "make_cache", "recache", "rollout", "switch"]
+__all__ = [
+    "Block",
+    "BlockPlan",
+    "NoiseSource",
+    "PartsWatch",
+    "commit",
+    "denoise_block",
+    "make_cache",
+    "recache",
+    "rollout",
+    "switch",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +296,13 @@ def switch(dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: Sampl
         recache(dit, cache, text, sampler, prompt=plan.prompt, sink_policy=plan.sink_policy)
 
 
-class _Stopwatch:
+class PartsWatch:
     """Splits the time of a block between its parts.
 
     A GPU notes its own times as it comes by, so that it is never waited for and never stands still between two parts.
+
+    Args:
+        device: Where the work runs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -321,7 +335,7 @@ class _Stopwatch:
 class _Seconds(Mapping[str, float]):
     """What a stopwatch says, read when somebody asks."""
 
-    def __init__(self, watch: _Stopwatch) -> None:
+    def __init__(self, watch: PartsWatch) -> None:
         self._watch = watch
 
     @functools.cached_property
@@ -369,7 +383,7 @@ def rollout(
     condition: Condition | None = None
     source: Tensor | None = None
     for entry in plan:
-        watch = _Stopwatch(cache.device)
+        watch = PartsWatch(cache.device)
         with torch.no_grad():
             if condition is None or source is not entry.text:
                 condition, source = dit.condition(entry.text), entry.text

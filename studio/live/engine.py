@@ -19,7 +19,7 @@ from studio.live.orders import Order as Order
 from studio.live.rebuild import rebuild_cache, rebuild_stream
 from studio.live.texts import Texts as Texts
 from studio.live.watching import Observer
-from studio.sampler import Block, BlockPlan, NoiseSource, make_cache, rollout
+from studio.sampler import Block, BlockPlan, NoiseSource, PartsWatch, make_cache, rollout
 from studio.shapes import VideoShape
 
 
@@ -47,7 +47,8 @@ class Made:
     Args:
         block: what the rollout gave; its latents are `[1, f, C, H, W]`, on the CPU.
         frames: its pixels, uint8 `[T, H, W, 3]`, read-only.
-        seconds: seconds by part: "text", "recache", "denoise", "commit", "vae", and "total".
+        seconds: seconds by part: "text", "recache", "denoise", "commit", "vae" (made of "decode" and "transport", which
+            is the change to bytes and the way to the CPU), and "total".
         digest: SHA-256 of the latents' bytes.
     """
 
@@ -175,23 +176,29 @@ class Engine:
             block = next(self._blocks, None)
             if block is None:
                 return None
-            denoised = time.perf_counter()
-            frames = self._pixels_of(block)
+            watch = PartsWatch(self._pixels.device)
+            frames = self._pixels_of(block, watch)
         ended = time.perf_counter()
         if (observer := self._observer()) is not None:
             observer.end(self, block, frames)
         # A copy made outside inference mode may be used for anything, training included.
         block = replace(block, latents=block.latents.to("cpu", copy=True))
-        seconds = {**block.seconds, "text": self._text_seconds, "vae": ended - denoised, "total": ended - started}
+        spent = {**block.seconds, **watch.read(), "text": self._text_seconds, "total": ended - started}
+        seconds = {**spent, "vae": spent["decode"] + spent["transport"]}
         return Made(block=block, frames=frames, seconds=seconds, digest=digest_of(block.latents))
 
-    def _pixels_of(self, block: Block) -> np.ndarray:
+    def _pixels_of(self, block: Block, watch: PartsWatch) -> np.ndarray:
         if not self._decode:
+            watch.split("decode")
+            watch.split("transport")
             return np.zeros((0, self._models.config.height, self._models.config.width, 3), np.uint8)
         # A chunk that fails half way must leave the stream as it was, so a copy goes first.
         stream = self._stream.clone()
         latents = block.latents.to(self._pixels)
-        frames = to_uint8(self._models.vae.decode(latents, stream, cut=block.policy == "clear"))
+        pixels = self._models.vae.decode(latents, stream, cut=block.policy == "clear")
+        watch.split("decode")
+        frames = to_uint8(pixels)
+        watch.split("transport")
         self._stream = stream
         return frames
 

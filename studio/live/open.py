@@ -11,6 +11,7 @@ import torch
 
 from studio.live.engine import Models
 from studio.live.session import Session
+from studio.live.warming import Progress, warm_up
 from studio.model.memory import MemoryMode
 from studio.timeline import EXAMPLE, Timeline, check_policy, check_prompt, check_seed, check_whole, shorten
 
@@ -26,6 +27,7 @@ def open(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     mode: str | MemoryMode | None = "auto",
+    progress: Progress | None = None,
     **loading: Any,
 ) -> Session:
     """Open a live session.
@@ -40,8 +42,10 @@ def open(
         device: where to compute; None for a GPU where there is one.
         dtype: type of the weights, as `torch.bfloat16` or "bfloat16"; None for bfloat16 on a GPU, float32 on a CPU.
         mode: memory mode: "auto" for what fits the card, a name that `studio doctor` lists, or None.
+        progress: told what is being done and the share of it that is done, in [0, 1], while a model that is compiled
+            warms up.
         **loading: what else `studio.load` takes: `quantization`, `loras`, `merged`, `base`, `ema`, `text_device`,
-            `text_quantization`, `text_cache`, `report`.
+            `text_quantization`, `text_cache`, `attention`, `compiled`, `recorded`, `report`.
 
     Returns:
         The session, not playing yet.
@@ -61,6 +65,8 @@ def open(
     if seed is not None:
         seed = check_seed(seed)
     models = load_models(model, check_device(device), check_dtype(dtype), mode, **loading)
+    if models.dit.fused is not None:
+        warm_up(models, progress)
     if timeline is None:
         timeline = Session.plain_timeline(models, EXAMPLE if prompt is None else prompt, seed or 0)
     elif seed is not None:

@@ -77,7 +77,8 @@ class Session:
         lead = check_whole(lead, "lead", 1, MAX_LEAD)
         if not models.config.causal:
             raise ValueError(
-                f"`{models.config.name}` makes a clip at a time, not block by block; use a causal one, as longlive-1.3b"
+                f"`{models.config.name}` makes a clip at a time, not block by block; make clips with `studio.clip`, or "
+                "use a causal one, as longlive-1.3b"
             )
         if timeline is None:
             timeline = self.plain_timeline(models, EXAMPLE)
@@ -167,7 +168,8 @@ class Session:
         """Seconds that the recent blocks of this take took, by part, oldest first; starting blocks are left out.
 
         Returns:
-            For each block "denoise", "commit", "recache", "text", "vae" and "total".
+            For each block "denoise", "commit", "recache", "text", "vae" with its parts "decode" and "transport", and
+            "total".
         """
         with self._core.changed:
             return self._core.take.meter.history

@@ -82,8 +82,9 @@ class Fused:
         turn = call.query_turn
         # Window-relative keys are stored as they are, and turned when they are read.
         key_turn = turn if call.key_turn is None else None
-        # Where the pass's own slots lie side by side its keys and values go straight there.
-        slots = [context.written(layer) if context.plain else None for layer in range(len(self._blocks))]
+        # The keys and values of a block go straight to its slots, those of a recache may not all be kept.
+        straight = context.plain and x.shape[1] == context.cache.block * context.cache.tokens
+        slots = [context.written(layer) if straight else None for layer in range(len(self._blocks))]
         q, own = enter(self._blocks[0], self._projection(0), x, modulation, turn, key_turn, slots[0])
         for layer, block in enumerate(self._blocks):
             keys, values = context.held(layer) if own is None else context.placed(layer, *own)

@@ -86,17 +86,22 @@ class Models:
             self.text.to(device)
         return self
 
-    def quickened(self, backend: Backend | None = None, *, compiled: bool = False) -> Models:
+    def quickened(
+        self, backend: Backend | None = None, *, compiled: bool = False, recorded: bool | None = None
+    ) -> Models:
         """The same networks, computing attention by a back end, and compiled if asked for.
 
         Args:
             backend: The back end; None for the one they have.
             compiled: Whether the transformer's blocks and the VAE's decoder are compiled.
+            recorded: Whether the transformer's passes are recorded as CUDA graphs; None: if compiled, and on a GPU.
         """
         if backend is not None:
             use_backend(self.dit, backend)
+        gpu = next(self.dit.parameters()).device.type == "cuda"
+        if compiled or recorded:
+            self.dit.fuse(compiled=compiled, recorded=gpu if recorded is None else recorded)
         if compiled:
-            self.dit.fuse()
             self.vae.fuse()
         return self
 
@@ -117,6 +122,7 @@ def load(
     mode: str | MemoryMode | None = None,
     attention: str | None = None,
     compiled: bool = False,
+    recorded: bool | None = None,
     report: Callable[[str, Tensor], None] | None = None,
 ) -> Models:
     """Load a model, ready to generate: in evaluation mode and without gradients.
@@ -141,6 +147,7 @@ def load(
         attention: Back end of attention, one of `studio.model.backends.BACKENDS`; None: the best that serves here.
         compiled: Whether the blocks and the decoder are compiled, which takes a minute when they first run and makes
             each block of a large model faster. They are compiled for what is loaded: no moving afterwards.
+        recorded: Whether passes that come by again are replayed as CUDA graphs; None: if compiled, and on a GPU.
         report: Called after each tensor with its name and the value as it was read, for progress.
 
     Returns:
@@ -183,7 +190,7 @@ def load(
     for lora, strength in () if merged else strengths:
         adapters.add(lora, strength)
     models = Models(config=layout.config, dit=dit, vae=vae, text=text, adapters=adapters)
-    return models.quickened(backend, compiled=compiled)
+    return models.quickened(backend, compiled=compiled, recorded=recorded)
 
 
 def _card_bytes(device: torch.device | str) -> int | None:
