@@ -15,10 +15,11 @@ import torch
 
 from studio import cli
 from studio.cli import doctor
-from studio.live import bench, export
+from studio.config import PRESETS
+from studio.live import bench, export, records
 from studio.timeline import Segment, Timeline
 from studio.world.grammar import parse, vocabulary, words_of
-from tests.live.doubles import generators, tiny_models
+from tests.live.doubles import generators, tiny_config, tiny_models
 
 FOX, SEA = "a red fox", "the blue sea"
 
@@ -267,24 +268,70 @@ def test_bench_prints_its_keys(tiny, capsys, monkeypatch):
     monkeypatch.setattr(bench, "SWITCHES", 1)
     assert cli.main(["bench", "--json", "--blocks", "3"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert list(figures) == [
-        "denoise_fps",
-        "vae_ms_per_block",
-        "end_to_end_fps",
-        "watching_share",
-        "first_frame_s",
-        "switch_latency_s",
-        "peak_memory_gib",
-        "hardware",
-        "versions",
-    ]
+    asked = ["denoise_fps", "vae_ms_per_block", "end_to_end_fps", "watching_share", "first_frame_s"]
+    asked += ["switch_latency_s", "peak_memory_gib", "hardware", "versions", "model", "quantization"]
+    assert set(asked) < set(figures)
     assert math.isfinite(figures.pop("watching_share"))  # the next test is of its arithmetic
-    for key in list(figures)[:6]:
-        assert 0 < figures[key] < 1e6
+    numbers = {name: value for name, value in figures.items() if name in records.UNITS and name != "warm_up_s"}
+    assert all(0 < value < 1e6 for value in numbers.values()), numbers
+    assert set(records.UNITS) - set(numbers) == {
+        "watching_share", "warm_up_s", "latents_error", "commit_error", "recache_error", "decode_psnr_db"
+    }  # fmt: skip
     assert figures["denoise_fps"] > figures["end_to_end_fps"]
-    assert figures["switch_latency_s"] < 30
+    assert figures["switch_latency_s"] <= figures["switch_latency_worst_s"] < 30
+    assert figures["first_frame_after_warm_up_s"] < figures["first_frame_s"]
     assert {"studio", "python", "torch"} <= set(figures["versions"])
+    assert (figures["attention"], figures["compiled"], figures["recorded"]) == ("pytorch", False, "no")
     assert not generators()
+
+
+def test_bench_keeps_what_it_measured(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "SWITCHES", 1)
+    monkeypatch.setitem(PRESETS, "tiny", tiny_config())
+    file = tmp_path / "docs" / "benchmarks.json"
+    command = ["bench", "--model", "tiny", "--random", "--blocks", "2", "--exact", "--device", "cpu"]
+    command += ["--record", str(file)]
+    monkeypatch.setattr(sys, "argv", ["studio", *command])
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--quantization", "int8"]) == 0
+    assert "quantization" in capsys.readouterr().out
+    kept = records.read_records(file)
+    by_name = {record["name"]: record for record in kept if record["setting"]["quantization"] == "none"}
+    assert by_name["denoise_fps"]["unit"] == "frames/s" and by_name["denoise_fps"]["value"] > 0
+    assert by_name["denoise_fps"]["command"].startswith("studio bench --model tiny --random")
+    assert by_name["denoise_fps"]["setting"]["model"] == "tiny, random weights"
+    assert by_name["latents_error"]["value"] == 0
+    quantised = (r["value"] for r in kept if r["setting"]["quantization"] == "int8" and r["name"] == "latents_error")
+    assert next(quantised) > 0
+    assert len({json.dumps([r["name"], r["setting"]]) for r in kept}) == len(kept)
+    # Measured again, it is replaced.
+    assert cli.main(command) == 0
+    assert len(records.read_records(file)) == len(kept)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '[{"name": "denoise_fps"}]', "[3]"])
+def test_bench_leaves_a_file_alone_that_is_another(tmp_path, capsys, text):
+    file = tmp_path / "figures.json"
+    file.write_text(text)
+    assert cli.main(["bench", "--record", str(file)]) == 1
+    assert "must hold" in capsys.readouterr().err
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--random"], "not a known model"),
+        (["--random", "--model", "tiny", "--quantization", "int3"], "int3"),
+        (["--random", "--model", "tiny", "--attention", "flash3", "--device", "cpu"], "needs an NVIDIA GPU"),
+        (["--random", "--model", "tiny", "--dtype", "int8"], "`dtype` must be"),
+    ],
+)
+def test_bench_refuses_what_makes_no_sense(options, message, capsys, monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", tiny_config())
+    monkeypatch.delitem(PRESETS, "miniature")
+    assert cli.main(["bench", *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_watching_share_is_what_watching_adds(monkeypatch):

@@ -237,42 +237,22 @@ def _doctor(options: Any) -> int:
 
 
 def _add_bench(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "bench",
-        _bench,
-        "measure how fast a model is on this machine",
-        """denoise_fps       pixel frames per second of denoising and committing, without decoding
-vae_ms_per_block  median milliseconds to decode a block to uint8 frames
-end_to_end_fps    pixel frames per second of wall-clock time for a loop that takes each block at once
-watching_share    what watching the cache adds to a block, as a share of a block without it
-first_frame_s     seconds from studio.open to the first frame: loading and warming up, not importing torch
-switch_latency_s  seconds from handing over a prompt to the first frame under it being handed to a
-                  consumer that plays in real time with the default lead; median over a block's moments
-peak_memory_gib   most memory the process held, of the GPU where one computes
+    from studio.cli import benching
 
-Pixel frames are counted, never latent frames. Warming up is left out of the first three.""",
-    )
-    parser.add_argument(
-        "--blocks", type=int, default=24, help="blocks measured after warming up (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    _add_model(parser)
+    benching.add_arguments(_command(commands, "bench", _bench, benching.TEXT, benching.MORE), _add_model)
 
 
 def _bench(options: Any) -> int:
-    from studio.live.bench import bench
+    from studio.cli import benching
 
-    figures = bench(options.model, blocks=options.blocks, device=options.device, say=lambda text: say(f"{text} ..."))
-    tell(json.dumps(figures, indent=2, ensure_ascii=False) if options.json else _table(figures))
-    return 0
+    return benching.run(options, tell, say, _table)
 
 
 def _table(figures: dict[str, Any]) -> str:
-    lines = []
+    lines, width = [], max(17, *(len(key) for key in figures))
     for key, value in figures.items():
         shown = ", ".join(f"{name} {text}" for name, text in value.items()) if isinstance(value, dict) else value
-        lines.append(f"{key:<17} {shown}")
+        lines.append(f"{key:<{width}} {shown}")
     return "\n".join(lines)
 
 

@@ -11,13 +11,23 @@ What each figure means, so that it can be compared:
 * switch_latency_s: seconds from handing a prompt to `Session.switch` to the first frame under it being handed to the
   consumer, while a consumer plays at the video's own rate with the default lead. Median over requests spread evenly
   over a block's time. What is still buffered is shown before that frame: see `Session.lead`.
+* first_frame_after_warm_up_s: seconds from `Session.play` to the first frame, when all is loaded and warm.
+* switch_latency_worst_s: the longest of those that switch_latency_s is the median of.
+* denoise_ms_per_block, commit_ms_per_block, decode_ms_per_block, transport_ms_per_block: medians of a block's parts;
+  the last is the change to bytes and their way to the CPU. vae_ms_per_block holds both of the last two.
+* recache_ms: median milliseconds of a recache, as switches while playing caused them.
+* recache_overhead_10s: what one recache adds to the time that ten seconds of video take, as a share.
+* denoise_tflops, decode_tflops: operations a second of matrix products and convolutions, in 10^12;
+  matrix_product_tflops: those of one large matrix product in the same run; the rooflines are the shares of it.
+* latents_error, commit_error, recache_error, decode_psnr_db: see `studio.live.accuracy`.
 * watching_share: what watching the cache costs at its default sampling (attention, provenance and checks; no residue),
   as a share of the time of a block without it. Blocks with and without take turns, and the faster half of each is
   compared: others on the machine only ever slow a block down. A few per cent of noise remain, so that a share may even
   come out below 0.
 * peak_memory_gib: the most memory the process held, in GiB (2^30 bytes): of the GPU where one computes, else resident.
 
-Pixel frames are counted, never latent frames. The first blocks warm up and are left out of the first three.
+Pixel frames are counted, never latent frames. The first blocks warm up and are left out of the first three. What is
+compiled, and whatever computes on a GPU, is warmed up before its session opens; `warm_up_s` says how long that took.
 """
 
 from __future__ import annotations
@@ -34,9 +44,17 @@ from typing import Any
 
 import torch
 
+from studio.config import ModelConfig
 from studio.events import Event
-from studio.live.open import open as open_session
+from studio.live.accuracy import accuracy
+from studio.live.open import check_device, check_dtype, load_models
+from studio.live.roofline import block_flops, decode_flops, matrix_product_flops
 from studio.live.session import Session
+from studio.live.warming import Progress, warm_up
+from studio.model.backends import choose
+from studio.model.blank import blank_models
+from studio.model.replay import Replays
+from studio.shapes import VideoShape
 from studio.timeline import check_whole
 
 WARM_UP = 3
@@ -54,29 +72,88 @@ def bench(
     *,
     blocks: int = 24,
     device: str | None = None,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    attention: str | None = None,
+    compiled: bool = False,
+    recorded: bool | None = None,
+    random: bool = False,
+    exact: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a model; see the module for what each figure means.
 
     Args:
-        model: as for `studio.open`.
+        model: name or folder of a model.
         blocks: blocks measured after warming up.
         device: as for `studio.open`.
+        dtype: as for `studio.open`.
+        quantization: as for `studio.load`.
+        attention: as for `studio.load`.
+        compiled: as for `studio.load`.
+        recorded: as for `studio.load`.
+        random: weights drawn at random, at the sizes of a preset, where its files are not here.
+        exact: whether to compare with the plain model in float32, which needs memory for both.
         say: told what is being done.
+        progress: told how far the warm-up is.
 
     Returns:
-        JSON-ready figures under the keys listed in the module, and "hardware" and "versions".
+        JSON-ready figures under the keys listed in the module, the setting, "hardware" and "versions".
 
     Raises:
-        ValueError: `blocks` is no whole number from 2 up.
+        ValueError: `blocks` is no whole number from 2 up, or an option makes no sense.
     """
     blocks = check_whole(blocks, "blocks", 2, 100_000)
+    place = check_device(device)
+    kind = check_dtype(dtype) or (torch.bfloat16 if place.type == "cuda" else torch.float32)
     say("opening")
     started = time.perf_counter()
-    with open_session(model, prompt=PROMPTS[0], device=device) as session:
+    if random:
+        models = blank_models(model, device=place, dtype=kind, quantization=quantization)
+        backend = choose(attention, place, kind, models.config.dit.head_dim)
+        models = models.quickened(backend, compiled=compiled, recorded=recorded)
+    else:
+        asked = {
+            "quantization": quantization,
+            "attention": attention,
+            "compiled": compiled or None,
+            "recorded": recorded,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        models = load_models(model, place, kind, "auto", **given)
+    figures = _measured(models, blocks, started, say, progress)
+    if exact:
+        say("comparing")
+        figures |= {name: float(f"{value:.4g}") for name, value in _errors(model, models, place, kind, random).items()}
+    return {
+        **figures,
+        "model": f"{models.config.name}, random weights" if random else models.config.name,
+        "quantization": quantization or "none",
+        "dtype": str(kind).removeprefix("torch."),
+        "attention": models.dit.backend.name,
+        "compiled": compiled,
+        "recorded": _recorded(models.dit.replays),
+        "hardware": hardware(str(figures.pop("compute"))),
+        "versions": versions(),
+    }
+
+
+def _measured(
+    models: Any, blocks: int, started: float, say: Callable[[str], None], progress: Progress | None
+) -> dict[str, Any]:
+    gpu, warm_s = next(models.dit.parameters()).is_cuda, 0.0
+    if gpu or models.dit.fused is not None:
+        say("warming up")
+        warm_s = sum(warm_up(models, progress).values())
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    timeline = Session.plain_timeline(models, PROMPTS[0])
+    with Session(models, timeline=timeline) as session:
+        asked = time.perf_counter()
         frames = session.frames()
         next(frames)
-        first_frame_s = time.perf_counter() - started
+        shown = time.perf_counter()
         say("generating")
         speed = _speed(session, frames, blocks)
         say("watching")
@@ -86,21 +163,71 @@ def bench(
         session.restart()
         say("switching")
         latencies = switch_latencies(session, SWITCHES)
+        recaches = [part["recache"] for part in session.timings() if part["recache"] > 0]
         compute = session.device
-        memory = peak_memory(torch.cuda.is_available() and "CPU" not in compute)
+        memory = peak_memory(gpu)
+    say("roofline")
     return {
         **speed,
         "watching_share": round(share, 4),
-        "first_frame_s": round(first_frame_s, 3),
+        "first_frame_s": round(shown - started, 3),
         "switch_latency_s": round(median(latencies), 3),
         "peak_memory_gib": round(memory / 2**30, 3),
-        "hardware": hardware(compute),
-        "versions": versions(),
+        "first_frame_after_warm_up_s": round(shown - asked, 3),
+        "warm_up_s": round(warm_s, 3),
+        "switch_latency_worst_s": round(max(latencies), 3),
+        **_recaching(models.config, speed, recaches),
+        **_roofline(models, speed),
+        "compute": compute,
     }
 
 
+def _recaching(config: ModelConfig, speed: dict[str, float], recaches: list[float]) -> dict[str, float]:
+    if not recaches:
+        return {}
+    shape = VideoShape.of(config)
+    parts = ("denoise", "commit", "vae")
+    usual = shape.blocks_for(10.0) * sum(speed[f"{part}_ms_per_block"] for part in parts)
+    spent = 1000 * median(recaches)
+    return {"recache_ms": round(spent, 2), "recache_overhead_10s": round(spent / usual, 4)}
+
+
+def _roofline(models: Any, speed: dict[str, float]) -> dict[str, float]:
+    config, parameter = models.config, next(models.dit.parameters())
+    best = matrix_product_flops(parameter.device, parameter.dtype)
+    denoise = 1000 * block_flops(config) / (speed["denoise_ms_per_block"] + speed["commit_ms_per_block"])
+    decode = 1000 * decode_flops(config) / speed["decode_ms_per_block"]
+    return {
+        "denoise_tflops": float(f"{denoise / 1e12:.4g}"),
+        "decode_tflops": float(f"{decode / 1e12:.4g}"),
+        "matrix_product_tflops": float(f"{best / 1e12:.4g}"),
+        "denoise_roofline": round(denoise / best, 4),
+        "decode_roofline": round(decode / best, 4),
+    }
+
+
+def _errors(model: Any, fast: Any, place: torch.device, dtype: torch.dtype, random: bool) -> dict[str, float]:
+    """The same weights, rounded to the same type, then computed with in float32."""
+    if random:
+        exact = blank_models(model, device=place, dtype=dtype)
+    else:
+        exact = load_models(model, place, dtype, None, attention="pytorch")
+    exact.dit.float()
+    exact.vae.float()
+    return accuracy(fast, exact)
+
+
+def _recorded(replays: Replays | None) -> str:
+    if replays is None:
+        return "no"
+    return f"no: {replays.fault}" if replays.fault else "yes"
+
+
 def _speed(session: Session, frames: Any, blocks: int) -> dict[str, float]:
-    for _ in range(WARM_UP):
+    cache = session.models.config.cache
+    # Passes are recorded once the window is full, at each of its places.
+    places = (cache.capacity or 0) // session.models.config.sampler.block
+    for _ in range(WARM_UP if session.models.dit.replays is None else WARM_UP + 2 * places):
         next(frames)
     made: list[int] = []
     started = time.perf_counter()
@@ -110,10 +237,12 @@ def _speed(session: Session, frames: Any, blocks: int) -> dict[str, float]:
     timings = session.timings()[-blocks:]
     spent = sum(part["denoise"] + part["commit"] for part in timings)
     per_block = sum(made) / len(made)
+    parts = ("denoise", "commit", "decode", "transport")
     return {
         "denoise_fps": round(per_block * len(timings) / spent, 2),
         "vae_ms_per_block": round(1000 * median(part["vae"] for part in timings), 2),
         "end_to_end_fps": round(sum(made) / elapsed, 2),
+        **{f"{name}_ms_per_block": round(1000 * median(part[name] for part in timings), 3) for name in parts},
     }
 
 

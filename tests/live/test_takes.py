@@ -477,9 +477,9 @@ def test_mixes_play_are_logged_and_replay(models, kind, policy):
         session.subscribe(lambda event: events.append(event))
         list(session.frames())
         log, made = session.log, session.latents
-        assert [block.payload.switch is not None for block in events if block.kind == "block"] == [
-            False, False, True, False, False, False
-        ]  # fmt: skip
+        # A block is in the consumer's hands before everybody has heard of it.
+        blocks = wait_for(lambda: len(found := [e.payload for e in list(events) if e.kind == "block"]) == 6 and found)
+        assert [block.switch is not None for block in blocks] == [False, False, True, False, False, False]
         recaches = [record.block for record in log if record.policy == "recache"]
         assert recaches == ([2, 3, 4] if policy == "recache" else [])
         assert log[3].mix.weights == pytest.approx(line.weights_at(3))
