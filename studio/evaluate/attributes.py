@@ -42,6 +42,7 @@ def evaluate(
     batch: int | None = None,
     say: Callable[[str], None] = lambda text: None,
     keep: Callable[[str, Tensor, list[str]], None] | None = None,
+    **loading: Any,
 ) -> dict[str, Any]:
     """Measure how often generated clips show what their captions say, before and after a switch.
 
@@ -58,6 +59,7 @@ def evaluate(
         say: takes a line of progress now and then.
         keep: takes (kind, clips `[B, T, 3, H, W]`, captions) of every batch, as for contact sheets; kind is "plain" or
             a policy.
+        **loading: what else `studio.load` takes, as `dtype`, `quantization`, `attention` and `compiled`.
 
     Returns:
         JSON-ready: `probe_accuracy` on rendered clips and `probe_accuracy_reconstructed` through the VAE, `attributes`
@@ -71,7 +73,7 @@ def evaluate(
     if captions < 1:
         raise ValueError(f"`captions` must be at least 1, got {captions}; use 200")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    probe, models = load_probe(model, place), load(model, device=place)
+    probe, models = load_probe(model, place), load(model, device=place, **loading)
     started = time.perf_counter()
     rendered, rebuilt = probe_accuracy(models, probe, clips=captions, seed=seed, say=say)
     plain = Tally()
@@ -168,13 +170,14 @@ def generate(models: Models, trials: Sequence[Trial], *, seed: int, policies: Se
     later = models.text.encode([trial.later_text for trial in trials])
     noise = NoiseSource(seed, shape.latents(len(trials), shape.block), device=device)
     frames = None if config.cache.window is not None else total * shape.block
-    cache, stream = make_cache(config, batch=len(trials), frames=frames, device=device), models.vae.stream()
+    cache = make_cache(config, batch=len(trials), frames=frames, device=device, dtype=models.dit.dtype)
+    stream, like = models.vae.stream(), next(models.vae.parameters())
 
     def go_on(cache: KVCache, stream: VAEStream, text: Tensor, count: int, policy: Policy | None = None) -> Tensor:
         blocks = rollout(models.dit, cache, _plan(text, count, policy), noise, config.sampler)
         return torch.cat(
-            [models.vae.decode(block.latents, stream, cut=block.policy == "clear") for block in blocks], dim=1
-        )
+            [models.vae.decode(block.latents.to(like), stream, cut=block.policy == "clear") for block in blocks], dim=1
+        ).float()
 
     start = go_on(cache, stream, text, before)
     clips = {}
@@ -209,7 +212,7 @@ def probe_accuracy(
     Returns:
         (shares read right of rendered clips, of reconstructed ones), by attribute.
     """
-    device, config = next(models.vae.parameters()).device, models.config
+    like, config = next(models.vae.parameters()), models.config
     shape = VideoShape.of(config)
     frames = shape.frames_of(shape.latent_frame_at(round(SECONDS * shape.fps) // 2) + 1)
     rng, scenes = random.Random(seed + 1), list(all_scenes("held_out"))
@@ -218,13 +221,13 @@ def probe_accuracy(
         if begin % 40 == 0:
             say(f"reading rendered clips {begin + 1} to {min(begin + 40, clips)} of {clips}")
         part = rng.choices(scenes, k=min(_RENDERED, clips - begin))
-        batch = SceneBatch.of(part, rng.randrange(2**31), device)
+        batch = SceneBatch.of(part, rng.randrange(2**31), like.device)
         pixels = render(batch, frames=frames, size=config.height, start=rng.randrange(200)).pixels
         rendered.add(read_attributes(probe, pixels), part, [whole] * len(part))
         stream = models.vae.stream()
-        chunks = models.vae.encode(pixels).split(shape.block, dim=1)
+        chunks = models.vae.encode(pixels.to(like.dtype)).split(shape.block, dim=1)
         again = torch.cat([models.vae.decode(chunk, stream) for chunk in chunks], dim=1)
-        rebuilt.add(read_attributes(probe, again), part, [whole] * len(part))
+        rebuilt.add(read_attributes(probe, again.float()), part, [whole] * len(part))
     return rendered.shares(), rebuilt.shares()
 
 

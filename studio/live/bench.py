@@ -123,6 +123,7 @@ def bench(
         given = {name: value for name, value in asked.items() if value is not None}
         models = load_models(model, place, kind, "auto", **given)
     figures = _measured(models, blocks, started, say, progress)
+    compute = figures.pop("compute")
     if exact:
         say("comparing")
         figures |= {name: float(f"{value:.4g}") for name, value in _errors(model, models, place, kind, random).items()}
@@ -134,7 +135,7 @@ def bench(
         "attention": models.dit.backend.name,
         "compiled": compiled,
         "recorded": _recorded(models.dit.replays),
-        "hardware": hardware(str(figures.pop("compute"))),
+        "hardware": hardware(compute),
         "versions": versions(),
     }
 

@@ -167,7 +167,8 @@ class WanDiT(nn.Module):
             positions = torch.arange(x.shape[1], device=x.device)
             context = FullContext(rotary(positions, *self.grid(x), self.config.head_dim))
         if self.replays is not None and tap is None and self.replays.runs(context):
-            replayed = self.replays(x, timestep, condition, cast(CachedContext, context), self.backend)
+            # The first noise may be finer than the weights; here it is rounded as the first layer would.
+            replayed = self.replays(x.to(self.dtype), timestep, condition, cast(CachedContext, context), self.backend)
             if replayed is not None:
                 return replayed
         return self._run(x, timestep, condition.layers, context, tap)

@@ -134,7 +134,7 @@ class Replays:
             The flow `[B, F, C, H, W]`; `None` if the pass has to be run as it is, as the first at its place.
         """
         cache, call = context.cache, context.call
-        key = (*_ends(call.own), tuple(x.shape), x.dtype, tuple(timestep.shape), backend.name)
+        key = (*_ends(call.own), tuple(x.shape), tuple(timestep.shape), backend.name)
         met = self._met.setdefault(cache, set())
         if key not in met:
             met.add(key)
