@@ -302,15 +302,15 @@ class PartsWatch:
     A GPU notes its own times as it comes by, so that it is never waited for and never stands still between two parts.
 
     Args:
-        device: Where the work runs.
+        device: Where the work runs; `None` to measure nothing.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | None) -> None:
         self._device, self._names = device, list[str | None]()
         self._marks: list[Any] = [self._mark()]
 
     def _mark(self) -> Any:
-        if self._device.type != "cuda":
+        if self._device is None or self._device.type != "cuda":
             return time.perf_counter()
         with torch.cuda.device(self._device):
             event = torch.cuda.Event(enable_timing=True)
@@ -324,7 +324,7 @@ class PartsWatch:
 
     def read(self) -> dict[str, float]:
         """Seconds of each part; on a GPU this waits for the last."""
-        if self._device.type != "cuda":
+        if self._device is None or self._device.type != "cuda":
             spans = [after - before for before, after in pairwise(self._marks)]
         else:
             self._marks[-1].synchronize()
@@ -361,6 +361,7 @@ def rollout(
     *,
     schedule: FlowSchedule | None = None,
     tap: Tap | None = None,
+    timed: bool = True,
 ) -> Iterator[Block]:
     """Roll out a video block by block.
 
@@ -375,6 +376,7 @@ def rollout(
         sampler: Steps and block size.
         schedule: The flow schedule; `None` makes the sampler's own.
         tap: Listener to each block's exit step.
+        timed: Whether each block's `seconds` are measured.
 
     Yields:
         One finished and committed block after the other.
@@ -383,7 +385,7 @@ def rollout(
     condition: Condition | None = None
     source: Tensor | None = None
     for entry in plan:
-        watch = PartsWatch(cache.device)
+        watch = PartsWatch(cache.device if timed else None)
         with torch.no_grad():
             if condition is None or source is not entry.text:
                 condition, source = dit.condition(entry.text), entry.text
@@ -411,5 +413,5 @@ def rollout(
             latents=latents,
             prompt=entry.prompt,
             policy=entry.policy,
-            seconds=_Seconds(watch),
+            seconds=_Seconds(watch) if timed else {},
         )

@@ -168,7 +168,7 @@ def play(
             block=block.index,
             frame=shape.first_frame(block.index),
             pixels=models.vae.decode(block.latents, stream, cut=block.policy == "clear"),
-            seconds=block.seconds,
+            seconds=dict(block.seconds),
             switched=block.policy is not None,
         )
 

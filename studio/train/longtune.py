@@ -184,7 +184,7 @@ class LongTuning(MatchingTrainer):
             sink_policy=self.config.sink_policy,  # type: ignore[arg-type]
         )
         noise = self.noise("stream", stream.video)
-        blocks = rollout(nets.generator, stream.cache, plan, noise, nets.config.sampler)
+        blocks = rollout(nets.generator, stream.cache, plan, noise, nets.config.sampler, timed=False)
         new = torch.cat([block.latents for block in blocks], dim=1).float()
         latents, mask = stream.clip(new)
         text = stream.after if stream.switched(start) else stream.text
