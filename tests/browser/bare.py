@@ -6,9 +6,11 @@ what the page's process held grew without end, so that it is no place to measure
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 PUMP_S = 0.02
@@ -97,6 +99,10 @@ class BarePage:
         """Wait, and take in what comes meanwhile."""
         time.sleep(ms / 1000)
         self._session.send("Browser.getVersion")
+
+    def screenshot(self, path: Any) -> None:
+        """Save what the page shows as a PNG."""
+        Path(path).write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def on(self, event: str, listener: Any) -> None:
         """Nothing is reported: that is the point of it."""

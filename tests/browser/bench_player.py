@@ -246,7 +246,7 @@ def test_what_playing_costs_the_generator(browser: Any, lab: Any) -> None:
     notebook = Notebook(page=BarePage(browser), url=f"{lab.url}/doc/tree/cost.ipynb?reset")
     notebook.open()
     notebook.run_all()
-    notebook.until("() => document.querySelector('.ls-picture')", "the player", 120)
+    notebook.until("() => document.querySelector('.ls-picture') !== null", "the player", 120)
     rounds: list[tuple[float, float, float]] = []
     for _ in range(4):
         # Hidden, the page takes no part: generation goes on for the consumer in the kernel alone.
