@@ -41,6 +41,7 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "recompute": False,
         "compile": True,
+        "fuse": True,
         "draw": "process",
         "save_every": 1000,
         "export": True,

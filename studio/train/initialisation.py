@@ -19,12 +19,11 @@ from torch import Tensor
 
 from studio.config import CacheConfig, ModelConfig
 from studio.model.attention import TeacherForcedContext
-from studio.model.weights import load
 from studio.schedule import FlowSchedule
 from studio.solvers import SOLVERS, Flow, FlowSolver
 from studio.train import draws, runtime
 from studio.train.dmd import guided
-from studio.train.networks import TaughtNetworks, open_teacher
+from studio.train.networks import TaughtNetworks, open_generator, open_teacher
 from studio.train.prompts import Prompts
 from studio.train.recipe import TrainConfig, check_number, check_whole
 from studio.train.recompute import recomputed
@@ -249,7 +248,7 @@ def _windowed(model: ModelConfig, frames: int) -> CacheConfig:
 
 
 def _open(config: InitialiseConfig) -> TaughtNetworks:
-    models = load(config.generator)
+    models = open_generator(config.generator)
     # The teacher's own folder will do: the classes are the same, and what comes out goes block by block.
     models = dataclasses.replace(models, config=dataclasses.replace(models.config, causal=True))
     return TaughtNetworks.of(models, teacher=open_teacher(config))

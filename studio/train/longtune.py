@@ -103,6 +103,7 @@ LONG_TUNE_PRESETS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "recompute": False,
         "compile": True,
+        "fuse": True,
         "draw": "process",
         "save_every": 1000,
         "export": True,

@@ -82,6 +82,12 @@ class MatchingTrainer(Trainer):
         self.critic = self.learn("critic", networks.critic, config.critic_rate)
         self.judging = {network: self.fast(network) for network in (networks.critic, networks.teacher)}
 
+    def _place(self) -> None:
+        super()._place()
+        if self.config.fuse and self.device.type == "cuda":
+            # Before there is an optimiser: weights that are read together are laid side by side.
+            self.networks.generator.fuse()
+
     def step(self) -> dict[str, float]:
         """One critic update, and before every few of them one generator update.
 

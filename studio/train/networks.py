@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +19,7 @@ from studio.model.dit import WanDiT
 from studio.model.filling import fill
 from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.vae import VideoVAE
-from studio.model.weights import Models, layout_of, load, load_checked, read
+from studio.model.weights import Models, layout_of, load, load_checked, read, save
 from studio.train.kinship import check_kin
 from studio.train.recipe import MatchingConfig
 from studio.world import vocabulary
@@ -28,6 +29,7 @@ __all__ = [
     "TaughtNetworks",
     "TrainedNetworks",
     "fresh_models",
+    "open_generator",
     "open_networks",
     "open_teacher",
     "open_transformer",
@@ -212,6 +214,32 @@ def open_transformer(name: str, *, role: str = "teacher") -> WanDiT:
     return network.eval().requires_grad_(False)
 
 
+def open_generator(name: str) -> Models:
+    """Load the model that a training begins with.
+
+    Args:
+        name: Name or folder of a model, or "pocket" for the pocket model with fresh weights.
+
+    Returns:
+        The model on the CPU.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If a file is damaged or of another kind.
+    """
+    return load(name) if not _fresh(name) else _pocket()
+
+
+def _fresh(name: str) -> bool:
+    return name == "pocket" and not Path(name).exists()
+
+
+def _pocket() -> Models:
+    from studio.train.pocket import pocket_models
+
+    return pocket_models()
+
+
 def open_teacher(config: Taught) -> WanDiT:
     """Load the teacher that a configuration names, after a look whether it is the generator's kin.
 
@@ -225,7 +253,12 @@ def open_teacher(config: Taught) -> WanDiT:
         FileNotFoundError: If a model is not there.
         ValueError: If a file is damaged or of another kind, or the teacher reads other text or latents.
     """
-    check_kin(config.generator, config.teacher)
+    if _fresh(config.generator):
+        with tempfile.TemporaryDirectory() as folder:
+            save(_pocket(), folder)
+            check_kin(folder, config.teacher)
+    else:
+        check_kin(config.generator, config.teacher)
     return open_transformer(config.teacher)
 
 
@@ -243,4 +276,4 @@ def open_networks(config: MatchingConfig) -> Networks:
         ValueError: If a file is damaged or of another kind, or the models do not fit each other.
     """
     teacher = open_teacher(config)
-    return Networks.of(load(config.generator), teacher=teacher, critic=copy.deepcopy(teacher))
+    return Networks.of(open_generator(config.generator), teacher=teacher, critic=copy.deepcopy(teacher))

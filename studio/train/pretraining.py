@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from studio.config import ModelConfig
-from studio.model.weights import load
 from studio.schedule import shift_sigma
 from studio.solvers import EulerSolver, solve
 from studio.train import draws
 from studio.train.clips import Clips, WorldClips
 from studio.train.dmd import guided
-from studio.train.networks import TrainedNetworks
+from studio.train.networks import TrainedNetworks, open_generator
 from studio.train.recipe import TrainConfig, check_number, check_whole
 from studio.train.recompute import recomputed
 from studio.train.runtime import sent
@@ -250,7 +249,7 @@ class Pretraining(LossTrainer):
 
 
 def _open(config: PretrainConfig) -> TrainedNetworks:
-    return TrainedNetworks.of(load(config.generator))
+    return TrainedNetworks.of(open_generator(config.generator))
 
 
 pretrain = Training(

@@ -25,7 +25,7 @@ class TrainConfig:
 
     Args:
         out: Folder of the results.
-        generator: Name or folder of the model that is trained.
+        generator: Name or folder of the model that is trained; "pocket" begins with fresh weights.
         prompts: File of prompts, `None` for the miniature's world.
         negative: Prompt of the unguided prediction.
         steps: Updates in all.
@@ -199,6 +199,7 @@ class MatchingConfig(TrainConfig):
         timestep_shift: Flow shift of the drawn timesteps.
         lowest_timestep: Smallest timestep drawn.
         highest_timestep: Largest timestep drawn.
+        fuse: Whether passes of the rollout without gradient, which are most, run in few compiled pieces, on a GPU.
 
     Raises:
         ValueError: If a value is out of range.
@@ -214,10 +215,13 @@ class MatchingConfig(TrainConfig):
     timestep_shift: float = 5.0
     lowest_timestep: float = 20.0
     highest_timestep: float = 980.0
+    fuse: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "critic_updates", 1)
+        if self.fuse and (self.lora is not None or self.shard):
+            raise ValueError("`fuse` goes neither with `lora` nor with `shard`; leave it out")
         for name in ("critic_rate", "noise_shift", "score_shift", "timestep_shift"):
             check_number(self, name, above=True)
         for name in ("guidance", "critic_guidance"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import shutil
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from torch import Tensor
 from studio.config import to_dict
 from studio.model.dit import WanDiT
 from studio.model.shards import write_shards
-from studio.model.weights import Models, save
+from studio.model.weights import Models, folder_of, save
 from studio.train import runtime
 from studio.train.lora import lora_state
 from studio.train.memory import advice, check_memory, free_memory
@@ -243,7 +244,8 @@ class Run:
     def export(self, folder: Path | str | None = None, dtype: torch.dtype = torch.float16) -> Path:
         """Write the generator, averaged where there is an average, as a whole model that `studio.open` opens.
 
-        Every process calls it, and the main one writes.
+        The probe of the model that it began with, if it has one, comes along. Every process calls it, and the main one
+        writes.
 
         Args:
             folder: Where to; `None`: `model` in the run's folder.
@@ -268,7 +270,17 @@ class Run:
                 dit = WanDiT(config.dit)
             dit.load_state_dict({name: value.detach() for name, value in state.items()}, strict=True, assign=True)
             save(Models(config=config, dit=dit, vae=nets.vae, text=nets.text), folder, dtype)
+        self._hand_on_probe(folder)
         return folder
+
+    def _hand_on_probe(self, folder: Path) -> None:
+        """What reads the pictures of the model that it began with reads those of this one."""
+        try:
+            probe = folder_of(self.config.generator) / "probe.safetensors"
+        except (FileNotFoundError, ValueError):
+            return
+        if probe.is_file() and not (folder / probe.name).exists():
+            shutil.copyfile(probe, folder / probe.name)
 
     def save_generator(self) -> list[Path]:
         """Write the generator's weights alone, averaged where there is an average, and the configuration.

@@ -29,7 +29,7 @@ _PREFIX, _ASIDE = "step-", ".part-"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 _FREE = {
     *("out", "steps", "seconds", "save_every", "keep", "export", "device", "trackers", "preview_every"),
-    *("compile", "shard"),
+    *("compile", "fuse", "shard"),
 }
 
 

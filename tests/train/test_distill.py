@@ -12,6 +12,7 @@ from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.train import draws
 from studio.train.distillation import Distillation, DistillConfig, distill, distill_preset
 from studio.train.matching import Draw
+from studio.train.snapshots import load_snapshot, save_snapshot
 from tests.train import nets
 
 
@@ -55,6 +56,21 @@ def test_the_generator_learns_every_few_critic_updates_and_the_teacher_never(tmp
         assert changes == [step % 2 == 0, True, False]
         assert ("generator_loss" in metrics) == (step % 2 == 0)
         assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+
+
+def test_rollouts_in_few_pieces_teach_the_same(tmp_path):
+    plain, fused = trainer(tmp_path), nets.networks()
+    fused.generator.fuse(compiled=False)
+    fused = Distillation(config(tmp_path), fused, nets.PROMPTS)
+    for _ in range(4):
+        expected, found = plain.step(), fused.step()
+        assert found == pytest.approx(expected, rel=1e-4)
+    path = save_snapshot(fused, tmp_path / "checkpoints", [])
+    again = trainer(tmp_path)
+    load_snapshot(again, path)
+    for name, value in weights(plain.networks.generator).items():
+        torch.testing.assert_close(again.networks.generator.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+    assert again.step() == pytest.approx(fused.step(), rel=1e-4)
 
 
 def test_a_clip_is_the_rollout_that_plays(tmp_path):

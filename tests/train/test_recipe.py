@@ -130,3 +130,21 @@ def test_a_training_looks_before_it_loads(kin, monkeypatch):
             main([recipe, "--generator", str(kin / "student"), "--teacher", other, "--out", str(kin / "run"),
                   "--device", "cpu"])  # fmt: skip
     assert open_transformer(str(kin / "teacher")).config.layers == 2
+
+
+def test_the_pocket_model_is_known_by_name(tmp_path):
+    from studio.train.initialisation import initialise_preset
+    from studio.train.networks import open_generator, open_teacher
+    from studio.train.pocket import pocket_models
+
+    mine, named = pocket_models(), open_generator("pocket")
+    assert all(torch.equal(a, b) for a, b in zip(mine.dit.parameters(), named.dit.parameters(), strict=True))
+    whole = dataclasses.replace(mine, config=dataclasses.replace(mine.config, causal=False))
+    save(whole, tmp_path / "teacher")
+    config = initialise_preset("pocket", out="o", teacher=str(tmp_path / "teacher"))
+    assert open_teacher(config).config == mine.dit.config
+    with torch.no_grad():
+        next(whole.text.parameters()).add_(1.0)
+    save(whole, tmp_path / "teacher")
+    with pytest.raises(ValueError, match="text encoder"):
+        open_teacher(config)

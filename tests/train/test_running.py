@@ -261,6 +261,18 @@ def test_the_export_is_a_model_that_opens_and_plays_the_trained_generator(tmp_pa
         assert next(iter(session.frames())).shape == (5, 16, 16, 3)
 
 
+def test_the_probe_of_the_model_it_began_with_comes_along(tmp_path):
+    from studio.model.weights import save
+
+    save(tiny_models(), tmp_path / "start")
+    run = distill(config(tmp_path, generator=str(tmp_path / "start"), steps=1), networks=whole(), prompts=nets.PROMPTS)
+    assert not (run.export() / "probe.safetensors").exists()
+    (tmp_path / "start" / "probe.safetensors").write_bytes(b"a probe")
+    assert (run.export() / "probe.safetensors").read_bytes() == b"a probe"
+    (tmp_path / "start" / "probe.safetensors").write_bytes(b"a later one")
+    assert (run.export() / "probe.safetensors").read_bytes() == b"a probe", "what is there already stays"
+
+
 def test_what_is_no_whole_model_is_not_exported(tmp_path):
     with pytest.raises(RuntimeError, match="needs VAE and text encoder"):
         fresh(tmp_path).export()
