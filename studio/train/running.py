@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import math
 import shutil
 import signal
 import threading
@@ -56,6 +57,8 @@ State = Literal["ready", "running", "paused", "stopped", "finished", "failed"]
 _GIB = 2**30
 # How often a pause looks whether it is over.
 _GLANCE = 0.05
+# A terminal interrupts every process of a launch, and the launcher hands the interrupt on to them once more.
+_ECHO = 2.0
 
 
 class Run:
@@ -455,14 +458,20 @@ def _ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def _ending_between_steps(stop: threading.Event) -> Iterator[None]:
-    """Turn the first interrupt into a request to stop; a second one interrupts at once."""
+    """Turn the first interrupt into a request to stop; a second one, unless it is the first one's echo, interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    first = -math.inf
+
     def interrupted(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal first
+        now = time.monotonic()
+        if stop.is_set() and now - first > _ECHO:
             raise KeyboardInterrupt
+        if not stop.is_set():
+            first = now
         stop.set()
 
     before = signal.signal(signal.SIGINT, interrupted)

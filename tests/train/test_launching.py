@@ -47,6 +47,23 @@ def test_two_processes_train_from_one_call(tmp_path):
     assert state["processes"] == 2 and (tmp_path / "run" / "generator.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_two_processes_train_from_a_terminal(tmp_path):
+    words = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *("-m", "studio.train", "pretrain", "--preset", "pocket", "--out", str(tmp_path / "run"), "--device", "cpu"),
+        *("--steps", "2", "--batch", "1", "--pool", "2", "--export"),
+    ]
+    # The launcher must not take up a configuration that lies in somebody's home.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
+    said = subprocess.run(words, env=environment, text=True, capture_output=True, timeout=240, check=False)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("finished at step 2 of 2") == 1, "of two processes the first one speaks"
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000002" / "state.json").read_text())
+    assert state["processes"] == 2 and len(state["history"]) == 2
+    assert (tmp_path / "run" / "model" / "dit.safetensors").exists()
+
+
 def test_what_cannot_be_launched_is_named():
     with pytest.raises(ValueError, match=r"must be one of PretrainConfig, .* got TrainConfig"):
         launch(TrainConfig(out="o", generator="g"), 2)

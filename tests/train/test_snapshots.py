@@ -115,6 +115,29 @@ def test_a_stopped_run_ends_after_its_step_with_a_checkpoint(tmp_path, whole, ho
     assert curve(current.go().history) == curve(whole.history) and not current.interrupted
 
 
+def test_an_interrupt_and_its_echo_are_one_and_a_later_one_ends_the_step(tmp_path, monkeypatch):
+    def interrupted_twice(folder):
+        current = Run(victim.trainer(folder))
+        step = current.trainer.step
+
+        def stepping():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            return step()
+
+        current.trainer.step = stepping
+        return current
+
+    monkeypatch.setattr("studio.train.running._ECHO", 600.0)
+    one = interrupted_twice(tmp_path / "echo").go()
+    assert one.interrupted and newest(tmp_path / "echo" / "checkpoints").name == "step-00000001"
+    monkeypatch.setattr("studio.train.running._ECHO", -1.0)
+    two = interrupted_twice(tmp_path / "later")
+    with pytest.raises(KeyboardInterrupt):
+        two.go()
+    assert two.state == "failed" and newest(tmp_path / "later" / "checkpoints") is None
+
+
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
     current = Run(victim.trainer(tmp_path))
     thread = threading.Thread(target=current.go)
