@@ -24,7 +24,7 @@ from studio.solvers import SOLVERS, Flow, FlowSolver
 from studio.train import draws, runtime
 from studio.train.dmd import guided
 from studio.train.networks import TaughtNetworks, open_generator, open_teacher
-from studio.train.prompts import Prompts
+from studio.train.prompts import GivenPrompts
 from studio.train.recipe import TrainConfig, check_number, check_whole
 from studio.train.recompute import recomputed
 from studio.train.trainer import LossTrainer
@@ -161,7 +161,7 @@ class Initialisation(LossTrainer):
     config: InitialiseConfig
     networks: TaughtNetworks
 
-    def __init__(self, config: InitialiseConfig, networks: TaughtNetworks, prompts: Prompts | None = None) -> None:
+    def __init__(self, config: InitialiseConfig, networks: TaughtNetworks, prompts: GivenPrompts | None = None) -> None:
         super().__init__(config, networks, prompts)
         model = networks.config
         self.schedule = FlowSchedule(shift=model.sampler.shift).to(self.device)

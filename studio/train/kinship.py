@@ -20,12 +20,13 @@ __all__ = ["check_kin"]
 _SAMPLES, _TOLERANCE = 64, 0.01
 
 
-def check_kin(generator: str, teacher: str) -> None:
+def check_kin(generator: str, teacher: str, *, called: str | None = None) -> None:
     """Refuse a teacher that reads other text embeddings or latents than the generator.
 
     Args:
         generator: Name or folder of the model that learns.
         teacher: Name or folder of the model that teaches.
+        called: What errors call the generator; `None`: as `generator` does.
 
     Raises:
         FileNotFoundError: If one is not there.
@@ -40,7 +41,7 @@ def check_kin(generator: str, teacher: str) -> None:
             fault = "its tokenizer"
         if fault:
             raise ValueError(
-                f"`teacher` must have the {what} of `generator` {generator!r}, got another one in {teacher!r} "
+                f"`teacher` must have the {what} of `generator` {called or generator!r}, got another in {teacher!r} "
                 f"({fault} differs); teach one from that generator by `studio.train.pretrain`"
             )
 

@@ -17,7 +17,7 @@ from studio.sampler import make_cache, rollout
 from studio.train import draws
 from studio.train.matching import Clip, Draw, MatchingTrainer
 from studio.train.networks import Networks, open_networks
-from studio.train.prompts import Prompts
+from studio.train.prompts import GivenPrompts
 from studio.train.recipe import MatchingConfig
 from studio.train.stream import Stream, chunk_plan
 from studio.train.training import Training
@@ -153,7 +153,7 @@ class LongTuning(MatchingTrainer):
 
     config: LongTuneConfig
 
-    def __init__(self, config: LongTuneConfig, networks: Networks, prompts: Prompts | None = None) -> None:
+    def __init__(self, config: LongTuneConfig, networks: Networks, prompts: GivenPrompts | None = None) -> None:
         block = networks.config.sampler.block
         if config.new_frames % block:
             low = max(block, config.new_frames // block * block)

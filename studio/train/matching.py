@@ -18,7 +18,7 @@ from studio.model.dit import WanDiT
 from studio.train import draws
 from studio.train.dmd import ScoreSchedules, critic_loss, dmd_gradient, dmd_loss, draw_timestep, guided
 from studio.train.networks import Networks
-from studio.train.prompts import Prompts
+from studio.train.prompts import GivenPrompts
 from studio.train.recipe import MatchingConfig
 from studio.train.recompute import recomputed
 from studio.train.runtime import sent
@@ -75,7 +75,7 @@ class MatchingTrainer(Trainer):
     config: MatchingConfig
     networks: Networks
 
-    def __init__(self, config: MatchingConfig, networks: Networks, prompts: Prompts | None = None) -> None:
+    def __init__(self, config: MatchingConfig, networks: Networks, prompts: GivenPrompts | None = None) -> None:
         super().__init__(config, networks, prompts)
         self.schedules = ScoreSchedules(noise_shift=config.noise_shift, score_shift=config.score_shift).to(self.device)
         self.generator = self.learners["generator"]

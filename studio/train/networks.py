@@ -256,7 +256,7 @@ def open_teacher(config: Taught) -> WanDiT:
     if _fresh(config.generator):
         with tempfile.TemporaryDirectory() as folder:
             save(_pocket(), folder)
-            check_kin(folder, config.teacher)
+            check_kin(folder, config.teacher, called=config.generator)
     else:
         check_kin(config.generator, config.teacher)
     return open_transformer(config.teacher)
@@ -273,7 +273,13 @@ def open_networks(config: MatchingConfig) -> Networks:
 
     Raises:
         FileNotFoundError: If a model is not there.
-        ValueError: If a file is damaged or of another kind, or the models do not fit each other.
+        ValueError: If a file is damaged or of another kind, the generator is not causal, or the models do not fit
+            each other.
     """
+    if not _fresh(config.generator) and not layout_of(config.generator)[0].config.causal:
+        raise ValueError(
+            f"`generator` must be a causal model, got {config.generator!r}, which makes whole clips; "
+            "make one of it by `studio.train.initialise`"
+        )
     teacher = open_teacher(config)
     return Networks.of(open_generator(config.generator), teacher=teacher, critic=copy.deepcopy(teacher))

@@ -14,7 +14,7 @@ import torch
 from studio.train import draws
 from studio.world import ATTRIBUTES, SceneBatch, switched
 
-__all__ = ["PromptList", "PromptPair", "Prompts", "WorldPrompts", "read_prompts"]
+__all__ = ["GivenPrompts", "PromptList", "PromptPair", "Prompts", "WorldPrompts", "read_prompts"]
 
 PromptPair = tuple[str, str]
 
@@ -25,6 +25,9 @@ class Prompts(Protocol):
     def __call__(self, index: int) -> PromptPair:
         """The prompt of a video and the one it may switch to, for the video of that index."""
         ...
+
+
+GivenPrompts = Prompts | Iterable[str | PromptPair]
 
 
 class WorldPrompts:
@@ -62,6 +65,8 @@ class PromptList:
     """
 
     def __init__(self, prompts: Iterable[str | PromptPair], seed: int = 0) -> None:
+        if isinstance(prompts, str):
+            raise ValueError(f"`prompts` must be texts, got the one text {prompts[:80]!r}; use [{prompts[:20]!r}, ...]")
         self.pairs = [_checked(entry, number) for number, entry in enumerate(prompts, start=1)]
         if not self.pairs:
             raise ValueError("`prompts` must hold at least one prompt, got none")
@@ -81,36 +86,54 @@ class PromptList:
         return order
 
 
-def read_prompts(path: Path | str, seed: int = 0) -> PromptList:
+def read_prompts(path: Path | str, seed: int = 0, *, after: Path | str | None = None) -> PromptList:
     """Read a text file of one prompt a line, or a `.jsonl` file of a string, a pair or {"prompts": [...]} a line.
 
     Args:
         path: The file, in UTF-8; empty lines are left out.
         seed: Seed of the order.
+        after: Such a file of the prompts that they switch to, line by line, as LongLive keeps them; `None` for none.
 
     Returns:
         The prompts.
 
     Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If a line is bad, naming its number.
+        FileNotFoundError: If a file is not there.
+        ValueError: If a line is bad or has no partner, naming its number.
     """
+    entries = _lines(path)
+    if after is not None:
+        second = _lines(after)
+        lone = min(entries.keys() ^ second.keys(), default=None)
+        if lone is not None:
+            there, missing = (path, after) if lone in entries else (after, path)
+            raise ValueError(f"{there}, line {lone}: {missing} must have a prompt in the same line, got none")
+        for number in entries:
+            for name, (_, switch) in ((path, entries[number]), (after, second[number])):
+                if switch is not None:
+                    raise ValueError(f"{name}, line {number}: one prompt is wanted beside a second file, got a pair")
+        entries = {number: (entries[number][0], second[number][0]) for number in entries}
+    return PromptList([pair if pair[1] is not None else pair[0] for pair in entries.values()], seed)
+
+
+def _lines(path: Path | str) -> dict[int, tuple[str, str | None]]:
+    """The prompts of a file by the numbers of their lines."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; name a .txt or .jsonl file of prompts")
     parse = _parsed if path.suffix == ".jsonl" else str.strip
-    entries = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text ({error})") from error
+    entries = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                entries.append(_checked(parse(line), number))
+                entries[number] = _checked(parse(line), number)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
-    return PromptList([pair if pair[1] is not None else pair[0] for pair in entries], seed)
+    return entries
 
 
 def _parsed(line: str) -> Any:

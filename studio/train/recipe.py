@@ -27,6 +27,7 @@ class TrainConfig:
         out: Folder of the results.
         generator: Name or folder of the model that is trained; "pocket" begins with fresh weights.
         prompts: File of prompts, `None` for the miniature's world.
+        switch_prompts: File of what they switch to, line by line; `None`: the pairs in `prompts`, or one another.
         negative: Prompt of the unguided prediction.
         steps: Updates in all.
         seconds: Time after which it stops, with a checkpoint to go on from, counted from its start or its going on;
@@ -66,6 +67,7 @@ class TrainConfig:
     out: str
     generator: str
     prompts: str | None = None
+    switch_prompts: str | None = None
     negative: str = ""
     steps: int = 700
     seconds: float | None = None
@@ -109,6 +111,8 @@ class TrainConfig:
         check_number(self, "weight_decay", above=False)
         if self.seconds is not None:
             check_number(self, "seconds", above=True)
+        if self.switch_prompts is not None and self.prompts is None:
+            raise ValueError(f"`switch_prompts` needs `prompts` that switch to them, got {self.switch_prompts!r} alone")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"`floor` must lie in [0, 1], got {self.floor}; use 0.05")
         if self.compile and (self.recompute or self.shard):

@@ -221,7 +221,6 @@ class Run:
     @property
     def preview_prompt(self) -> str:
         """What the previews show: a prompt of the training."""
-        assert self.trainer.prompts is not None
         return self.trainer.prompts(0)[0]
 
     def preview(self, prompt: str | None = None) -> Tensor:

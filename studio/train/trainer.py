@@ -20,7 +20,7 @@ from studio.train.averages import WeightAverage
 from studio.train.learner import Learner, make_accelerator
 from studio.train.lora import add_lora, merged_state
 from studio.train.networks import TrainedNetworks
-from studio.train.prompts import Prompts, WorldPrompts, read_prompts
+from studio.train.prompts import GivenPrompts, PromptList, Prompts, WorldPrompts, read_prompts
 from studio.train.recipe import TrainConfig
 from studio.train.runtime import Compiled, compiled, cosine, sent
 from studio.train.sharding import shard
@@ -36,13 +36,21 @@ def _bytes(network: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
+def _source(config: TrainConfig, given: GivenPrompts | None) -> Prompts:
+    if given is not None:
+        return given if callable(given) else PromptList(given, config.seed)
+    if config.prompts is not None:
+        return read_prompts(config.prompts, config.seed, after=config.switch_prompts)
+    return WorldPrompts(config.seed)
+
+
 class Trainer(ABC):
     """A training: a subclass says what one step is.
 
     Args:
         config: The training.
         networks: Its networks; moved to the device and changed in place.
-        prompts: Its prompts; `None` reads what the configuration names.
+        prompts: Its prompts, or texts and pairs of texts; `None` reads what the configuration names.
 
     Raises:
         ImportError: If an extra is missing.
@@ -57,7 +65,7 @@ class Trainer(ABC):
     config: TrainConfig
     networks: TrainedNetworks
 
-    def __init__(self, config: TrainConfig, networks: TrainedNetworks, prompts: Prompts | None = None) -> None:
+    def __init__(self, config: TrainConfig, networks: TrainedNetworks, prompts: GivenPrompts | None = None) -> None:
         block = networks.config.sampler.block
         if config.frames % block:
             low = max(block, config.frames // block * block)
@@ -66,8 +74,7 @@ class Trainer(ABC):
                 f"use {low} or {low + block}"
             )
         self.config, self.networks = config, networks
-        self.prompts = prompts or (read_prompts(config.prompts, config.seed) if config.prompts else None)
-        self.prompts = self.prompts or WorldPrompts(config.seed)
+        self.prompts = _source(config, prompts)
         self.accelerator = make_accelerator(config)
         self.device: torch.device = self.accelerator.device
         self._place()
@@ -213,7 +220,6 @@ class Trainer(ABC):
     def encoded(self, index: int) -> tuple[Tensor, Tensor]:
         """Text embeddings `[B, text_len, text_dim]` of the `index`-th batch's prompts and of their switches."""
         first = index * self.accelerator.num_processes * self.config.batch
-        assert self.prompts is not None
         pairs = [self.prompts(first + row) for row in self.rows]
         with torch.no_grad():
             return tuple(self.networks.encode(list(texts)).to(self.device) for texts in zip(*pairs, strict=True))  # type: ignore[return-value]

@@ -238,11 +238,24 @@ def test_configurations_print_save_and_load():
         ({"precision": "fp8"}, "`precision` must be one of"),
         ({"device": "cuda:1"}, "`device` must be 'cpu' or None"),
         ({"lora": 0}, "`lora` must be a whole number"),
+        ({"fuse": True, "lora": 2}, "`fuse` goes neither with"),
+        ({"switch_prompts": "b.txt"}, "`switch_prompts` needs `prompts`"),
     ],
 )
 def test_bad_configurations_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **changes)
+
+
+def test_prompts_are_any_texts_or_files(tmp_path):
+    given = Distillation(config(tmp_path), nets.networks(), ("a fox", ("a cat", "a blue cat")))
+    assert given.prompts.pairs == [("a fox", None), ("a cat", "a blue cat")]
+    (tmp_path / "a.txt").write_text("a fox\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("a red fox\n", encoding="utf-8")
+    files = {"prompts": str(tmp_path / "a.txt"), "switch_prompts": str(tmp_path / "b.txt")}
+    assert Distillation(config(tmp_path, **files), nets.networks()).prompts(0) == ("a fox", "a red fox")
+    with pytest.raises(ValueError, match="at least one prompt"):
+        Distillation(config(tmp_path), nets.networks(), [])
 
 
 def test_misfits_with_the_networks_are_named(tmp_path):

@@ -43,6 +43,34 @@ def test_files_of_prompts(tmp_path):
     assert set(read_prompts(tmp_path / "b.jsonl").pairs) == {("x", None), ("a", "b"), ("c", "d"), ("e", None)}
 
 
+def test_prompts_and_what_they_switch_to_in_two_files(tmp_path):
+    (tmp_path / "a.txt").write_text("a fox\n\na cat\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("a red fox\n\na blue cat\n", encoding="utf-8")
+    pairs = read_prompts(tmp_path / "a.txt", after=tmp_path / "b.txt").pairs
+    assert pairs == [("a fox", "a red fox"), ("a cat", "a blue cat")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("a\nb\n", "c\n", r"a.jsonl, line 2: .*b.jsonl must have a prompt in the same line"),
+        ("a\n\nb\n", "c\nd\ne\n", r"b.jsonl, line 2: .*a.jsonl must have"),
+        ('a\n["b", "c"]\n', "d\ne\n", r"a.jsonl, line 2: one prompt is wanted"),
+    ],
+)
+def test_prompts_without_a_partner_are_told_by_their_number(tmp_path, first, second, message):
+    for name, text in (("a", first), ("b", second)):
+        lines = [line if line.startswith("[") or not line else f'"{line}"' for line in text.splitlines()]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_prompts(tmp_path / "a.jsonl", after=tmp_path / "b.jsonl")
+
+
+def test_one_text_is_no_list_of_prompts():
+    with pytest.raises(ValueError, match="must be texts, got the one text 'a fox'"):
+        PromptList("a fox")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -146,5 +146,15 @@ def test_the_pocket_model_is_known_by_name(tmp_path):
     with torch.no_grad():
         next(whole.text.parameters()).add_(1.0)
     save(whole, tmp_path / "teacher")
-    with pytest.raises(ValueError, match="text encoder"):
+    with pytest.raises(ValueError, match="text encoder of `generator` 'pocket', got another"):
         open_teacher(config)
+
+
+def test_a_generator_of_whole_clips_is_refused_before_it_is_loaded(kin, monkeypatch):
+    from studio.train.distillation import distill_preset
+    from studio.train.networks import open_networks
+
+    monkeypatch.setattr("studio.train.networks.load", lambda *args: pytest.fail("it was loaded"))
+    config = distill_preset("pocket", out="o", teacher=str(kin / "teacher"), generator=str(kin / "teacher"))
+    with pytest.raises(ValueError, match=r"`generator` must be a causal model, got .*studio.train.initialise"):
+        open_networks(config)
