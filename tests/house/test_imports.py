@@ -76,8 +76,17 @@ def test_the_loop_knows_no_ranks_loggers_or_files() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("statement", ["import studio", "import studio.widgets", "from studio import Timeline, Studio"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import studio", "from studio.widgets import CacheStrip, FrameSource", "from studio import Timeline, Studio"],
+)
 def test_a_fresh_interpreter_loads_no_torch(statement: str) -> None:
     code = f"{statement}\nimport sys\nsys.exit('torch is loaded' if 'torch' in sys.modules else 0)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_page_of_results_needs_no_notebook() -> None:
+    code = "import studio.cli.resultspage, sys\nsys.exit('a widget is loaded' if 'anywidget' in sys.modules else 0)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
