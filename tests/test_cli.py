@@ -17,6 +17,8 @@ from studio import cli
 from studio.cli import doctor
 from studio.config import PRESETS
 from studio.live import bench, export, records
+from studio.model import backends
+from studio.model.backends import BACKENDS
 from studio.timeline import Segment, Timeline
 from studio.world.grammar import parse, vocabulary, words_of
 from tests.live.doubles import generators, tiny_config, tiny_models
@@ -208,12 +210,24 @@ def test_doctor_says_what_is_there(capsys):
     assert report["healthy"] == (status == 0)
     found = {entry["name"]: entry for group in report["findings"].values() for entry in group}
     assert found["torch"]["state"] == found["H.264"]["state"] == found["jupyterlab"]["state"] == "ok"
-    assert {"SDPA", "cuDNN", "flash-attn 2", "flash-attn 3", "memory", "ipykernel", "miniature"} <= set(found)
+    assert {*BACKENDS, "memory", "ipykernel", "miniature"} <= set(found)
     assert all(entry["remedy"] for entry in found.values() if entry["state"] == "missing")
     cli.main(["doctor"])
     text = capsys.readouterr().out
     assert "attention\n" in text
     assert ("MISSING" in text) != report["healthy"]
+
+
+def test_doctor_shows_each_back_end_and_the_one_that_is_taken(monkeypatch):
+    reasons = dict.fromkeys(BACKENDS, "") | {"flash3": "fa3_fwd_interface: No module named 'fa3_fwd_interface'"}
+    monkeypatch.setattr(backends, "available", lambda device, dtype: reasons)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {finding.name: finding for finding in doctor._attention()}
+    assert list(found) == list(BACKENDS)
+    assert (found["flash3"].state, found["flash3"].remedy) == ("optional", "pip install fa3-fwd")
+    assert found["flash3"].detail == reasons["flash3"]
+    assert found["cudnn"].detail == "serves; taken unless another is named"
+    assert {found[name].detail for name in ("flash4", "flash2", "pytorch")} == {"serves"}
 
 
 def test_doctor_knows_the_broken_kernel_and_old_packages(monkeypatch):

@@ -182,32 +182,28 @@ def _devices() -> Iterator[Finding]:
         yield _good("devices", "mps", "Apple GPU, not used by default")
 
 
+# What installs a back end that is a package of its own.
+_KERNELS = {
+    "flash3": "pip install fa3-fwd",
+    "flash4": "pip install flash-attn-4",
+    "flash2": "pip install flash-attn --no-build-isolation",
+}
+
+
 def _attention() -> Iterator[Finding]:
+    """Every back end as a model finds it: a small attention is computed to know whether it serves."""
     import torch
 
-    group, gpu = "attention", torch.cuda.is_available()
-    yield _good(group, "SDPA", "built into torch: " + ", ".join(_sdpa(torch, gpu)))
-    if gpu and torch.backends.cudnn.is_available():
-        yield _good(group, "cuDNN", str(torch.backends.cudnn.version()))
-    else:
-        yield _spare(group, "cuDNN", "needs an NVIDIA GPU" if not gpu else "not in this build of torch")
-    for name, module, remedy in (
-        ("flash-attn 2", "flash_attn", "pip install flash-attn --no-build-isolation"),
-        ("flash-attn 3", "flash_attn_interface", "build its `hopper` folder from source; for Hopper GPUs only"),
-    ):
-        found = _import(module)
-        if isinstance(found, Exception):
-            why = "not installed" if isinstance(found, ModuleNotFoundError) else f"broken: {found}"
-            yield _spare(group, name, why if gpu else "needs an NVIDIA GPU", remedy if gpu else "")
+    from studio.model.backends import available
+
+    gpu = torch.cuda.is_available()
+    found = available("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32)
+    best = next(name for name, reason in found.items() if not reason)
+    for name, reason in found.items():
+        if not reason:
+            yield _good("attention", name, "serves; taken unless another is named" if name == best else "serves")
         else:
-            yield _good(group, name, str(getattr(found, "__version__", "installed")))
-
-
-def _sdpa(torch: Any, gpu: bool) -> list[str]:
-    if not gpu:
-        return ["flash (CPU)", "math"]
-    kinds = {"flash": "flash", "mem_efficient": "memory efficient", "cudnn": "cuDNN", "math": "math"}
-    return [label for kind, label in kinds.items() if getattr(torch.backends.cuda, f"{kind}_sdp_enabled", bool)()]
+            yield _spare("attention", name, reason, _KERNELS.get(name, "") if gpu else "")
 
 
 def _import(name: str) -> Any:

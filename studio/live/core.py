@@ -125,7 +125,9 @@ class Core:
     def _may_begin(self) -> bool:
         if self.error or self.finished:
             return False
-        return self._steps > 0 or (self._wanted and self.gate.allows(self.take.made))
+        # The block that a live switch begins with need not wait for the playhead: it is what the viewer waits for.
+        ahead = int(self.take.hurried == self.take.made)
+        return self._steps > 0 or (self._wanted and self.gate.allows(self.take.made - ahead))
 
     def stats(self) -> Stats:
         """How fast it goes; see `Stats`."""
@@ -346,6 +348,8 @@ class Core:
             )
             self.take_over(self.timeline.put(segment), Put(segment))
             self.take.expect(switch, asked if at is None else None)
+            if at is None:
+                self.take.hurried = block
             self.outbox.post("switch", switch)
         self.outbox.deliver()
         return switch

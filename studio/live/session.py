@@ -57,7 +57,7 @@ class Session:
         models: the networks, as `studio.load` gives them.
         timeline: the prompts by block; None for an endless one of a single example prompt.
         policy: what a switch does to the cache unless its segment says so: "recache", "keep" or "clear".
-        lead: blocks generated ahead of the one being shown, at least 1.
+        lead: blocks generated ahead of the one being shown, at least 1; one more where a live switch begins.
         load_s: seconds that loading the networks took, counted into the time to the first frame.
 
     Raises:

@@ -38,6 +38,7 @@ class Take:
         left: the fork that undo came back from, and the steps of `history` then, both ways; None where there was none.
         forked_at: its first block that its parent does not have.
         begun: blocks whose prompt is settled; edits before that block come too late.
+        hurried: the block that the last live switch begins with.
         records: the event log.
         history: its timeline, with all edits.
         meter: how fast it goes.
@@ -65,6 +66,7 @@ class Take:
         self.engine: Engine | None = None
         self.stream: Any = None
         self.resumed = False
+        self.hurried: int | None = None
         self._vault, self._archive = vault, archive
         self._latents: list[KeptTensor] = []
         self._packed: dict[int, Packed] = {}

@@ -11,7 +11,6 @@ and streams may go from one to the other at any chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -73,25 +72,23 @@ class QuickDecoder:
         Returns:
             Pixels `[B, c, T, H, W]`.
         """
-        decoder = self._decoder
+        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.benchmark
         # The library's own choice among its kernels is timed as well, once for each size.
-        cudnn = torch.backends.cudnn
-        flags = cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=True,
-            benchmark_limit=cudnn.benchmark_limit,
-            deterministic=cudnn.deterministic,
-            allow_tf32=cudnn.allow_tf32,
-        )
-        with flags if x.is_cuda else nullcontext():
-            total: Sum = (None, x, None)
-            _, y = self._convolve(decoder.conv1, None, total, history)
-            total = (None, y, decoder.conv1.bias)
-            for layer in (*decoder.middle.children(), *decoder.upsamples.children()):
-                total = self._layer(layer, total, history)
-            norm, _, last = decoder.head.children()
-            _, y = self._convolve(cast(CausalConv3d, last), cast(RMSNorm, norm), total, history)
-            return self._piece(_summed, (None, y, last.bias))(None, y, last.bias)
+        cudnn.benchmark = before or x.is_cuda
+        try:
+            return self._decode(x, history)
+        finally:
+            cudnn.benchmark = before
+
+    def _decode(self, x: Tensor, history: History) -> Tensor:
+        decoder = self._decoder
+        _, y = self._convolve(decoder.conv1, None, (None, x, None), history)
+        total: Sum = (None, y, decoder.conv1.bias)
+        for layer in (*decoder.middle.children(), *decoder.upsamples.children()):
+            total = self._layer(layer, total, history)
+        norm, _, last = decoder.head.children()
+        _, y = self._convolve(cast(CausalConv3d, last), cast(RMSNorm, norm), total, history)
+        return self._piece(_summed, (None, y, last.bias))(None, y, last.bias)
 
     def _layer(self, layer: nn.Module, total: Sum, history: History) -> Sum:
         if isinstance(layer, ResidualBlock):
@@ -144,7 +141,9 @@ class QuickDecoder:
             before = before.as_strided(before.shape, (before.numel(), *before.stride()[1:]))
 
         def run(way: str) -> tuple[Tensor | None, Tensor, Tensor]:
-            feed = self._piece(_feed, (conv.slot, *total, before, keep, way))
+            feed = self._piece(
+                _feed, (*total, norm is None, before, keep, conv.kernel_size[0] if way == "stacked" else 0)
+            )
             x, y, remembered = feed(*total, norm, before, keep, conv.kernel_size[0] if way == "stacked" else 0)
             weight = self._weight(conv, way)
             if way == "volume":

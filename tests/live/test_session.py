@@ -114,6 +114,31 @@ def test_without_a_consumer_it_waits(session):
     assert session.stats.generated_blocks == 0
 
 
+def test_a_live_switch_does_not_wait_for_the_playhead(models):
+    """What is buffered is a block more then, and never two, however often the prompt is changed."""
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        seat = session.attach()
+        session.play()
+        wait_for(lambda: session.state == "waiting")
+        assert session.stats.generated_blocks == 2
+        later = session.switch(SNOW, at=5)
+        wait_for(lambda: session.state == "waiting")
+        assert (later.effective_block, session.stats.generated_blocks) == (5, 2)
+        assert session.switch(SEA).effective_block == 2
+        wait_for(lambda: session.stats.generated_blocks == 3 and session.state == "waiting")
+        assert session.switch(FOX).effective_block == 3
+        wait_for(lambda: session.state == "waiting")
+        assert session.stats.generated_blocks == 3
+        seat.played(session.timeline.start_frame(1))
+        wait_for(lambda: session.stats.generated_blocks == 4 and session.state == "waiting")
+        seat.played(session.timeline.start_frame(2))
+        wait_for(lambda: session.state == "waiting")
+        assert session.stats.generated_blocks == 4
+        session.pause()
+        assert session.switch(SEA).effective_block == 4
+        assert session.stats.generated_blocks == 4
+
+
 @pytest.mark.parametrize("lead", [1, 3])
 def test_the_slowest_consumer_bounds_the_lead(models, lead):
     with Session(models, timeline=Timeline.of(FOX), lead=lead) as session:
