@@ -76,8 +76,10 @@ def summary(run: Run) -> str:
     pace = sum(row["seconds"] for row in rows) / len(rows)
     config = run.config
     clips = config.batch * config.accumulate * run.trainer.accelerator.num_processes / max(pace, 1e-9)
-    left = duration(pace * (config.steps - run.trainer.done))
-    return f"{left} left, {pace:.2f} s a step, {clips:.2g} clips/s, {rows[-1]['gib']:.2f} GiB"
+    left = pace * (config.steps - run.trainer.done)
+    if run.time_left is not None:
+        left = min(left, run.time_left)
+    return f"{duration(left)} left, {pace:.2f} s a step, {clips:.2g} clips/s, {rows[-1]['gib']:.2f} GiB"
 
 
 def duration(seconds: float) -> str:

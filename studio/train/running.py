@@ -129,6 +129,11 @@ class Run:
         """Whether it ended before its last step."""
         return self._state in ("stopped", "failed")
 
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the configuration's time is over, `None` without one or before it has begun."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
     # -- control --------------------------------------------------------------------------------------------------
 
     def go(self) -> Run:

@@ -14,6 +14,7 @@ from studio.model.weights import load
 from studio.train.distillation import Distillation, DistillConfig, distill
 from studio.train.longtune import LongTuneConfig
 from studio.train.lora import merged_state
+from studio.train.monitor import summary
 from studio.train.networks import Networks, open_transformer
 from studio.train.running import Run
 from studio.train.snapshots import newest
@@ -225,6 +226,16 @@ def test_progress_is_told_with_time_left_memory_and_throughput(tmp_path):
     assert "critic_loss" in last and "0:00 left" in last and "clips/s" in last and "GiB" in last
     assert sum(line.startswith("preview of 11 frames") for line in lines) == 2
     assert lines[-1] == "finished at step 10 of 10"
+
+
+def test_the_time_left_is_no_more_than_what_was_given(tmp_path):
+    run = fresh(tmp_path, steps=10**9)
+    assert run.time_left is None
+    run = fresh(tmp_path, steps=10**9, seconds=1e-9)
+    run.trainer.step()
+    run.history.append({"step": 1, "seconds": 10.0, "gib": 0.0})
+    assert summary(run).startswith("2777777:46:30 left")
+    assert run.go().time_left == 0.0 and run.state == "stopped" and summary(run).startswith("0:00 left")
 
 
 def test_a_preview_is_pixels_and_changes_nothing(tmp_path):
