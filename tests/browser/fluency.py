@@ -26,8 +26,9 @@ for _ in range(1000):
     source.make()"""
 SHOW = "widget = Studio(source, autoplay=False)\nwidget"
 
-# A key that is held down repeats about 30 times a second; without a pause a browser takes in keys before it draws.
-REPEAT_MS = 33
+# A key that is held down repeats about 30 times a second, a wheel tells its turning with every picture of the screen. Sent
+# without a pause, what is measured is how long they wait for each other in the browser.
+REPEAT_MS, TURN_MS = 33, 17
 
 # From the event to after the frame that follows it: what somebody waits for.
 WATCH = """() => {
@@ -99,6 +100,7 @@ def test_fluency(lab: Any, open_notebook: Any) -> None:
             keyboard.down(key)
             mouse.wheel(across, down if i % 40 < 20 else -down)
             keyboard.up(key)
+            page.wait_for_timeout(TURN_MS)
 
         return action
 
