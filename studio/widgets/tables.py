@@ -101,25 +101,13 @@ def curve_rows(readings: Iterable[Reading]) -> list[Row]:
 
 def gaze_rows(readings: Iterable[Reading]) -> list[Row]:
     """A row for each block whose point was read, slot in sight and token position; the rows of a block sum to 1."""
-    return [
-        {
-            "take": reading.take,
-            "block": reading.block,
-            "point_frame": reading.own[reading.point.frame],
-            "point_row": reading.point.row,
-            "point_column": reading.point.column,
-            "slot": index,
-            "frame": slot.frame,
-            "row": row,
-            "column": column,
-            "attention": float(share),
-        }
-        for reading in readings
-        if reading.gaze is not None
-        for index, slot in enumerate(reading.slots)
-        if slot.frame is not None
-        for (row, column), share in np.ndenumerate(reading.gaze[index])
-    ]
+    rows = []
+    for reading in readings:
+        if reading.gaze is not None:
+            point = reading.point
+            asked = {"point_frame": reading.own[point.frame], "point_row": point.row, "point_column": point.column}
+            rows += _by_position(reading, reading.gaze, asked)
+    return rows
 
 
 def word_rows(readings: Iterable[Reading]) -> list[Row]:
@@ -161,21 +149,25 @@ def trace_rows(readings: Iterable[Reading]) -> list[Row]:
 
 def position_rows(readings: Iterable[Reading]) -> list[Row]:
     """A row for each block, slot in sight and token position that it looks at; the rows of a block sum to 1."""
+    known = (reading for reading in readings if reading.positions is not None)
+    return [row for reading in known for row in _by_position(reading, reading.positions, {})]
+
+
+def _by_position(reading: Reading, shares: Any, more: Row) -> list[Row]:
     return [
         {
             "take": reading.take,
             "block": reading.block,
+            **more,
             "slot": index,
             "frame": slot.frame,
             "row": row,
             "column": column,
             "attention": float(share),
         }
-        for reading in readings
-        if reading.positions is not None
         for index, slot in enumerate(reading.slots)
         if slot.frame is not None
-        for (row, column), share in np.ndenumerate(reading.positions[index])
+        for (row, column), share in np.ndenumerate(shares[index])
     ]
 
 
