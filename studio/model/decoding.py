@@ -72,13 +72,13 @@ class QuickDecoder:
         Returns:
             Pixels `[B, c, T, H, W]`.
         """
-        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.benchmark
+        before = torch.backends.cudnn.benchmark
         # The library's own choice among its kernels is timed as well, once for each size.
-        cudnn.benchmark = before or x.is_cuda
+        torch.backends.cudnn.benchmark = before or x.is_cuda
         try:
             return self._decode(x, history)
         finally:
-            cudnn.benchmark = before
+            torch.backends.cudnn.benchmark = before
 
     def _decode(self, x: Tensor, history: History) -> Tensor:
         decoder = self._decoder
