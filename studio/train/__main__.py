@@ -26,6 +26,7 @@ RECIPES = {
     "judge": ("studio.train.judge", "judge"),
     "teacher": ("studio.train.teacher", "train_teacher"),
     "student": ("studio.train.student", "train_student"),
+    "scale": ("studio.train.scale", "measure_scale"),
     "pretrain": ("studio.train.pretraining", "pretrain"),
     "initialise": ("studio.train.initialisation", "initialise"),
     "distill": ("studio.train.distillation", "distill"),
