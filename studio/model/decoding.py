@@ -72,13 +72,14 @@ class QuickDecoder:
         Returns:
             Pixels `[B, c, T, H, W]`.
         """
-        before = torch.backends.cudnn.benchmark
+        library: Any = torch.backends.cudnn
+        before = library.benchmark
         # The library's own choice among its kernels is timed as well, once for each size.
-        torch.backends.cudnn.benchmark = before or x.is_cuda
+        library.benchmark = before or x.is_cuda
         try:
             return self._decode(x, history)
         finally:
-            torch.backends.cudnn.benchmark = before
+            library.benchmark = before
 
     def _decode(self, x: Tensor, history: History) -> Tensor:
         decoder = self._decoder

@@ -26,8 +26,8 @@ for _ in range(1000):
     source.make()"""
 SHOW = "widget = Studio(source, autoplay=False)\nwidget"
 
-# A key that is held down repeats about 30 times a second, a wheel tells its turning with every picture of the screen. Sent
-# without a pause, what is measured is how long they wait for each other in the browser.
+# A key that is held down repeats about 30 times a second, a wheel tells its turning with every picture of the screen.
+# Sent without a pause, what is measured is how long they wait for each other in the browser.
 REPEAT_MS, TURN_MS = 33, 17
 
 # From the event to after the frame that follows it: what somebody waits for.
