@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from studio.model.dit import WanDiT
@@ -71,6 +72,9 @@ class Learner:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             average_gradients(mine, self.accelerator.num_processes)
+            # What is told is the loss of all clips, the same in every process.
+            dist.all_reduce(total)
+            total /= self.accelerator.num_processes
         length = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         # Both at once: each number that is read waits for the device.
         mean, norm = torch.stack([total, length.to(total)]).tolist()
