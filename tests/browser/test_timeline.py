@@ -191,7 +191,7 @@ def test_by_keys_alone(lab: Any, open_notebook: Any) -> None:
     # Choose, go on, take several.
     press("ArrowDown")
     press("ArrowDown")
-    assert page.evaluate("() => document.activeElement.getAttribute('aria-posinset')") == "2"
+    notebook.until("() => document.activeElement.getAttribute('aria-posinset') === '2'", "the focus on the second")
     assert "Prompt 2 of 4, still to come: the blue fox jumps" in page.evaluate(
         "() => document.activeElement.getAttribute('aria-label')"
     )
@@ -210,7 +210,7 @@ def test_by_keys_alone(lab: Any, open_notebook: Any) -> None:
     press("r")
     press("Shift+Alt+ArrowRight")
     until_starts(notebook, [0, 30, 36, 45])
-    assert page.evaluate("() => document.activeElement.getAttribute('aria-posinset')") == "3"
+    notebook.until("() => document.activeElement.getAttribute('aria-posinset') === '3'", "the focus on the third")
     for _ in range(5):
         press("Control+z")
     until_starts(notebook, [0, 30, 38, 46])
@@ -236,7 +236,7 @@ def test_by_keys_alone(lab: Any, open_notebook: Any) -> None:
     page.get_by_role("dialog", name="Edit a prompt").wait_for()
     page.keyboard.type("nothing of this stays")
     press("Escape")
-    assert page.evaluate("() => document.activeElement.classList.contains('ls-segment')")
+    notebook.until("() => document.activeElement.classList.contains('ls-segment')", "the focus where it was")
     press("Enter")
     press("Control+a")
     page.keyboard.type("a hare jumps")

@@ -47,7 +47,8 @@ export class TimelineView {
   private readonly paints: Paints;
   private named: Marker | null = null;
   private scheduled = false;
-  private focusing = false;
+  /** What had the focus when a key chose a segment. */
+  private focusing: Element | null = null;
   private width = 0;
 
   constructor(private readonly store: Store, reuse: (prompt: string) => void) {
@@ -133,7 +134,7 @@ export class TimelineView {
     // The focus goes with the choice, so that it can be seen and read aloud: with the next picture, however many keys
     // come before it.
     if (moves) {
-      this.focusing = true;
+      this.focusing = document.activeElement;
       this.schedule();
     }
     return true;
@@ -143,8 +144,8 @@ export class TimelineView {
     this.desk.update();
     this.past.update();
     this.draw();
-    if (this.focusing) this.segments.focus();
-    this.focusing = false;
+    if (this.focusing !== null && this.focusing === document.activeElement) this.segments.focus();
+    this.focusing = null;
   }
 
   /** The playhead moves with every frame; the rest only where the axis runs under it. */
