@@ -249,6 +249,10 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
         uint8 `[T, H, W, 3]`, read-only.
     """
     scaled = pixels[0].float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    frames = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    found = scaled.permute(0, 2, 3, 1).contiguous()
+    if found.is_cuda:
+        # Pinned memory is used again when nobody holds the frames any more; fresh pages would cost more than the copy.
+        found = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found)
+    frames = found.numpy()
     frames.setflags(write=False)
     return frames

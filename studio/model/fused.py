@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from studio.model.attention import CachedContext, Tap
 from studio.model.compiling import compiled_anew
-from studio.model.layers import Block, PromptKV, gate, modulate
-from studio.model.quantize import stacked
+from studio.model.kernels import own_kernels
+from studio.model.layers import Block, PromptKV, RMSNorm, gate, modulate
+from studio.model.quantize import Fp8Linear, stacked
 from studio.model.rope import Rotary, rotate
 
 __all__ = ["Fused"]
@@ -28,6 +29,7 @@ __all__ = ["Fused"]
 _SHAPES = 4
 
 Written = tuple[Tensor, Tensor] | None
+GeluRows = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Fused:
@@ -52,6 +54,9 @@ class Fused:
         self._made = tuple(_compiled(piece) if compiled else piece for piece in self._plain)
         self._shapes: set[tuple[int, ...]] = set()
         self.compiled, self.settled = compiled, False
+        weight = self._blocks[0].modulation
+        halves = weight.dtype in (torch.bfloat16, torch.float16)
+        self._kernels = own_kernels(weight.device) if compiled and halves else None
 
     def runs(self, context: Any) -> bool:
         """Whether it can run a pass: one over the cache, without gradients."""
@@ -85,8 +90,14 @@ class Fused:
         # The keys and values of a block go straight to its slots, those of a recache may not all be kept.
         straight = context.plain and x.shape[1] == context.cache.block * context.cache.tokens
         slots = [context.written(layer) if straight else None for layer in range(len(self._blocks))]
-        q, own = enter(self._blocks[0], self._projection(0), x, modulation, turn, key_turn, slots[0])
+        # Where a kernel of our own takes them to the cache, the pieces leave the projections as they are.
+        placing = straight and middle is not _middle and self._kernels is not None
+        aside = [placing and self._placeable(layer) for layer in range(len(self._blocks))]
+        gelu_rows = None if self._kernels is None or middle is _middle else self._kernels.gelu_rows
+        q, own = enter(self._blocks[0], self._projection(0), x, modulation, turn, key_turn, slots[0], aside[0])
         for layer, block in enumerate(self._blocks):
+            if aside[layer]:
+                q = self._placed(layer, q, turn, key_turn, cast(tuple[Tensor, Tensor], slots[layer]))
             keys, values = context.held(layer) if own is None else context.placed(layer, *own)
             if call.key_turn is not None:
                 # Until the cache is full every block sees more than the last: kernels are made for the full one.
@@ -100,10 +111,22 @@ class Fused:
                 tap.cross_attention(layer, q, *prompt[layer])
             y = block.cross_attn.backend(q, *prompt[layer])
             if layer + 1 == len(self._blocks):
-                return leave(block, x, y, modulation)
+                return leave(block, x, y, modulation, gelu_rows)
             following = self._blocks[layer + 1], self._projection(layer + 1)
-            x, q, own = joint(block, *following, x, y, modulation, turn, key_turn, slots[layer + 1])
+            rest = slots[layer + 1], aside[layer + 1], gelu_rows
+            x, q, own = joint(block, *following, x, y, modulation, turn, key_turn, *rest)
         raise AssertionError("unreachable: a transformer has blocks")
+
+    def _placeable(self, layer: int) -> bool:
+        return isinstance(self._blocks[layer].self_attn.norm_q, RMSNorm) and self._projection(layer) is not None
+
+    def _placed(
+        self, layer: int, qkv: Tensor, turn: Rotary, key_turn: Rotary | None, slots: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Queries of a layer's projections, whose keys and values go into their slots."""
+        norms = cast(RMSNorm, self._blocks[layer].self_attn.norm_q), cast(RMSNorm, self._blocks[layer].self_attn.norm_k)
+        gains, eps = tuple(norm.weight for norm in norms), tuple(norm.eps for norm in norms)
+        return self._kernels.attention_inputs(qkv, gains, eps, turn, slots, turn_keys=key_turn is not None)
 
     def _pieces(self, shape: tuple[int, ...]) -> tuple[Callable[..., Any], ...]:
         if shape not in self._shapes:
@@ -135,11 +158,17 @@ def _enter(
     turn: Rotary,
     key_turn: Rotary | None,
     slots: Written,
+    aside: bool = False,
 ) -> tuple[Tensor, Written]:
-    """Norm, projections and rotary turn. Keys and values go into their slots, or come back with the queries."""
+    """Norm, projections and rotary turn. Keys and values go into their slots, or come back with the queries.
+
+    With `aside` the projections come back side by side, as they are.
+    """
     own = block.self_attn
     shift, scale, *_ = _factors(block, modulation, x)
     y = modulate(block.norm1(x), shift, scale, modulation.shape[1])
+    if aside and projection is not None:
+        return projection(y), None
     q, k, v = (own.q(y), own.k(y), own.v(y)) if projection is None else projection(y).chunk(3, dim=-1)
     q, k, v = (part.unflatten(-1, (own.heads, -1)) for part in (own.norm_q(q), own.norm_k(k), v))
     k = k if key_turn is None else rotate(k, key_turn)
@@ -158,17 +187,21 @@ def _middle(block: Block, x: Tensor, y: Tensor, modulation: Tensor) -> tuple[Ten
     return x, cross.norm_q(cross.q(block.norm3(x))).unflatten(-1, (cross.heads, -1))
 
 
-def _leave(block: Block, x: Tensor, y: Tensor, modulation: Tensor) -> Tensor:
+def _leave(block: Block, x: Tensor, y: Tensor, modulation: Tensor, gelu_rows: GeluRows | None = None) -> Tensor:
     """From what cross-attention gave to the end of the block."""
     *_, shift, scale, factor = _factors(block, modulation, x)
     x = x + block.cross_attn.o(y.flatten(2))
     y = modulate(block.norm2(x), shift, scale, modulation.shape[1])
-    return x + gate(_feed_forward(block.ffn, y), factor, modulation.shape[1])
+    return x + gate(_feed_forward(block.ffn, y, gelu_rows), factor, modulation.shape[1])
 
 
-def _feed_forward(ffn: nn.Module, x: Tensor) -> Tensor:
+def _feed_forward(ffn: nn.Module, x: Tensor, gelu_rows: GeluRows | None) -> Tensor:
     """The feed-forward layers; the first product's kernel ends with the GELU where it has one that does."""
     first, _, second = ffn.children()
+    both = isinstance(first, Fp8Linear) and isinstance(second, Fp8Linear) and not second._forward_hooks
+    if both and gelu_rows is not None:
+        rows, scale = gelu_rows(first(x).flatten(0, -2))
+        return second.product(rows, scale, x.dtype).unflatten(0, x.shape[:-1])
     if type(first) is not nn.Linear or first._forward_hooks or x.device.type != "cuda" or x.dtype == torch.float32:
         return ffn(x)
     hidden = torch.ops.aten._addmm_activation(first.bias, x.flatten(0, -2), first.weight.t(), use_gelu=True)
@@ -185,7 +218,9 @@ def _joint(
     turn: Rotary,
     key_turn: Rotary | None,
     slots: Written,
+    aside: bool = False,
+    gelu_rows: GeluRows | None = None,
 ) -> tuple[Tensor, Tensor, Written]:
     """The end of a block and the beginning of the next."""
-    x = _leave(block, x, y, modulation)
-    return x, *_enter(following, projection, x, modulation, turn, key_turn, slots)
+    x = _leave(block, x, y, modulation, gelu_rows)
+    return x, *_enter(following, projection, x, modulation, turn, key_turn, slots, aside)

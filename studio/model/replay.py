@@ -73,6 +73,7 @@ class _Recordings:
         timestep: Buffer of the timesteps.
         prompt: Buffers of the prompt's keys and values.
         filled: The prompt that they hold.
+        inference: Whether the buffers are of inference mode, in which alone they may be written then.
         made: By place in the cache, what repeats the pass there and its result.
     """
 
@@ -81,6 +82,7 @@ class _Recordings:
     timestep: Tensor
     prompt: Prompt
     filled: weakref.ref[Any] | None
+    inference: bool
     made: dict[Any, tuple[Callable[[], None], Tensor]]
 
 
@@ -156,7 +158,10 @@ class Replays:
             return out.clone()
 
     def _give_up(self, error: Exception) -> None:
-        self.fault = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        first = error
+        while first.__context__ is not None and isinstance(first.__context__, Exception):
+            first = first.__context__  # What went wrong in a recording, before what ended it complained as well.
+        self.fault = f"{type(first).__name__}: {(str(first).strip() or 'no reason given').splitlines()[0]}"
         self._of.clear()
         logger.warning("passes are not recorded: %s", self.fault)
 
@@ -164,23 +169,32 @@ class Replays:
         if self._record is None:
             self._record = self._recorder() if self._recorder else cuda_recorder(cache.device)
         context = CachedContext(cache, replace(buffers.call, own=call.own, visible=call.visible))
-        return self._record(lambda: self._run(buffers.x, buffers.timestep, buffers.prompt, context))
+
+        def run() -> Tensor:
+            return self._run(buffers.x, buffers.timestep, buffers.prompt, context)
+
+        run()  # Whatever has to be compiled or set up for these buffers cannot be while a recording is under way.
+        return self._record(run)
 
     def _buffers(
         self, cache: KVCache, x: Tensor, timestep: Tensor, condition: Any, call: CacheCall
     ) -> _Recordings | None:
-        found = self._of.get(cache)
+        found, mode = self._of.get(cache), torch.is_inference_mode_enabled()
+        if found is not None and found.inference != mode:
+            # Compiled kernels are made for one kind of tensors as well: those of the passes as they come by.
+            del self._of[cache]
+            found = None
         if found is None and len(self._of) < _CACHES:
-            with torch.inference_mode(False):
-                turns = _like(call.query_turn), None if call.key_turn is None else _like(call.key_turn)
-                found = self._of[cache] = _Recordings(
-                    call=replace(call, query_turn=turns[0], key_turn=turns[1]),
-                    x=torch.empty_like(x),
-                    timestep=torch.empty_like(timestep, memory_format=torch.contiguous_format),
-                    prompt=tuple((torch.empty_like(k), torch.empty_like(v)) for k, v in condition.layers),
-                    filled=None,
-                    made={},
-                )
+            turns = _like(call.query_turn), None if call.key_turn is None else _like(call.key_turn)
+            found = self._of[cache] = _Recordings(
+                call=replace(call, query_turn=turns[0], key_turn=turns[1]),
+                x=torch.empty_like(x),
+                timestep=torch.empty_like(timestep, memory_format=torch.contiguous_format),
+                prompt=tuple((torch.empty_like(k), torch.empty_like(v)) for k, v in condition.layers),
+                filled=None,
+                inference=mode,
+                made={},
+            )
         return found
 
     @staticmethod
