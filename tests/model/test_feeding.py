@@ -17,7 +17,8 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 kernel = [
     needs_triton,
     pytest.mark.skipif(
-        not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU, or TRITON_INTERPRET=1 before Triton loads"
+        not INTERPRETED and not torch.cuda.is_available(),
+        reason="needs a GPU, or TRITON_INTERPRET=1 before Triton loads",
     ),
 ]
 DEVICE = "cpu" if INTERPRETED else "cuda"
