@@ -7,8 +7,10 @@ needed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,7 @@ def feed(
     """
     from studio.model.feeding_kernel import feed_kernel
 
+    kernel: Any = feed_kernel
     batch, channels, frames, height, width = y.shape
     past, places = before.shape[2], taps or 1
     y, before, skip = _last(y), _last(before), None if skip is None else _last(skip)
@@ -69,28 +72,30 @@ def feed(
     remembered = y.new_empty(before.shape)
     span = 1 << (channels - 1).bit_length()
     rows = max(NUMBERS // span, 1)
-    feed_kernel[(-(-height * width // rows), batch * (past + frames))](
-        y if skip is None else skip,
-        y,
-        y if bias is None else bias,
-        y if gain is None else gain,
-        before,
-        kept,
-        fed,
-        remembered,
-        frames,
-        height * width,
-        CHANNELS=channels,
-        PAST=past,
-        PLACES=places,
-        WITH_SKIP=skip is not None,
-        WITH_BIAS=bias is not None,
-        WITH_NORM=gain is not None,
-        KEEP=keep and summed,
-        ROWS=rows,
-        WIDTH=span,
-        num_warps=WARPS,
-    )
+    # Triton launches on the current GPU, wherever its operands are.
+    with torch.cuda.device(y.device) if y.is_cuda else contextlib.nullcontext():
+        kernel[(-(-height * width // rows), batch * (past + frames))](
+            y if skip is None else skip,
+            y,
+            y if bias is None else bias,
+            y if gain is None else gain,
+            before,
+            kept,
+            fed,
+            remembered,
+            frames,
+            height * width,
+            CHANNELS=channels,
+            PAST=past,
+            PLACES=places,
+            WITH_SKIP=skip is not None,
+            WITH_BIAS=bias is not None,
+            WITH_NORM=gain is not None,
+            KEEP=keep and summed,
+            ROWS=rows,
+            WIDTH=span,
+            num_warps=WARPS,
+        )
     ready = fed.flatten(0, 1).movedim(-1, 1) if taps else fed.movedim(-1, 1)
     return kept.movedim(-1, 1) if keep else None, ready, remembered.movedim(-1, 1)
 

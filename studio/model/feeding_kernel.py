@@ -9,7 +9,7 @@ __all__ = ["feed_kernel"]
 
 
 @triton.jit
-def feed_kernel(  # noqa: PLR0913
+def feed_kernel(
     skip,
     y,
     bias,
@@ -32,15 +32,10 @@ def feed_kernel(  # noqa: PLR0913
 ):
     """One frame of the past or of the present, a few pixels of it: summed, normed, and put where it is read.
 
-    Args:
-        skip, y: `[B, T, H, W, C]` each; `skip` only with WITH_SKIP.
-        bias, gain: `[C]` each, only with WITH_BIAS and WITH_NORM.
-        before: `[B, PAST, H, W, C]`.
-        kept: Takes the sum, `[B, T, H, W, C]`, only with KEEP.
-        fed: Takes frame s as part p of frame s - p, `[B, PAST + T - PLACES + 1, H, W, PLACES C]`.
-        remembered: Takes the last frames of past and present, `[B, PAST, H, W, C]`.
-        frames: T.
-        pixels: H W.
+    `skip`, `y` and `kept`, which takes the sum, are `[B, frames, H, W, CHANNELS]`; `bias` and `gain` are `[CHANNELS]`;
+    `before` and `remembered`, which takes the last frames of all, are `[B, PAST, H, W, CHANNELS]`. `fed` takes frame s
+    as part p of frame s - p: `[B, PAST + frames - PLACES + 1, H, W, PLACES CHANNELS]`. What is not WITH, or not to
+    KEEP, is not touched. A program works on ROWS of the `pixels` H W; WIDTH is the power of 2 that holds CHANNELS.
     """
     whole = frames + PAST
     outputs = whole - PLACES + 1

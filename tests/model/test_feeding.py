@@ -32,18 +32,17 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def compare(skip, y, bias, norm, before, keep, taps, overwrite=False):
     """The kernel's results and those of the plain steps, which are taken in float64."""
-    wide = [None if x is None else x.double() for x in (skip, y, bias)]
     exact_norm = None
     if norm is not None:
         exact_norm = RMSNorm(y.shape[1], 3).double()
         exact_norm.gamma.data = norm.gamma.data.double().cpu()
-    wide = [None if x is None else x.cpu() for x in wide]
-    expected = _feed(*wide, exact_norm, before.double().cpu(), keep, taps)
+    wide = [None if x is None else x.double().cpu() for x in (skip, bias)]
+    expected = _feed(wide[0], y.double().cpu(), wide[1], exact_norm, before.double().cpu(), keep, taps)
     gain = None if norm is None else norm.gamma
     found = feeding.feed(skip, y, bias, gain, before, keep, taps, overwrite)
     assert (found[0] is None) == (not keep)
     for mine, exact in zip(found, expected, strict=True):
-        if exact is not None:
+        if exact is not None and mine is not None:
             assert mine.dtype == y.dtype
             assert mine.shape == exact.shape
             assert mine.movedim(1, -1).is_contiguous()
@@ -79,10 +78,10 @@ def test_what_is_missing_is_left_out(mark, dtype, given, keep, taps):
     y, before = drawn(1, 12, 3, 3, 3, dtype=dtype), drawn(1, 12, 2, 3, 3, dtype=dtype)
     copies = [None if x is None else x.clone() for x in (skip, y, bias, before)]
     kept, *_ = compare(skip, y, bias, norm, before, keep, taps)
-    for given_one, copy in zip((skip, y, bias, before), copies, strict=True):
-        assert given_one is None or torch.equal(given_one, copy)
+    for tensor, copy in zip((skip, y, bias, before), copies, strict=True):
+        assert tensor is None or (copy is not None and torch.equal(tensor, copy))
     compare(skip, y, bias, norm, before, keep, taps, overwrite=True)
-    if keep and (skip is not None or bias is not None):
+    if kept is not None and (skip is not None or bias is not None):
         assert torch.equal(y if skip is None else skip, kept)
 
 
