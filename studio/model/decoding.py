@@ -11,7 +11,6 @@ and streams may go from one to the other at any chunk.
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -34,7 +33,7 @@ from studio.model.vae import (
     interleaved,
     stacked_frames,
 )
-from studio.model.workspaces import workspace_within
+from studio.model.workspaces import first_time, workspace_within
 
 __all__ = ["QuickDecoder"]
 
@@ -87,7 +86,6 @@ class QuickDecoder:
         self._decoder, self._compiled, self._choices = decoder, compiled, choices or Choices()
         self._made: dict[Any, Callable[..., Any]] = {}
         self._weights: dict[tuple[int, str], Tensor] = {}
-        self._planned: set[Any] = set()
         self.tuning, self.kernels, self.fault = False, compiled, ""
         self.workspace: int | None = WORKSPACE
         for module in decoder.modules():
@@ -225,10 +223,9 @@ class QuickDecoder:
 
     def _library(self, convolve: Callable[..., Tensor], x: Tensor, weight: Tensor, *others: Any) -> Tensor:
         """A convolution; the library chooses its kernel when sizes come by for the first time, in each thread."""
-        key = (threading.get_ident(), x.shape, weight.shape, x.dtype, x.device)
-        if self.workspace is None or not x.is_cuda or key in self._planned:
+        key = (convolve, x.shape, weight.shape, x.dtype, x.device)
+        if self.workspace is None or not x.is_cuda or not first_time(key):
             return convolve(x, weight, *others)
-        self._planned.add(key)
         result = x.numel() // x.shape[1] * weight.shape[0] * x.element_size()
         return workspace_within(self.workspace, result, x.device, lambda: convolve(x, weight, *others))
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
-__all__ = ["workspace_within"]
+__all__ = ["first_time", "workspace_within"]
 
 MARGIN = 64 * 2**20  # what an allocator rounds up
+
+
+class _Seen(threading.local):
+    def __init__(self) -> None:
+        self.keys: set[Hashable] = set()
+
+
+_SEEN = _Seen()
+
+
+def first_time(key: Hashable) -> bool:
+    """Whether this thread asks for the first time; the library remembers its choices by thread, for the process."""
+    new = key not in _SEEN.keys
+    _SEEN.keys.add(key)
+    return new
 
 
 def workspace_within(limit: int, result: int, device: torch.device, run: Callable[[], Tensor]) -> Tensor:

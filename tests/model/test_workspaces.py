@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from studio.model import workspaces
-from studio.model.workspaces import workspace_within
+from studio.model.workspaces import first_time, workspace_within
 
 GPU = torch.device("cuda")
 TOTAL = 2**33
@@ -65,6 +66,19 @@ def test_errors_leave_no_bound_behind(card):
 def test_a_bound_that_is_tighter_already_stays(card):
     assert workspace_within(2**33, 0, GPU, lambda: torch.ones(1)) == 1
     assert card == ["emptied"]
+
+
+def test_each_thread_sees_sizes_for_the_first_time_once():
+    key, told = object(), []
+
+    def ask():
+        told.extend(first_time(key) for _ in range(2))
+
+    for _ in range(2):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert told == [True, False, True, False]
 
 
 @pytest.mark.gpu
