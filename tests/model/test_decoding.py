@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import weakref
 
 import pytest
 import torch
@@ -12,6 +15,13 @@ from studio.model import decoding
 from studio.model.tuning import Choices
 from studio.model.vae import VideoVAE, enlarged
 from tests.model.test_vae import SIZES, build
+
+WAYS = [
+    ("volume", "enlarged"),
+    ("stacked", "phases"),
+    ("padded", "stacked", "phases"),
+    ("product", "volume", "phases"),
+]
 
 
 class Fixed(Choices):
@@ -26,6 +36,12 @@ class Fixed(Choices):
         return next(way for way in self.ways if way in among)
 
 
+needs_interpreter = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 from the start"),
+]
+
+
 def quick(vae, choices=None, **options):
     other = VideoVAE(vae.config).to(next(vae.parameters()).dtype).eval().requires_grad_(False)
     other.load_state_dict(vae.state_dict())
@@ -34,7 +50,10 @@ def quick(vae, choices=None, **options):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("ways", [("volume", "enlarged"), ("stacked", "phases")])
+@pytest.mark.parametrize(
+    "ways",
+    [("volume", "enlarged"), ("stacked", "phases"), ("padded", "stacked", "phases"), ("product", "volume", "phases")],
+)
 def test_pixels_are_the_decoders(name, ways):
     vae = build(name).double()
     other = quick(vae, Fixed(*ways))
@@ -78,6 +97,67 @@ def test_four_small_kernels_are_the_large_one_over_enlarged_pictures(shape):
     kernels = decoding._phases(weight)
     found = decoding._woven(F.conv2d(x, kernels, padding=1), bias, shape[0])[:, :, 0]
     torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["two halvings of time", "attention at a scale", "short decoder"])
+@pytest.mark.parametrize("ways", [("volume", "enlarged"), ("stacked", "phases"), ("product", "stacked", "phases")])
+@pytest.mark.parametrize("tuning", [False, True])
+@pytest.mark.parametrize("marked", [pytest.param(None, marks=needs_interpreter)])
+def test_the_kernel_feeds_what_the_pieces_feed(name, ways, tuning, marked):
+    vae = build(name)
+    other = quick(vae, Choices(clock=lambda run: (run(), 1.0)[1]) if tuning else Fixed(*ways))
+    other.quick.kernels, other.quick.tuning = True, tuning
+    latents = torch.randn(2, 8, 4, 3, 4, generator=torch.Generator().manual_seed(0))
+    plain, mine = vae.stream(), other.stream()
+    for chunk in latents.split((3, 1, 4), dim=1):
+        torch.testing.assert_close(other.decode(chunk, mine), vae.decode(chunk, plain), atol=1e-5, rtol=1e-4)
+    for one, two in zip(mine.history, plain.history, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    assert other.quick.kernels
+    assert not other.quick.fault
+
+
+@torch.no_grad()
+def test_where_the_kernel_fails_the_pieces_feed(monkeypatch):
+    def fails(*given, **options):
+        raise KeyError("no such instruction")
+
+    monkeypatch.setattr(decoding.feeding, "can_feed", lambda x: True)
+    monkeypatch.setattr(decoding.feeding, "feed", fails)
+    vae = build()
+    other, latents = quick(vae), torch.randn(1, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    other.quick.kernels = True
+    plain, mine = vae.stream(), other.stream()
+    for chunk in latents.split(3, dim=1):
+        torch.testing.assert_close(other.decode(chunk, mine), vae.decode(chunk, plain), atol=1e-5, rtol=1e-4)
+    assert not other.quick.kernels
+    assert "no such instruction" in other.quick.fault
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["volume", "stacked"])
+def test_what_was_fed_is_freed_before_it_is_convolved(monkeypatch, way):
+    other = quick(build(), Fixed(way, "phases"))
+    stream, latents = other.stream(), torch.randn(1, 6, 4, 4, 4)
+    other.decode(latents[:, :3], stream)
+    real, held, counts = other.quick._fed, [], []
+
+    def fed(total, norm, before, keep, *others):
+        held[:] = [weakref.ref(x) for x in total.parts[:2] if x is not None]
+        return real(total, norm, before, keep, *others)
+
+    def convolved(conv, *others):
+        alive = [one() for one in held if one() is not None]
+        counts.append(len(alive))
+        return type(other.quick)._convolved(other.quick, conv, *others)
+
+    monkeypatch.setattr(other.quick, "_fed", fed)
+    monkeypatch.setattr(other.quick, "_convolved", convolved)
+    other.decode(latents[:, 3:], stream)
+    # All but the latents, which the caller holds, and sums of one part, which are the skip of what follows.
+    assert len(counts) > 8
+    assert sum(counts[1:]) <= len(counts) / 3
 
 
 @torch.no_grad()
@@ -126,7 +206,11 @@ def test_the_fastest_way_is_timed_once_and_kept(tmp_path):
     parts = [other.decode(chunk, stream) for chunk in latents.split(3, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-4)
     count = len(timed)
-    assert count == 2 * len(json.loads(path.read_text()))
+    ways = json.loads(path.read_text())
+    assert count == sum(len(of) for of in ways.values())
+    narrow = {what for what in ways if "->3 " in what}
+    assert all(list(of) == sorted(decoding.NARROW if what in narrow else of) for what, of in ways.items())
+    assert narrow
     fresh = Choices(path, lambda run: pytest.fail("timed again"))
     assert all(fresh.known(what, ("volume", "stacked")) in (None, "stacked") for what in fresh.timings)
     again = quick(vae, fresh)
