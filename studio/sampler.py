@@ -103,6 +103,16 @@ class NoiseSource:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.seed, self.shape, self.device, self.dtype = int(seed), tuple(shape), device, dtype
+        self._ahead: tuple[tuple[int, int], Tensor] | None = None
+
+    def ahead(self, block: int, step: int) -> None:
+        """Draw noise that will be asked for next, while a GPU is still busy.
+
+        Args:
+            block: As in a call.
+            step: As in a call.
+        """
+        self._ahead = (block, step), self._drawn(block, step)
 
     def __call__(self, block: int, step: int) -> Tensor:
         """Noise of one step of one block.
@@ -114,11 +124,16 @@ class NoiseSource:
         Returns:
             Standard normal noise of the source's shape.
         """
+        which, drawn = self._ahead or (None, None)
+        if drawn is None or which != (block, step):
+            drawn = self._drawn(block, step)
+        self._ahead = None
+        return drawn.to(self.device, non_blocking=drawn.is_pinned()).to(self.dtype)
+
+    def _drawn(self, block: int, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(_mix(self.seed, block, step))
         # From pinned memory a GPU fetches it by itself, while this thread goes on to queue what needs it.
-        pinned = torch.device(self.device).type == "cuda"
-        drawn = torch.randn(self.shape, generator=generator, pin_memory=pinned)
-        return drawn.to(self.device, non_blocking=pinned).to(self.dtype)
+        return torch.randn(self.shape, generator=generator, pin_memory=torch.device(self.device).type == "cuda")
 
 
 def _mix(*parts: int) -> int:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, add_model: Callable[[argparse
     blocks = "blocks measured after warming up (default: %(default)s)"
     parser.add_argument("--blocks", type=int, default=24, help=blocks)
     parser.add_argument("--dtype", help="type of the weights (default: bfloat16 on a GPU, float32 on a CPU)")
-    parser.add_argument("--quantization", help="int8 or fp8 (default: none)")
+    parser.add_argument("--quantization", help="int8, fp8 or fp8-kv (default: none)")
     parser.add_argument("--attention", help="back end of attention (default: the best that serves here)")
     parser.add_argument("--compiled", action="store_true", help="compile the transformer and the decoder first")
     parser.add_argument("--no-graphs", action="store_true", help="run every pass as it is, without CUDA graphs")

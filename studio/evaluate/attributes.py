@@ -170,7 +170,7 @@ def generate(models: Models, trials: Sequence[Trial], *, seed: int, policies: Se
     later = models.text.encode([trial.later_text for trial in trials])
     noise = NoiseSource(seed, shape.latents(len(trials), shape.block), device=device)
     frames = None if config.cache.window is not None else total * shape.block
-    cache = make_cache(config, batch=len(trials), frames=frames, device=device, dtype=models.dit.dtype)
+    cache = make_cache(config, batch=len(trials), frames=frames, device=device, dtype=models.dit.cache_dtype)
     stream, like = models.vae.stream(), next(models.vae.parameters())
 
     def go_on(cache: KVCache, stream: VAEStream, text: Tensor, count: int, policy: Policy | None = None) -> Tensor:

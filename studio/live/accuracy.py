@@ -62,7 +62,7 @@ def accuracy(fast: Any, exact: Any) -> dict[str, float]:
     count = held * shape.block
     plain.restore(NoiseSource(2, shape.latents(1, count), device=device)(0, 0), end=count)
     recache(exact.dit, plain, yours[0], config.sampler)
-    quick = make_cache(config, frames=frames, device=device, dtype=next(fast.dit.parameters()).dtype)
+    quick = make_cache(config, frames=frames, device=device, dtype=fast.dit.cache_dtype)
     quick.restore_state(plain.state(), plain.tensors())
     schedule = FlowSchedule(shift=config.sampler.shift).to(device)
 

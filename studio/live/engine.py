@@ -92,7 +92,7 @@ class Engine:
         self._models, self._texts, self._order, self._check = models, texts, order, check
         self._take, self._observer, self._decode = take, observer, decode
         config, parameter = models.config, next(models.dit.parameters())
-        self._device, self._dtype = parameter.device, parameter.dtype
+        self._device, self._dtype = parameter.device, models.dit.cache_dtype
         self._pixels = next(models.vae.parameters())  # decoding happens where and as the decoder's weights are
         shape = VideoShape.of(config)
         if config.cache.window is None and blocks is None:
@@ -177,29 +177,39 @@ class Engine:
             if block is None:
                 return None
             watch = PartsWatch(self._pixels.device)
-            frames = self._pixels_of(block, watch)
+            latents = _Fetched(block.latents)
+            pixels, stream = self._pixels_of(block, watch)
+        # A GPU is still decoding while this is done.
+        kept = latents.read()
+        digest = digest_of(kept)
+        if self._device.type == "cuda":
+            self._noise.ahead(block.index + 1, 0)
+        with torch.inference_mode():
+            frames = self._frames_of(pixels, watch)
+        self._stream = stream
         ended = time.perf_counter()
         if (observer := self._observer()) is not None:
             observer.end(self, block, frames)
-        # A copy made outside inference mode may be used for anything, training included.
-        block = replace(block, latents=block.latents.to("cpu", copy=True))
+        block = replace(block, latents=kept)
         spent = {**block.seconds, **watch.read(), "text": self._text_seconds, "total": ended - started}
         seconds = {**spent, "vae": spent["decode"] + spent["transport"]}
-        return Made(block=block, frames=frames, seconds=seconds, digest=digest_of(block.latents))
+        return Made(block=block, frames=frames, seconds=seconds, digest=digest)
 
-    def _pixels_of(self, block: Block, watch: PartsWatch) -> np.ndarray:
+    def _pixels_of(self, block: Block, watch: PartsWatch) -> tuple[Tensor | None, Any]:
         if not self._decode:
             watch.split("decode")
-            watch.split("transport")
-            return np.zeros((0, self._models.config.height, self._models.config.width, 3), np.uint8)
+            return None, self._stream
         # A chunk that fails half way must leave the stream as it was, so a copy goes first.
         stream = self._stream.clone()
         latents = block.latents.to(self._pixels)
         pixels = self._models.vae.decode(latents, stream, cut=block.policy == "clear")
         watch.split("decode")
-        frames = to_uint8(pixels)
+        return pixels, stream
+
+    def _frames_of(self, pixels: Tensor | None, watch: PartsWatch) -> np.ndarray:
+        config = self._models.config
+        frames = np.zeros((0, config.height, config.width, 3), np.uint8) if pixels is None else to_uint8(pixels)
         watch.split("transport")
-        self._stream = stream
         return frames
 
     def close(self) -> None:
@@ -225,6 +235,28 @@ class Engine:
     def _step(self, block: int, step: int) -> Tensor:
         self._check()
         return self._noise(block, step)
+
+
+class _Fetched:
+    """Latents on their way to the CPU while a GPU goes on.
+
+    Args:
+        latents: on any device.
+    """
+
+    def __init__(self, latents: Tensor) -> None:
+        self._found, self._there = latents, None
+        if latents.is_cuda:
+            self._found = torch.empty(latents.shape, dtype=latents.dtype, pin_memory=True)
+            self._found.copy_(latents, non_blocking=True)
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def read(self) -> Tensor:
+        """A copy on the CPU; made outside inference mode it may be used for anything, training included."""
+        if self._there is not None:
+            self._there.synchronize()
+        return self._found.to("cpu", copy=True)
 
 
 def digest_of(latents: Tensor) -> str:

@@ -75,7 +75,7 @@ def _work(models: Any) -> list[tuple[str, Callable[[], None]]]:
     def block() -> None:
         # The cache of a video that has rolled on: what it holds is of no account.
         frames = None if config.cache.window is not None else (config.cache.attend or 0) + 4 * shape.block
-        cache = make_cache(config, frames=frames, device=parameter.device, dtype=parameter.dtype)
+        cache = make_cache(config, frames=frames, device=parameter.device, dtype=models.dit.cache_dtype)
         held = cache.capacity // shape.block - (0 if frames is None else 2)
         noise = NoiseSource(0, shape.latents(1, held * shape.block), device=parameter.device)
         cache.restore(noise(0, 0).to(parameter.dtype), end=held * shape.block)

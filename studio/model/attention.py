@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.config import CacheConfig
-from studio.model.backends import Backend, attention
+from studio.model.backends import Backend, attention, widened
 from studio.model.cache import CacheCall, KVCache
 from studio.model.rope import Rotary, rotary, rotate
 
@@ -104,8 +104,9 @@ class CachedContext:
         keys, values = self.placed(layer, k, v)
         if call.key_turn is not None:
             keys = rotate(keys, call.key_turn)
+        q = q.type_as(values)
         if tap is not None:
-            tap.self_attention(layer, q, keys, values)
+            tap.self_attention(layer, *widened(q, keys, values))
         return backend(q, keys, values, call.mask)
 
     def written(self, layer: int) -> tuple[Tensor, Tensor]:

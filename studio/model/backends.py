@@ -24,6 +24,7 @@ __all__ = ["BACKENDS", "Backend", "attention", "available", "backend_named", "ch
 VARIABLE = "STUDIO_ATTENTION"
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+FP8 = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,17 @@ class Backend:
             mask: Bool, broadcast to `[B, N, Lq, Lk]`, `True` where a query may look, or `None`.
 
         Returns:
-            `[B, Lq, N, D]` in `v`'s type.
+            `[B, Lq, N, D]` in `v`'s type; bfloat16 if that is FP8.
         """
+        if v.dtype == FP8 and (mask is not None or self.name != "flash3" or not v.is_cuda):
+            q, k, v = widened(q, k, v)  # only FlashAttention-3 multiplies in FP8
         q, k = q.type_as(v), k.type_as(v)
         return _pytorch(q, k, v, mask) if mask is not None else self.kernel(q, k, v)
+
+
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The same tensors, those in FP8 as bfloat16, which holds their numbers exactly."""
+    return tuple(x.to(torch.bfloat16) if x.dtype == FP8 else x for x in tensors)
 
 
 def _pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -6,8 +6,7 @@ round at the end.
 Source: Triton (Tillet et al., MAPL 2019), https://triton-lang.org.
 """
 # Neither the language nor its compiler is there without a GPU.
-# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportArgumentType=false
-# ruff: noqa: N803
+# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportArgumentType=false, reportIndexIssue=false
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class KVCache:
         batch: Videos side by side.
         frames: Length of the video in latent frames; needed, and used, only when `config.window` is `None`.
         device: Where the cache lives.
-        dtype: Type of keys, values and latents.
+        dtype: Type of keys, values and latents; latents stay bfloat16 where keys and values are FP8.
 
     Raises:
         ValueError: If `frames` is missing for a cache without a window, or a size is not positive.
@@ -118,7 +118,8 @@ class KVCache:
         shape = (batch, capacity * self.tokens, dit.heads, dit.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(dit.layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(dit.layers)]
-        self._recent = torch.zeros((batch, capacity, *latents), device=device, dtype=dtype)
+        kept = torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype
+        self._recent = torch.zeros((batch, capacity, *latents), device=device, dtype=kept)
         self._slots = [EMPTY] * capacity
         self.end = self.origin = 0
         self._begun: int | None = None

@@ -42,6 +42,7 @@ class WanDiT(nn.Module):
         config: Sizes of the network.
 
     Attributes:
+        held: Type of the keys and values that a cache of it holds; `None` for that of the weights.
         fused: Runs the blocks over the cache faster, see `fuse`; `None`: they run one by one.
         replays: Replays passes over the cache that were recorded, see `fuse`; `None`: each is run as it is.
 
@@ -61,6 +62,7 @@ class WanDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, config.dim * 6))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
+        self.held: torch.dtype | None = None
         self.fused: Fused | None = None
         self.replays: Replays | None = None
 
@@ -105,6 +107,11 @@ class WanDiT(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return self.patch_embedding.weight.dtype
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Type of a cache's keys and values."""
+        return self.held or self.dtype
 
     def grid(self, latents: Tensor) -> tuple[int, int]:
         """Token rows and columns of latents `[B, F, C, H, W]`."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.model.attention import CachedContext, Tap
+from studio.model.backends import widened
 from studio.model.compiling import compiled_anew
 from studio.model.kernels import own_kernels
 from studio.model.layers import Block, PromptKV, RMSNorm, gate, modulate
@@ -56,7 +57,7 @@ class Fused:
         self.compiled, self.settled = compiled, False
         weight = self._blocks[0].modulation
         halves = weight.dtype in (torch.bfloat16, torch.float16)
-        self._kernels = own_kernels(weight.device) if compiled and halves else None
+        self._kernels: Any = own_kernels(weight.device) if compiled and halves else None
 
     def runs(self, context: Any) -> bool:
         """Whether it can run a pass: one over the cache, without gradients."""
@@ -103,8 +104,9 @@ class Fused:
                 # Until the cache is full every block sees more than the last: kernels are made for the full one.
                 whole = keys.shape[1] == context.cache.keys[layer].shape[1]
                 keys = turned(keys, call.key_turn) if whole else rotate(keys, call.key_turn)
+            q = q.type_as(values)
             if tap is not None:
-                tap.self_attention(layer, q, keys, values)
+                tap.self_attention(layer, *widened(q, keys, values))
             y = block.self_attn.backend(q, keys, values, call.mask)
             x, q = middle(block, x, y, modulation)
             if tap is not None:

@@ -5,6 +5,8 @@ as they are: halves hold whole numbers up to 127 exactly, so the product with q 
 
 FP8 (e4m3): a row becomes w / s with s = max|w| / 448, and each row of the input is scaled and rounded the same way, so
 that the matrix product itself runs in FP8 where a GPU has it; elsewhere the same rounded numbers are multiplied.
+With "fp8-kv" the KV cache is FP8 as well, as it is without a scale: keys are normed, and values are of their order.
+FlashAttention-3 then computes self-attention in FP8; other back ends widen what they read.
 
 Sources: absmax quantisation as in LLM.int8() (Dettmers et al., 2022, arXiv:2208.07339), weights only; FP8 formats of
 Micikevicius et al. (2022, arXiv:2209.05433) with a scale a row.
@@ -34,7 +36,7 @@ __all__ = [
     "stored_bytes",
 ]
 
-Quantization = Literal["int8", "fp8"]
+Quantization = Literal["int8", "fp8", "fp8-kv"]
 Network = TypeVar("Network", bound=nn.Module)
 
 _LEVELS = 127
@@ -46,6 +48,7 @@ _DIT_LARGE = re.compile(r"blocks\.\d+\.(?:self_attn\.[qkvo]|ffn\.[02])")
 LAYERS = {
     "int8": {"WanDiT": _DIT_LAYERS, "TextEncoder": _TEXT_LAYERS},
     "fp8": {"WanDiT": _DIT_LARGE, "TextEncoder": _TEXT_LAYERS},
+    "fp8-kv": {"WanDiT": _DIT_LARGE, "TextEncoder": _TEXT_LAYERS},
 }
 FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(FP8).max
@@ -55,7 +58,7 @@ def check_quantization(quantization: str | None) -> Quantization | None:
     """Check the name of a quantisation.
 
     Args:
-        quantization: "int8", "fp8", or None for none.
+        quantization: "int8", "fp8", "fp8-kv", or None for none.
 
     Returns:
         The same.
@@ -64,7 +67,8 @@ def check_quantization(quantization: str | None) -> Quantization | None:
         ValueError: If it is something else.
     """
     if quantization is not None and quantization not in get_args(Quantization):
-        raise ValueError(f'`quantization` must be None, "int8" or "fp8", got {quantization!r}; leave it out for none')
+        kinds = ", ".join(f'"{kind}"' for kind in get_args(Quantization))
+        raise ValueError(f"`quantization` must be None or one of {kinds}, got {quantization!r}; leave it out for none")
     return quantization  # type: ignore[return-value]
 
 
@@ -225,7 +229,7 @@ def _multiplies_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-_KINDS: dict[str, type[RowLinear]] = {"int8": Int8Linear, "fp8": Fp8Linear}
+_KINDS: dict[str, type[RowLinear]] = {"int8": Int8Linear, "fp8": Fp8Linear, "fp8-kv": Fp8Linear}
 
 
 def quantized(network: Network, quantization: Quantization | None = "int8") -> Network:
@@ -233,7 +237,7 @@ def quantized(network: Network, quantization: Quantization | None = "int8") -> N
 
     Args:
         network: A transformer or text encoder, changed in place; on the meta device it is quantised as it is filled.
-        quantization: "int8", "fp8", or None to leave it as it is.
+        quantization: "int8", "fp8", "fp8-kv" (the cache of a transformer as well), or None to leave it as it is.
 
     Returns:
         The network itself.
@@ -250,6 +254,8 @@ def quantized(network: Network, quantization: Quantization | None = "int8") -> N
         if isinstance(module, nn.Linear) and layers[kind].fullmatch(path):
             owner, _, last = path.rpartition(".")
             setattr(network.get_submodule(owner), last, _KINDS[quantization or "int8"].of(module))
+    if quantization == "fp8-kv" and hasattr(network, "held"):
+        setattr(network, "held", FP8)  # noqa: B010 - a transformer's, which imports this room
     return network
 
 

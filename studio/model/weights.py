@@ -133,7 +133,7 @@ def load(
         name: Name of a shipped model or of a preset whose files are here, a folder, or a generator's checkpoint.
         device: Where the networks go.
         dtype: Type of the weights in memory.
-        quantization: "int8" or "fp8" for the transformer's linear layers; None for none.
+        quantization: "int8" or "fp8" for the transformer's linear layers, "fp8-kv" for its KV cache as well; None.
         loras: Files or adapters, each alone or with its strength, besides those that the preset brings.
         merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
         base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it.

@@ -123,7 +123,7 @@ def compare_policies(
         first, second = BlockPlan(text=old, prompt=0), BlockPlan(text=new, prompt=1)
         plan = [first] * at + [replace(second, policy=policy, sink_policy=sink_policy)] + [second] * (blocks - at - 1)
         frames = None if config.cache.window is not None else blocks * shape.block
-        cache = make_cache(config, frames=frames, device=parameter.device, dtype=parameter.dtype)
+        cache = make_cache(config, frames=frames, device=parameter.device, dtype=dit.cache_dtype)
         history, made, residues = History(cache), [], []
         with torch.no_grad():
             for block, found in residue_over_take(dit, cache, plan, noise, config.sampler):

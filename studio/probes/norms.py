@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from studio.model.backends import widened
 from studio.model.cache import KVCache, Slot
 
 __all__ = ["CacheNorms", "cache_norms", "slot_rms"]
@@ -77,6 +78,6 @@ def slot_rms(x: Tensor, tokens: int) -> Tensor:
     Returns:
         `[slots]` float32; not finite where an entry is not.
     """
-    parts = x.unflatten(1, (-1, tokens))
+    parts = widened(x)[0].unflatten(1, (-1, tokens))
     size = parts[:, 0].numel()
     return torch.linalg.vector_norm(parts, dim=(0, 2, 3, 4), dtype=torch.float32) / size**0.5
