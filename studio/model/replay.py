@@ -166,7 +166,8 @@ class Replays:
         logger.warning("passes are not recorded: %s", self.fault)
 
     def _recording(self, buffers: _Recordings, cache: KVCache, call: CacheCall) -> tuple[Callable[[], None], Tensor]:
-        if self._record is None:
+        if self._record is None or not self.recorded:
+            # The memory that recordings share goes with the last of them, and so does the recorder.
             self._record = self._recorder() if self._recorder else cuda_recorder(cache.device)
         context = CachedContext(cache, replace(buffers.call, own=call.own, visible=call.visible))
 

@@ -135,3 +135,27 @@ def test_a_third_cache_is_run_until_one_is_let_go():
     gc.collect()
     assert dit.replays.recorded == 1
     assert play(caches[2]) > 1
+
+
+def test_a_recorder_goes_with_its_last_recording():
+    """The memory that recordings share is given back with them; the next needs one that is alive."""
+    made = []
+
+    def recorder():
+        made.append(0)
+
+        def record(run):
+            made[-1] += 1
+            out = run().clone()
+            return (lambda: None), out  # as a graph, it holds no cache
+
+        return record
+
+    dit = tiny.dit()
+    dit.fuse(compiled=False)
+    dit.replays = Replays(dit._run, dit, recorder)
+    for _ in range(2):
+        film(dit, CacheConfig(sink=3, window=6), 1)
+        gc.collect()
+        assert dit.replays.recorded == 0
+    assert len(made) == 2 and all(made)
