@@ -200,9 +200,9 @@ def _leave(block: Block, x: Tensor, y: Tensor, modulation: Tensor, gelu_rows: Ge
 def _feed_forward(ffn: nn.Module, x: Tensor, gelu_rows: GeluRows | None) -> Tensor:
     """The feed-forward layers; the first product's kernel ends with the GELU where it has one that does."""
     first, _, second = ffn.children()
-    both = isinstance(first, Fp8Linear) and isinstance(second, Fp8Linear) and not second._forward_hooks
-    if both and gelu_rows is not None:
-        rows, scale = gelu_rows(first(x).flatten(0, -2))
+    quick = gelu_rows if isinstance(first, Fp8Linear) else None
+    if quick is not None and isinstance(second, Fp8Linear) and not second._forward_hooks:
+        rows, scale = quick(first(x).flatten(0, -2))
         return second.product(rows, scale, x.dtype).unflatten(0, x.shape[:-1])
     if type(first) is not nn.Linear or first._forward_hooks or x.device.type != "cuda" or x.dtype == torch.float32:
         return ffn(x)
