@@ -30,6 +30,7 @@ __all__ = [
     "BlockPlan",
     "NoiseSource",
     "PartsWatch",
+    "Revoked",
     "commit",
     "denoise_block",
     "make_cache",
@@ -82,6 +83,10 @@ class Block:
 
 
 Noise = Callable[[int, int], Tensor]
+
+
+class Revoked(Exception):
+    """Raised by the noise of a rollout to give up the block under way; the plan is then asked for the block again."""
 
 
 class NoiseSource:
@@ -381,7 +386,8 @@ def rollout(
     """Roll out a video block by block.
 
     The plan is asked for its next entry when a block begins, so that a live switch enters by it; the rollout ends when
-    the plan ends. Gradient mode is set inside a step and never held across a yield.
+    the plan ends. A block whose noise raises `Revoked` begins again with the plan's next entry, as if it had not begun
+    before. Gradient mode is set inside a step and never held across a yield.
 
     Args:
         dit: The network.
@@ -407,18 +413,22 @@ def rollout(
             switch(dit, cache, condition, sampler, entry)
         watch.split("recache" if entry.policy == "recache" else None)
         first = cache.end
-        with torch.no_grad():
-            latents = denoise_block(
-                dit,
-                cache,
-                entry.text if entry.gradient else condition,
-                noise,
-                sampler,
-                schedule,
-                exit_step=entry.exit_step,
-                gradient=entry.gradient,
-                tap=tap,
-            )
+        try:
+            with torch.no_grad():
+                latents = denoise_block(
+                    dit,
+                    cache,
+                    entry.text if entry.gradient else condition,
+                    noise,
+                    sampler,
+                    schedule,
+                    exit_step=entry.exit_step,
+                    gradient=entry.gradient,
+                    tap=tap,
+                )
+        except Revoked:
+            cache.abandon()
+            continue
         watch.split("denoise")
         commit(dit, cache, latents, condition, sampler, prompt=entry.prompt)
         watch.split("commit")

@@ -329,10 +329,12 @@ class Core:
         self._settle()
 
     def switch(self, segment: Segment, at: int | None) -> Switch:
-        """Put another prompt into force at block `at` or at the next one that has not begun."""
+        """Put another prompt into force at block `at`, or at the first one that can still be made under it."""
         asked = time.perf_counter()
         with self.changed:
             self.check_open()
+            if at is None:
+                self.take.revoke()
             block = switch_block(at, self.take.begun, self.timeline.length)
             policy = segment.policy or self.policy
             # The policy goes into the timeline, so that it says what happened even if the session's changes later.
@@ -440,6 +442,7 @@ class Core:
             seed=timeline.seed,
             order=lambda: self._order(take, rests, timeline.seed),
             check=lambda: self._check(take, rests),
+            revoked=lambda last: self._revoked(take, last),
             blocks=timeline.length,
             take=take.number,
             observer=lambda: self.observer,
@@ -466,7 +469,12 @@ class Core:
             if seed != self.timeline.seed:  # edited before the first block, after the engine was built
                 take.engine = None
                 raise Abandoned
+            self._begun_at = time.perf_counter()
             return take.begin(self.timeline, self.policy)
+
+    def _revoked(self, take: Take, last: bool) -> bool:
+        with self.changed:
+            return take.stepped(last)
 
     def _publish(self, made: Made, engine: Engine, take: Take, rests: int) -> None:
         kept = take.keep(made.block.latents)

@@ -19,7 +19,7 @@ from studio.live.orders import Order as Order
 from studio.live.rebuild import rebuild_cache, rebuild_stream
 from studio.live.texts import Texts as Texts
 from studio.live.watching import Observer
-from studio.sampler import Block, BlockPlan, NoiseSource, PartsWatch, make_cache, rollout
+from studio.sampler import Block, BlockPlan, NoiseSource, PartsWatch, Revoked, make_cache, rollout
 from studio.shapes import VideoShape
 
 
@@ -67,6 +67,8 @@ class Engine:
         seed: seed of the noise.
         order: asked for each block's order as it begins; None ends the take.
         check: called before every denoising step; it may raise `Abandoned`.
+        revoked: asked before every denoising step, with whether it is the last one, whether the block is to begin again
+            with another order; None never asks, so that a GPU's steps are queued without waiting for any.
         blocks: length of the take, needed where the model keeps every frame.
         decode: whether to make pixels; without, `Made.frames` is empty.
         take: number of the take.
@@ -84,17 +86,18 @@ class Engine:
         seed: int,
         order: Callable[[], Order | None],
         check: Callable[[], None],
+        revoked: Callable[[bool], bool] | None = None,
         blocks: int | None = None,
         decode: bool = True,
         take: int = 0,
         observer: Callable[[], Observer | None] = lambda: None,
     ) -> None:
-        self._models, self._texts, self._order, self._check = models, texts, order, check
+        self._models, self._texts, self._order, self._check, self._revoked = models, texts, order, check, revoked
         self._take, self._observer, self._decode = take, observer, decode
         config, parameter = models.config, next(models.dit.parameters())
         self._device, self._dtype = parameter.device, models.dit.cache_dtype
         self._pixels = next(models.vae.parameters())  # decoding happens where and as the decoder's weights are
-        shape = VideoShape.of(config)
+        shape, self._last = VideoShape.of(config), len(config.sampler.steps) - 1
         if config.cache.window is None and blocks is None:
             raise ValueError(
                 f"`{config.name}` keeps every latent frame and needs a video with an end; give the timeline a length"
@@ -135,7 +138,7 @@ class Engine:
             The other engine; its noise is that of this one.
         """
         other = copy.copy(self)
-        other._order, other._observer, other._check = order, observer, check
+        other._order, other._observer, other._check, other._revoked = order, observer, check, None
         with torch.inference_mode():
             other._cache, other._stream = copy.deepcopy(self._cache), self._stream.clone()
         other._blocks = other._rollout()
@@ -233,8 +236,13 @@ class Engine:
             yield entry
 
     def _step(self, block: int, step: int) -> Tensor:
+        noise = self._noise(block, step)
+        if self._revoked is not None and self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # a step that is queued cannot be revoked any more
         self._check()
-        return self._noise(block, step)
+        if self._revoked is not None and self._revoked(step == self._last):
+            raise Revoked
+        return noise
 
 
 class _Fetched:

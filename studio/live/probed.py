@@ -138,6 +138,7 @@ class Probed:
         self._prompts = dict(before.prompts)
         self._words: dict[str, tuple[Word, ...] | None] = {}
         self._before: tuple[Slot, ...] | None = None
+        self._held: tuple[int, tuple[Slot, ...]] = (-1, ())
         self._prompt = ""
         self._told = 0
         self.begun = False
@@ -157,7 +158,10 @@ class Probed:
         self._follow(entry, residue and not self._wanted.over)
         self._text_before = entry.text
         self._probe.readings.clear()
-        self._before = None if entry.policy is None else self.cache.slots
+        # A block that begins again has let go of the slots that it evicted.
+        if not self.begun or self._held[0] != self.cache.end:
+            self._held = self.cache.end, self.cache.slots
+        self._before = None if entry.policy is None else self._held[1]
         self.begun = True
 
     def end(self, block: Block, frames: np.ndarray) -> BlockReading:

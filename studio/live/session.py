@@ -421,14 +421,16 @@ class Session:
         transition: Transition | None = None,
         blend: Sequence[Weighted] = (),
     ) -> Switch:
-        """Change the prompt at the next block that has not begun, or at a later one.
+        """Change the prompt as soon as may be, or at a later block.
 
-        The timeline gets a segment there, in place of one that started at the same block; later segments stay.
+        The timeline gets a segment there, in place of one that started at the same block; later segments stay. A block
+        under way whose last denoising step has not begun begins again with the new prompt, unless it is the first of
+        the take or began with a recache or a clear; else the next block is the first one with it.
 
         Args:
             prompt: what to see.
             policy: what it does to the cache: "recache", "keep", "clear"; None for the session's own.
-            at: block number; None for the next one.
+            at: block number, one that has not begun; None for the first that can be made with it.
             sink_policy: whether a recache keeps or rewrites the sink: "keep", "rewrite"; None for the model's own.
             transition: how the prompt before goes over into it; None for at once.
             blend: further prompts to mix in, with their weights beside the 1 of `prompt`.

@@ -38,6 +38,8 @@ class Take:
         left: the fork that undo came back from, and the steps of `history` then, both ways; None where there was none.
         forked_at: its first block that its parent does not have.
         begun: blocks whose prompt is settled; edits before that block come too late.
+        revocable: whether the block under way may begin again under another prompt.
+        revoked: whether it is to.
         hurried: the block that the last live switch begins with.
         records: the event log.
         history: its timeline, with all edits.
@@ -65,7 +67,7 @@ class Take:
         self.latency: float | None = None
         self.engine: Engine | None = None
         self.stream: Any = None
-        self.resumed = False
+        self.resumed = self.revocable = self.revoked = False
         self.hurried: int | None = None
         self._vault, self._archive = vault, archive
         self._latents: list[KeptTensor] = []
@@ -136,8 +138,28 @@ class Take:
         if timeline.length is not None and block >= timeline.length:
             return None
         self.begun = block + 1
-        self._order = order_at(timeline, block, policy)
-        return self._order
+        self._order = order = order_at(timeline, block, policy)
+        # What a recache or a clear did to the cache is not undone, and the first prompt of a take is never lost.
+        self.revocable, self.revoked = block > 0 and order.policy in (None, "keep"), False
+        return order
+
+    def revoke(self) -> None:
+        """Let the block under way begin again, if it may; its prompt is open until then."""
+        if self.revocable:
+            self.revocable, self.revoked = False, True
+            self.begun -= 1
+
+    def stepped(self, last: bool) -> bool:
+        """A denoising step of the block under way is about to run.
+
+        Args:
+            last: whether it is the last one, after which nothing would be won by beginning again.
+
+        Returns:
+            Whether the block is to begin again instead.
+        """
+        self.revocable = self.revocable and not last
+        return self.revoked
 
     def expect(self, switch: Switch, asked: float | None) -> None:
         """Remember a switch until its block is made, and when it was asked for if its latency is to be measured."""
@@ -221,6 +243,7 @@ class Take:
         index, timeline = self.begun, self.history.timeline
         order = self.begin(timeline, policy)
         assert order is not None, "whoever gives blocks checks their number"
+        self.revocable = False
         first = units.first_frame(index)
         self.records.append(
             BlockRecord(
@@ -243,7 +266,7 @@ class Take:
 
     def fail(self) -> None:
         """Give up the block under way and the engine with it."""
-        self.begun = self.made
+        self.begun, self.revocable, self.revoked = self.made, False, False
         self.drop_engine()
 
     def drop_engine(self) -> None:

@@ -122,6 +122,7 @@ class KVCache:
         self._recent = torch.zeros((batch, capacity, *latents), device=device, dtype=kept)
         self._slots = [EMPTY] * capacity
         self.end = self.origin = 0
+        self.abandoned = 0
         self._begun: int | None = None
 
     @property
@@ -232,6 +233,15 @@ class KVCache:
             self._recent[:, frame % self.capacity] = latents[:, i].detach()
         self.end += self.block
         self._begun = None
+
+    def abandon(self) -> None:
+        """Give the block up that has begun, if one has: it may begin again, after a switch as well.
+
+        The frames that it evicted stay evicted, as they would be seen by no later block; a recache makes them again.
+        """
+        if self._begun is not None:
+            self.abandoned += 1
+            self._begun = None
 
     # -- a switch -----------------------------------------------------------------------------------------------
 

@@ -108,7 +108,8 @@ class Watch:
         self._dit, self._sampler, self._listeners, self._cache = dit, sampler, listeners, cache
         self._timesteps = [float(t) for t in schedule.warp(sampler.steps)]
         self._open: dict[int, Pass] = {}
-        self._made: tuple[int, int, int] = (-1, -1, 0)  # cache, block and denoising passes of it heard so far
+        # Cache, block, how often blocks were given up, and denoising passes heard since.
+        self._made: tuple[int, int, int, int] = (-1, -1, 0, 0)
         self._handles = [
             dit.register_forward_pre_hook(self._before, with_kwargs=True),
             dit.register_forward_hook(self._after, with_kwargs=True),
@@ -188,15 +189,15 @@ class Watch:
 
     def _place(self, cache: KVCache, now: float) -> tuple[PassKind, int | None]:
         block = cache.end // cache.block
-        if self._made[:2] != (id(cache), block):
-            self._made = (id(cache), block, 0)
-        count = self._made[2]
+        if self._made[:3] != (id(cache), block, cache.abandoned):
+            self._made = (id(cache), block, cache.abandoned, 0)
+        count = self._made[3]
         step = next((i for i, t in enumerate(self._timesteps) if abs(t - now) < _SAME_TIMESTEP), None)
         commits = abs(now - self._sampler.context_timestep) < _SAME_TIMESTEP
         # Where the commit has the timestep of a step, the step comes first.
         if commits and (step is None or count > step):
             return "commit", None
-        self._made = (id(cache), block, count + 1)
+        self._made = (id(cache), block, cache.abandoned, count + 1)
         return "denoise", count if step is None else step
 
 
