@@ -260,7 +260,7 @@ def commit(
     """
     latents = latents.detach()
     timestep = latents.new_full(latents.shape[:2], sampler.context_timestep, dtype=torch.float32)
-    dit(latents, timestep, text, context=CachedContext(cache, cache.begin()), tap=tap)
+    dit(latents, timestep, text, context=CachedContext(cache, cache.begin()), tap=tap, flow=False)
     cache.commit(latents, prompt=prompt)
 
 
@@ -274,7 +274,7 @@ def recache(
     prompt: int = 0,
     sink_policy: SinkPolicy | None = None,
     tap: Tap | None = None,
-) -> Tensor:
+) -> None:
     """Recompute the visible cache under another prompt, in one pass over the latents it was made of.
 
     Args:
@@ -286,16 +286,12 @@ def recache(
         sink_policy: Overrides the cache's sink policy.
         tap: Listener to the pass.
 
-    Returns:
-        The pass's flow `[B, f, C, H, W]`, of no use to the sampler itself.
-
     Source: LongLive (ICLR 2026), section 3.1; the pass is fully bidirectional as in its public code.
     """
     latents, call = cache.begin_recache(sink_policy)
     timestep = latents.new_full(latents.shape[:2], sampler.context_timestep, dtype=torch.float32)
-    flow = dit(latents, timestep, text, context=CachedContext(cache, call), tap=tap)
+    dit(latents, timestep, text, context=CachedContext(cache, call), tap=tap, flow=False)
     cache.end_recache(prompt=prompt)
-    return flow
 
 
 def switch(dit: WanDiT, cache: KVCache, text: Tensor | Condition, sampler: SamplerConfig, plan: BlockPlan) -> None:

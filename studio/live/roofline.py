@@ -28,8 +28,9 @@ def block_flops(config: ModelConfig) -> int:
         config: The model.
     """
     shape = VideoShape.of(config)
-    queries = shape.block * shape.tokens_per_frame
-    return (len(config.sampler.steps) + 1) * pass_flops(config.dit, queries, _visible(config) * shape.tokens_per_frame)
+    queries, keys = (frames * shape.tokens_per_frame for frames in (shape.block, _visible(config)))
+    steps = len(config.sampler.steps) * pass_flops(config.dit, queries, keys)
+    return steps + pass_flops(config.dit, queries, keys, flow=False)
 
 
 def recache_flops(config: ModelConfig) -> int:
@@ -39,7 +40,7 @@ def recache_flops(config: ModelConfig) -> int:
         config: The model.
     """
     tokens = _visible(config) * VideoShape.of(config).tokens_per_frame
-    return pass_flops(config.dit, tokens, tokens)
+    return pass_flops(config.dit, tokens, tokens, flow=False)
 
 
 def decode_flops(config: ModelConfig) -> int:

@@ -99,15 +99,27 @@ class CachedContext:
         """See `Context.attend`."""
         call = self.call
         q = rotate(q, call.query_turn)
-        if call.key_turn is None:
-            k = rotate(k, call.query_turn)
-        keys, values = self.placed(layer, k, v)
+        keys, values = self.store(layer, k, v)
         if call.key_turn is not None:
             keys = rotate(keys, call.key_turn)
         q = q.type_as(values)
         if tap is not None:
             tap.self_attention(layer, *widened(q, keys, values))
         return backend(q, keys, values, call.mask)
+
+    def store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the pass's own keys and values.
+
+        Args:
+            layer: The layer.
+            k: Keys of all of the pass's tokens `[B, L, N, D]`, not turned.
+            v: Values, likewise.
+
+        Returns:
+            What the pass sees then, as `held`.
+        """
+        # Window-relative keys are held as they are, and turned when they are read.
+        return self.placed(layer, k if self.call.key_turn is not None else rotate(k, self.call.query_turn), v)
 
     def written(self, layer: int) -> tuple[Tensor, Tensor]:
         """The slots that the pass's own keys and values go to, as views `[B, L, N, D]` of the cache.

@@ -152,8 +152,9 @@ class WanDiT(nn.Module):
         *,
         context: Context | None = None,
         tap: Tap | None = None,
+        flow: bool = True,
     ) -> Tensor:
-        """Predict the flow.
+        """Predict the flow, or only write the cache.
 
         Args:
             x: Noisy latents `[B, F, C, H, W]`.
@@ -161,9 +162,11 @@ class WanDiT(nn.Module):
             text: Text embeddings `[B, text_len, text_dim]`, or the condition made of them.
             context: What self-attention can see; `None` for the bidirectional network over the clip itself.
             tap: Listener to attention, or `None`.
+            flow: Whether the flow is wanted. Without it the last layer of a pass over the cache ends where its keys and
+                values are stored, unless a tap or a hook listens.
 
         Returns:
-            The flow noise - x0, `[B, F, C, H, W]`.
+            The flow noise - x0, `[B, F, C, H, W]`; no elements where the last layer ended early.
 
         Raises:
             ValueError: If the latents' channels or sizes do not fit the network.
@@ -173,23 +176,37 @@ class WanDiT(nn.Module):
         if context is None:
             positions = torch.arange(x.shape[1], device=x.device)
             context = FullContext(rotary(positions, *self.grid(x), self.config.head_dim))
+        flow = flow or tap is not None or bool(self._forward_hooks) or not isinstance(context, CachedContext)
         if self.replays is not None and tap is None and self.replays.runs(context):
             # The first noise may be finer than the weights; here it is rounded as the first layer would.
-            replayed = self.replays(x.to(self.dtype), timestep, condition, cast(CachedContext, context), self.backend)
+            replayed = self.replays(
+                x.to(self.dtype), timestep, condition, cast(CachedContext, context), self.backend, flow
+            )
             if replayed is not None:
                 return replayed
-        return self._run(x, timestep, condition.layers, context, tap)
+        return self._run(x, timestep, condition.layers, context, tap, flow)
 
     def _run(
-        self, x: Tensor, timestep: Tensor, prompt: tuple[PromptKV, ...], context: Context, tap: Tap | None = None
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        prompt: tuple[PromptKV, ...],
+        context: Context,
+        tap: Tap | None = None,
+        flow: bool = True,
     ) -> Tensor:
         time, modulation = self.embed_time(timestep)
         tokens = self._patchify(x)
         if self.fused is not None and self.fused.runs(context):
-            tokens = self.fused(tokens, modulation, prompt, cast(CachedContext, context), tap)
+            tokens = self.fused(tokens, modulation, prompt, cast(CachedContext, context), tap, flow)
         else:
             for layer, block in enumerate(self.blocks):
+                if layer + 1 == len(self.blocks) and not flow:
+                    cast(Block, block).store(tokens, modulation, cast(CachedContext, context), layer)
+                    break
                 tokens = block(tokens, modulation, prompt[layer], context, layer, tap)
+        if not flow:
+            return x.new_empty(0)
         _, height, width = self.config.patch
         rows, columns = self.grid(x)
         return rearrange(

@@ -70,6 +70,7 @@ class Fused:
         prompt: tuple[PromptKV, ...],
         context: CachedContext,
         tap: Tap | None = None,
+        flow: bool = True,
     ) -> Tensor:
         """Run all blocks.
 
@@ -79,9 +80,10 @@ class Fused:
             prompt: Keys and values of the prompt for every block.
             context: The pass over the cache.
             tap: Listener to attention, or `None`.
+            flow: Whether the last block is run to its end, past storing its keys and values.
 
         Returns:
-            Tokens `[B, L, dim]`.
+            Tokens `[B, L, dim]`; without `flow` those that the last block began with.
         """
         call = context.call
         enter, middle, joint, leave, turned = self._pieces((*x.shape, modulation.shape[1]))
@@ -100,6 +102,8 @@ class Fused:
             if aside[layer]:
                 q = self._placed(layer, q, turn, key_turn, cast(tuple[Tensor, Tensor], slots[layer]))
             keys, values = context.held(layer) if own is None else context.placed(layer, *own)
+            if layer + 1 == len(self._blocks) and not flow:
+                return x
             if call.key_turn is not None:
                 # Until the cache is full every block sees more than the last: kernels are made for the full one.
                 whole = keys.shape[1] == context.cache.keys[layer].shape[1]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from studio.config import DiTConfig
-from studio.model.attention import Context, Tap
+from studio.model.attention import CachedContext, Context, Tap
 from studio.model.backends import Backend, attention
 
 __all__ = ["Block", "CrossAttention", "Head", "LayerNorm", "RMSNorm", "SelfAttention", "sinusoid"]
@@ -80,6 +80,10 @@ class SelfAttention(_Projections):
         q, k, v = self._split(self.norm_q(self.q(x))), self._split(self.norm_k(self.k(x))), self._split(self.v(x))
         return self.o(context.attend(layer, q, k, v, tap, self.backend).flatten(2))
 
+    def store(self, x: Tensor, context: CachedContext, layer: int) -> None:
+        """Store the keys and values of `x` `[B, L, dim]` in the cache, and nothing more."""
+        context.store(layer, self._split(self.norm_k(self.k(x))), self._split(self.v(x)))
+
 
 class CrossAttention(_Projections):
     """Attention from the picture to the prompt; padding tokens are attended to as well, as Wan2.1 does."""
@@ -134,6 +138,18 @@ class Block(nn.Module):
         x = x + self.cross_attn(self.norm3(x), prompt, layer, tap)
         y = self.ffn(modulate(self.norm2(x), shift2, scale2, spans))
         return x + gate(y, gate2, spans)
+
+    def store(self, x: Tensor, modulation: Tensor, context: CachedContext, layer: int) -> None:
+        """Run the block as far as the cache needs: its keys and values are stored.
+
+        Args:
+            x: Tokens `[B, L, dim]`.
+            modulation: `[B, M, 6, dim]`, as in `forward`.
+            context: The pass over the cache.
+            layer: Index of the block.
+        """
+        shift, scale, *_ = (self.modulation.float() + modulation).type_as(x).unbind(2)
+        self.self_attn.store(modulate(self.norm1(x), shift, scale, modulation.shape[1]), context, layer)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, spans: int) -> Tensor:

@@ -1,9 +1,9 @@
 """Passes over the cache recorded once and replayed: one launch in the place of hundreds.
 
-A block's denoising steps and its commit are the same pass with other numbers in it: noisy latents, time, rotary turn
-and the prompt's keys and values. All of these go through buffers that stay where they are, so that one CUDA graph
-serves each place in the ring of the cache. What differs in more than numbers (a recache, a listener, an adapter beside
-the weights) runs as it always does.
+A block's denoising steps are the same pass with other numbers in it: noisy latents, time, rotary turn and the prompt's
+keys and values. All of these go through buffers that stay where they are, so that one CUDA graph serves each place in
+the ring of the cache, and another the commit there, whose last layer ends early. What differs in more than numbers (a
+recache, a listener, an adapter beside the weights) runs as it always does.
 
 Source: CUDA graphs as in `torch.cuda.CUDAGraph`.
 """
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 Run = Callable[[], Tensor]
 Prompt = tuple[PromptKV, ...]
-Pass = Callable[[Tensor, Tensor, Prompt, CachedContext], Tensor]
+# Latents, timesteps, prompt, context, no listener, and whether the flow is wanted.
+Pass = Callable[[Tensor, Tensor, Prompt, CachedContext, None, bool], Tensor]
 # Caches that live side by side, as forks do; each needs recordings of its own.
 _CACHES = 2
 
@@ -90,7 +91,8 @@ class Replays:
     """Runs passes of one shape over caches, recorded when they come by for the second time.
 
     Args:
-        run: The pass: latents, timesteps, the prompt's keys and values and the context to the flow.
+        run: The pass: latents, timesteps, the prompt's keys and values, the context, no tap and whether the flow is
+            wanted, to the flow.
         modules: The network's modules; a hook on one of them is not replayed, so the pass is not either.
         recorder: What records; `None` for CUDA graphs on the device of the first pass.
 
@@ -121,7 +123,13 @@ class Replays:
         return full and context.plain and context.call.mask is None
 
     def __call__(
-        self, x: Tensor, timestep: Tensor, condition: Any, context: CachedContext, backend: Backend
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        condition: Any,
+        context: CachedContext,
+        backend: Backend,
+        flow: bool = True,
     ) -> Tensor | None:
         """Replay a pass.
 
@@ -131,12 +139,13 @@ class Replays:
             condition: The prompt's keys and values as `layers`.
             context: The pass over the cache.
             backend: What computes attention.
+            flow: Whether the flow is wanted.
 
         Returns:
-            The flow `[B, F, C, H, W]`; `None` if the pass has to be run as it is, as the first at its place.
+            The flow `[B, F, C, H, W]`, if wanted; `None` if the pass has to be run as it is, as the first at its place.
         """
         cache, call = context.cache, context.call
-        key = (*_ends(call.own), tuple(x.shape), tuple(timestep.shape), backend.name)
+        key = (*_ends(call.own), tuple(x.shape), tuple(timestep.shape), backend.name, flow)
         met = self._met.setdefault(cache, set())
         if key not in met:
             met.add(key)
@@ -149,7 +158,7 @@ class Replays:
             self._fill(buffers, x, timestep, condition, call)
             if key not in buffers.made:
                 try:
-                    buffers.made[key] = self._recording(buffers, cache, call)
+                    buffers.made[key] = self._recording(buffers, cache, call, flow)
                 except Exception as error:  # Whatever a driver or a kernel has against it, the pass itself can be run.
                     self._give_up(error)
                     return None
@@ -165,14 +174,16 @@ class Replays:
         self._of.clear()
         logger.warning("passes are not recorded: %s", self.fault)
 
-    def _recording(self, buffers: _Recordings, cache: KVCache, call: CacheCall) -> tuple[Callable[[], None], Tensor]:
+    def _recording(
+        self, buffers: _Recordings, cache: KVCache, call: CacheCall, flow: bool
+    ) -> tuple[Callable[[], None], Tensor]:
         if self._record is None or not self.recorded:
             # The memory that recordings share goes with the last of them, and so does the recorder.
             self._record = self._recorder() if self._recorder else cuda_recorder(cache.device)
         context = CachedContext(cache, replace(buffers.call, own=call.own, visible=call.visible))
 
         def run() -> Tensor:
-            return self._run(buffers.x, buffers.timestep, buffers.prompt, context)
+            return self._run(buffers.x, buffers.timestep, buffers.prompt, context, None, flow)
 
         run()  # Whatever has to be compiled or set up for these buffers cannot be while a recording is under way.
         return self._record(run)

@@ -65,13 +65,14 @@ def side_pass_flops(queries: int, keys: int, heads: int, head_dim: int) -> int:
     return 2 * queries * keys * heads * head_dim
 
 
-def pass_flops(config: DiTConfig, queries: int, keys: int) -> int:
+def pass_flops(config: DiTConfig, queries: int, keys: int, *, flow: bool = True) -> int:
     """Operations of the matrix products of one pass of the network over tokens, one video.
 
     Args:
         config: Sizes of the network.
         queries: Tokens of the pass.
         keys: Tokens that self-attention sees.
+        flow: Whether the flow is wanted; without it the last layer only stores its keys and values.
 
     Returns:
         Multiplications and additions, each counted; the time embedding and the prompt's own projections, which do not
@@ -81,8 +82,11 @@ def pass_flops(config: DiTConfig, queries: int, keys: int) -> int:
     projections = (4 + 2) * 2 * queries * dim * dim  # self-attention's q, k, v, o and cross-attention's q, o
     attended = 2 * 2 * queries * (keys + config.text_len) * dim
     feed_forward = 2 * 2 * queries * dim * config.ffn_dim
-    ends = 2 * queries * dim * cells * (config.in_channels + config.out_channels)
-    return config.layers * (projections + attended + feed_forward) + ends
+    layer = projections + attended + feed_forward
+    patches, pixels = (2 * queries * dim * cells * channels for channels in (config.in_channels, config.out_channels))
+    if not flow:
+        return (config.layers - 1) * layer + 2 * 2 * queries * dim * dim + patches
+    return config.layers * layer + patches + pixels
 
 
 class Stopwatch:

@@ -152,7 +152,7 @@ class Watch:
                 listener.end(call)
 
     def _describe(
-        self, x: Tensor, timestep: Tensor, text: Tensor | Condition, *, context: Any = None, tap: Any = None
+        self, x: Tensor, timestep: Tensor, text: Tensor | Condition, *, context: Any = None, **_: Any
     ) -> Pass | None:
         grid = self._dit.grid(x)
         now = float(timestep.flatten()[0])

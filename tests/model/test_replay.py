@@ -56,15 +56,15 @@ def test_latents_and_caches_are_those_of_the_passes(positions, seed):
 
 
 def test_one_recording_a_place_in_the_ring():
-    """Denoising steps and commits are one pass, and prompts and positions only other numbers in it."""
+    """One for the denoising steps and one for the commit; prompts and positions are only other numbers in them."""
     dit, tape = taped(tiny.dit())
     cache = tiny.cache(CacheConfig(sink=3, window=6))
     texts = [tiny.text(seed) for seed in (1, 2)]
     plan = (BlockPlan(text=texts[i // 8], prompt=i // 8, policy="keep" if i == 8 else None) for i in range(14))
     list(rollout(dit, cache, plan, NoiseSource(0, (1, 3, *tiny.LATENT)), tiny.SAMPLER))
     # The third block fills the cache; from then on the two places of the window take turns.
-    assert tape.runs == dit.replays.recorded == 2
-    assert tape.repeats == 12 * 5 - 2
+    assert tape.runs == dit.replays.recorded == 2 * 2
+    assert tape.repeats == 12 * 5 - 4
 
 
 def test_what_is_no_such_pass_is_run():
