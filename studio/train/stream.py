@@ -78,7 +78,7 @@ class Stream:
 
         Args:
             new: The new latent frames `[B, f, C, H, W]`, just committed to the cache.
-            overlap: Latent frames that the next clip begins with, fewer than `f`.
+            overlap: Latent frames that the next clip begins with, fewer than a clip.
             vae: The VAE that decodes up to the first of them and encodes it as an image.
         """
         new = new.detach()
@@ -90,7 +90,7 @@ class Stream:
         assert frame is not None
         self.image = vae.encode(frame).to(new.dtype)
         # A copy, so that the rest of the chunk is not kept alive.
-        self.overlap = new[:, -overlap:].clone()
+        self.overlap = known[:, -overlap:].clone()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that is kept between two chunks, by name."""

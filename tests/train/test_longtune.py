@@ -131,17 +131,20 @@ def test_the_losses_see_the_new_frames_and_no_others(tmp_path):
     assert not flows[-1].grad[:, :3].any() and flows[-1].grad[:, 3:].any()
 
 
-def test_a_clip_overlaps_with_the_last_one_and_begins_with_an_image(tmp_path):
-    it = trainer(tmp_path)
+@pytest.mark.parametrize(("frames", "fresh"), [(9, 6), (9, 3), (12, 3), (12, 9)])
+def test_a_clip_overlaps_with_the_last_one_and_begins_with_an_image(tmp_path, frames, fresh):
+    it = trainer(tmp_path, frames=frames, new_frames=fresh, max_length=60, switch_frames=())
     clips, videos = [], []
-    for _ in range(4):
+    for _ in range(5):
         clip, new = chunk(it)
         clips.append(clip.latents)
         videos.append(new)
     video, vae = torch.cat(videos, dim=1), it.networks.vae
     for index, clip in enumerate(clips[1:], start=1):
-        start = 9 + 6 * (index - 1) - 3
-        assert torch.equal(clip[:, 1:3], video[:, start + 1 : start + 3])
+        past = frames - fresh
+        start = frames + fresh * (index - 1) - past
+        assert clip.shape[1] == frames
+        assert torch.equal(clip[:, 1:past], video[:, start + 1 : start + past])
         with torch.no_grad():
             image = vae.encode(vae.decode(video[:, : start + 1])[:, -1:])
         torch.testing.assert_close(clip[:, :1], image, atol=1e-5, rtol=1e-4)
