@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from studio.train.__main__ import report
 from studio.train.recipe import TrainConfig
@@ -29,7 +32,7 @@ def launch(config: TrainConfig, processes: int) -> list[dict[str, float]]:
 
     Raises:
         ImportError: If accelerate is not installed.
-        ValueError: If the configuration is of no training, or there is no process.
+        ValueError: If the configuration is of no training, there is no process, or not a GPU for each.
     """
     if _named(config) is None:
         known = ", ".join(training(name).config.__name__ for name in TRAININGS)
@@ -38,10 +41,16 @@ def launch(config: TrainConfig, processes: int) -> list[dict[str, float]]:
         raise ValueError(f"`processes` must be at least 1, got {processes}")
     try:
         from accelerate import debug_launcher, notebook_launcher
+        from accelerate.utils import is_cuda_available
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
-    if config.device == "cpu":
+    # Asked without waking a GPU, which the processes to come could not use then.
+    here = 0 if config.device == "cpu" or not is_cuda_available() else torch.cuda.device_count()
+    if here and processes > here:
+        raise ValueError(f"`processes` must be at most the {here} GPUs that are here, got {processes}")
+    if not here:
         # The notebook launcher knows one process on a CPU; its twin for tests starts several.
+        config = dataclasses.replace(config, device="cpu")
         debug_launcher(_member, (config,), num_processes=processes)
     else:
         notebook_launcher(_member, (config,), num_processes=processes)

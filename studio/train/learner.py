@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Learner:
         network: The network; its parameters that require gradients are trained.
         rate: Learning rate.
         config: Moments, decay, clipping and accumulation.
-        accelerator: Accumulates, and prepares the optimiser.
+        accelerator: Knows the processes, and prepares the optimiser.
     """
 
     def __init__(self, network: WanDiT, rate: float, config: TrainConfig, accelerator: Any) -> None:
@@ -50,18 +51,16 @@ class Learner:
             RuntimeError: If the gradient is not finite; nothing was changed then.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        mean, norm = 0.0, 0.0
         set_rate(self.optimizer, share * self.rate)
         for micro in range(self.config.accumulate):
-            with self.accelerator.accumulate():
-                value = loss(micro)
-                self.accelerator.backward(value)
-                total += value.detach() / self.config.accumulate
-                if self.accelerator.sync_gradients:
-                    mean, norm = self._finish_gradients(total)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-        return mean, norm
+            # Counted here: accelerate's own count is one for all trainings of a process.
+            value = loss(micro) / self.config.accumulate
+            self.accelerator.backward(value)
+            total += value.detach()
+        told = self._finish_gradients(total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return told
 
     def _finish_gradients(self, total: Tensor) -> tuple[float, float]:
         # The rollout calls the bare network many times a loss, so ranks meet here and not in hooks of a wrapper.
@@ -116,10 +115,10 @@ def make_optimizer(parameters: list[nn.Parameter], rate: float, config: TrainCon
 
 
 def make_accelerator(config: TrainConfig) -> Any:
-    """The accelerator that places, accumulates and joins ranks.
+    """The accelerator that places networks, joins ranks and keeps trackers.
 
     Args:
-        config: Device, accumulation and trackers.
+        config: Device and trackers.
 
     Returns:
         An `accelerate.Accelerator`. Mixed precision stays with the trainer, since the rollout mixes passes with and
@@ -127,6 +126,7 @@ def make_accelerator(config: TrainConfig) -> Any:
 
     Raises:
         ImportError: If accelerate, or a tracker that is asked for, is not installed.
+        RuntimeError: If several processes were started and do not know each other.
         ValueError: If there is no such tracker.
     """
     try:
@@ -136,11 +136,16 @@ def make_accelerator(config: TrainConfig) -> Any:
     _check_trackers(config.trackers)
     accelerator = Accelerator(
         cpu=config.device == "cpu",
-        gradient_accumulation_steps=config.accumulate,
         mixed_precision="no",
         log_with=list(config.trackers) or None,
         project_dir=config.out,
     )
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    if accelerator.num_processes != started:
+        raise RuntimeError(
+            f"{started} processes were started and each would train alone, got {accelerator.num_processes} together; "
+            "without a GPU use device='cpu' in all of them"
+        )
     if config.trackers:
         plain = {
             name: value for name, value in dataclasses.asdict(config).items() if isinstance(value, (int, float, str))

@@ -139,6 +139,19 @@ def test_accumulated_micro_batches_are_one_update_of_their_mean(tmp_path):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-4)
 
 
+def test_trainings_beside_each_other_accumulate_each_its_own(tmp_path):
+    def beside(mine, others):
+        it = trainer(tmp_path, accumulate=mine)
+        other = trainer(tmp_path, accumulate=others)
+        rows = [it.step()]
+        other.step()
+        return [*rows, it.step(), it.step()]
+
+    for mine, others in ((2, 1), (1, 2)):
+        alone = trainer(tmp_path, accumulate=mine)
+        assert beside(mine, others) == [alone.step() for _ in range(3)]
+
+
 def test_noise_of_a_process_is_counted_too(tmp_path):
     one, two = (trainer(tmp_path, draw="process", batch=2) for _ in range(2))
     rows = [one.step() for _ in range(3)]

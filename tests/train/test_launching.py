@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,10 +36,11 @@ def test_two_processes_train_from_one_call(tmp_path):
     save(whole, tmp_path / "model")
     save(dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=False)), tmp_path / "teacher")
     config = DistillConfig(out=str(tmp_path / "run"), generator=str(tmp_path / "model"), steps=2, frames=6,
-                           teacher=str(tmp_path / "teacher"), critic_updates=2, device="cpu")  # fmt: skip
+                           teacher=str(tmp_path / "teacher"), critic_updates=2)  # fmt: skip
     path = config.save(tmp_path / "config.json")
     (tmp_path / "start.py").write_text(SCRIPT, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # Without a GPU the processes must still know each other.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     said = subprocess.run([sys.executable, str(tmp_path / "start.py"), str(path)], env=environment, text=True,
                           capture_output=True, timeout=240, check=False)  # fmt: skip
     assert said.returncode == 0, said.stderr
@@ -64,8 +66,22 @@ def test_two_processes_train_from_a_terminal(tmp_path):
     assert (tmp_path / "run" / "model" / "dit.safetensors").exists()
 
 
-def test_what_cannot_be_launched_is_named():
+def test_processes_that_would_train_each_alone_are_stopped(monkeypatch):
+    from studio.train.learner import make_accelerator
+
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    with pytest.raises(RuntimeError, match="2 processes were started and each would train alone"):
+        make_accelerator(DistillConfig(out="o", generator="g", teacher="t"))
+
+
+def test_what_cannot_be_launched_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"must be one of PretrainConfig, .* got TrainConfig"):
         launch(TrainConfig(out="o", generator="g"), 2)
     with pytest.raises(ValueError, match="`processes` must be at least 1"):
         launch(DistillConfig(out="o", generator="g", teacher="t"), 0)
+    monkeypatch.setattr("accelerate.utils.is_cuda_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ValueError, match="`processes` must be at most the 2 GPUs that are here, got 3"):
+        launch(DistillConfig(out="o", generator="g", teacher="t"), 3)
