@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from studio.model import feeding
 from studio.model.compiling import compiled_anew
 from studio.model.tuning import Choices
-from studio.model.vae import (
+from studio.model.vaelayers import (
     AttentionBlock,
     CausalConv3d,
     Decoder,

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from studio.model import decoding
 from studio.model.tuning import Choices
-from studio.model.vae import VideoVAE, enlarged
+from studio.model.vae import VideoVAE
+from studio.model.vaelayers import enlarged
 from tests.model.test_vae import SIZES, build
 
 WAYS = [

@@ -10,7 +10,7 @@ import torch
 
 from studio.model import feeding
 from studio.model.decoding import _feed
-from studio.model.vae import RMSNorm
+from studio.model.vaelayers import RMSNorm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
