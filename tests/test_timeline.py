@@ -62,7 +62,8 @@ def test_bad_prompts_are_named_with_the_remedy(prompt, words):
     ("options", "words"),
     [
         ({"start": -1}, "use 0"),
-        ({"start": 1.5}, "whole number.*got 1.5"),
+        ({"start": 1.5}, "whole number.*got 1.5; use 1"),
+        ({"start": -1.5}, "got -1.5$"),
         ({"start": float("nan")}, "got nan"),
         ({"start": float("inf")}, "got inf"),
         ({"start": True}, "got True"),

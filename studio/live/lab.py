@@ -17,11 +17,12 @@ import numpy as np
 from torch import Tensor
 
 from studio.config import Policy, SinkPolicy
-from studio.events import ErrorReport
+from studio.events import ErrorReport, UnknownWord
 from studio.live.engine import Abandoned, Engine, Models, Order, Texts
 from studio.live.judging import Alignment, Judge
 from studio.live.turns import short_turns
 from studio.live.watching import BlockReading, Observer, Past
+from studio.live.words import find_unknown
 from studio.probes import CacheWarning
 from studio.shapes import VideoShape
 from studio.timeline import POLICIES, check_prompt, check_seed, check_whole, shorten
@@ -291,7 +292,23 @@ class Lab:
             "share of a block": recache / (sum(spent) / len(spent)) if spent else nothing,
         }
 
+    @property
+    def judged(self) -> bool:
+        """Whether somebody tells how well the film shows each prompt."""
+        return self._judge is not None
+
     # What callers ask for
+
+    def unknown_words(self, text: str) -> list[UnknownWord]:
+        """Words of a text that the model's text encoder has never seen.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            One entry for each place, in the order of the text.
+        """
+        return find_unknown(self._models.text, text)
 
     def change(self, **changes: Any) -> LabSettings:
         """Compare something else: everything that it touches is made anew.

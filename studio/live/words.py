@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from studio.events import UnknownWord
@@ -26,12 +26,18 @@ def find_unknown(encoder: Any, text: str) -> list[UnknownWord]:
     known = getattr(getattr(encoder, "tokenizer", None), "words", ())
     found = []
     for name in dict.fromkeys(encoder.unknown_words(text)):
-        close = nearest(name.lower(), known, cutoff=0.5)
+        close = _close(name.lower(), known)
         places = [place.span() for place in re.finditer(_WHOLE.format(re.escape(name)), text, re.IGNORECASE)]
         # A word that the encoder normalised may not stand in the text as it is; it is reported without its place.
         for start, end in places or [(0, 0)]:
             found.append(UnknownWord(word=text[start:end] or name, start=start, end=end, nearest=close))
     return sorted(found, key=lambda word: word.start)
+
+
+def _close(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was meant, most likely: with another first letter it must be all the closer."""
+    known = list(known)
+    return nearest(word, [one for one in known if one[:1] == word[:1]], cutoff=0.5) or nearest(word, known, cutoff=0.75)
 
 
 class UnknownWords(tuple[UnknownWord, ...]):

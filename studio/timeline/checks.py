@@ -160,6 +160,8 @@ def check_whole(value: object, name: str, low: int, high: int, remedy: str = "")
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
+        if not remedy and isinstance(value, float) and low <= value <= high:
+            remedy = f"use {int(value)}"
         message = f"`{name}` must be a whole number from {low} to {high}, got {shorten(value)}"
         raise ValueError(message + (f"; {remedy}" if remedy else "")) from None
     if not low <= number <= high:

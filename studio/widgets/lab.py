@@ -167,6 +167,12 @@ class RecacheLab(anywidget.AnyWidget):
             "seed": settings.seed,
             "policies": [list(p) if not isinstance(p, str) else p for p in settings.policies],
             "names": list(settings.names),
+            "judged": lab.judged,
+            "unknown": [
+                {"word": word.word, "nearest": word.nearest}
+                for prompt in (settings.first, settings.then)
+                for word in lab.unknown_words(prompt)
+            ],
             "choices": [list(p) if not isinstance(p, str) else p for p in choices],
         }
 

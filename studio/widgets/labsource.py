@@ -29,6 +29,13 @@ class LabSource(Protocol):
     @property
     def runs(self) -> Sequence[Any]: ...
 
+    @property
+    def judged(self) -> bool: ...
+
+    def unknown_words(self, text: str) -> list[Any]:
+        """Words of a text that the model has never seen."""
+        ...
+
     def table(self) -> list[dict[str, Any]]:
         """The summary, a row a policy."""
         ...

@@ -124,7 +124,7 @@ def _draw(ipv: Any, values: np.ndarray) -> Any:
         ipv.ylim(0, rows)
         ipv.zlim(0, columns)
         ipv.xyzlabel("time", "row", "column")
-        ipv.view(azimuth=35, elevation=20, distance=2.3)
+        ipv.view(azimuth=35, elevation=20, distance=2.8)
         return figure
     finally:
         ipv.current.figure, ipv.current.container = before, container

@@ -41,6 +41,14 @@ WATCH = """() => {
     };
     look();
 }"""
+# Where the parts of the studio stand in it, and how high they are.
+PLACES = """() => {
+    const from = document.querySelector('.ls-studio').getBoundingClientRect().top;
+    return ['.ls-player', '.ls-inspect', '.ls-timeline', '.ls-compose'].map((name) => {
+        const { top, height } = document.querySelector(name).getBoundingClientRect();
+        return [Math.round(top - from), Math.round(height)];
+    });
+}"""
 FIRST, THEN = "rgb(230, 159, 0)", "rgb(86, 180, 233)"
 
 
@@ -81,6 +89,7 @@ def test_the_cells_turn_at_the_recache(lab: Any, open_notebook: Any, screenshots
     assert [cell["frame"] for cell in cells] == [row[0] for row in provenance(notebook, 5)]
     assert {cell["colour"] for cell in cells if cell["own"] == "false"} == {FIRST}
     page.locator(".ls-inspect").screenshot(path=screenshots / "cache-before.png")
+    strip = page.locator(".ls-strip").bounding_box()
 
     page.evaluate(WATCH)
     step(notebook, 7)
@@ -92,6 +101,9 @@ def test_the_cells_turn_at_the_recache(lab: Any, open_notebook: Any, screenshots
     turned = [cell["frame"] for cell in cells if cell["role"] == "window" and cell["own"] == "false"]
     assert len(turned) == 6
     assert {cell["colour"] for cell in cells if cell["frame"] in turned} == {THEN}
+    assert page.locator(".ls-strip").bounding_box() == strip, "what a recache has to tell moves nothing"
+    assert "recached here" in page.locator(".ls-switched").inner_text()
+    assert page.locator(".ls-scrubmarks i").count() == 1
     # The sink is kept: it still holds the old prompt.
     assert {cell["colour"] for cell in cells if cell["role"] == "sink"} == {FIRST}
     passed = page.evaluate("() => Object.fromEntries(window.studioColours)")
@@ -155,10 +167,12 @@ def test_tabs_of_the_studio(lab: Any, open_notebook: Any, screenshots: Path) -> 
     )
     shown(notebook, 8)
     page.wait_for_timeout(1500)
+    stood = page.evaluate(PLACES)
     for name in ("Dark", "Light"):
         notebook.theme(f"JupyterLab {name}")
-        for tab in ("Cache", "Words", "Heads"):
+        for tab in ("Gaze", "Curves", "Volume", "Cache", "Words", "Heads"):
             page.get_by_role("tab", name=tab).click()
+            assert page.evaluate(PLACES) == stood, f"{tab} is as high as any other tab"
             if tab == "Words":
                 word = page.locator(".ls-word", has_text="rabbit")
                 if word.get_attribute("aria-pressed") != "true":
@@ -245,8 +259,12 @@ def test_a_point_of_the_picture(lab: Any, open_notebook: Any, screenshots: Path)
     page.get_by_role("tab", name="Gaze").click()
     asking = page.locator(".ls-ask").nth(1)
     asking.wait_for()
+    # Until the first picture is drawn the newest block is in sight.
+    page.get_by_text("Where block 0 looks").wait_for(timeout=60_000)
     box = asking.bounding_box()
     assert box is not None
+    # The picture is 24 by 16 pixels, and is shown in that shape.
+    assert abs(box["width"] / box["height"] - 24 / 16) < 0.02
     # Token row 0 of two, column 2 of three.
     asking.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.2})
     notebook.until("() => document.querySelector('.ls-point:not([hidden])') !== null", "the mark of the point")

@@ -62,7 +62,7 @@ def test_the_volume_is_drawn(lab: Any, open_with: Any, screenshots: Path) -> Non
     page.locator(".ls-scene canvas").first.wait_for(timeout=60_000)
     page.wait_for_timeout(3000)
     shown = eval(notebook.execute("print(view.scened)"))
-    assert (shown["block"], shown["what"]) == (3, "“a”")
+    assert (shown["block"], shown["what"]) == (3, "“runs”"), "the longest word tells more than an article"
     before = picture(page)
     page.locator(".ls-pane.ls-volume").screenshot(path=screenshots / "volume-3d.png")
     assert (before.max(axis=2) - before.min(axis=2) > 30).mean() > 0.005, "something in colour is drawn"
@@ -79,6 +79,21 @@ def test_the_volume_is_drawn(lab: Any, open_with: Any, screenshots: Path) -> Non
     assert np.abs(cut - dense).mean() > 0.2
     page.locator(".ls-pane.ls-volume").screenshot(path=screenshots / "volume-slice.png")
     assert notebook.execute("print(view.scene.slice_x)") == str(7.5 / 12 * 48)
+
+    # In the dark it is drawn on the page's own ground, as large as its place.
+    ground = "getComputedStyle(document.querySelector('.ls-scene')).backgroundColor"
+    for theme in ("Dark", "Light"):
+        notebook.theme(f"JupyterLab {theme}")
+        notebook.until(f"() => document.querySelector('.ls-studio').dataset.theme === '{theme.lower()}'", "the theme")
+        notebook.until_told("print(view.scene.style['background-color'])", page.evaluate(ground))
+    notebook.until_told(
+        "print([view.scene.width, view.scene.height])",
+        str(
+            page.evaluate(
+                "(({ clientWidth, clientHeight }) => [clientWidth, clientHeight])(document.querySelector('.ls-scene'))"
+            )
+        ),
+    )
 
     # Another word, another volume; the numbers are those of the readings.
     page.get_by_label("Whose attention").select_option(label="the word “fox”")

@@ -197,6 +197,12 @@ def test_nonsense_is_refused(models, made, changes, message) -> None:
     assert made.settings is before
 
 
+def test_words_that_the_model_has_never_seen_are_named(made) -> None:
+    found = [(word.word, word.start, word.nearest) for word in made.unknown_words("a red foxx on a glacier")]
+    assert found == [("foxx", 6, "fox"), ("on", 11, None), ("glacier", 16, None)]
+    assert made.unknown_words(FIRST) == made.unknown_words("") == []
+
+
 def test_an_unknown_change_is_named(made) -> None:
     with pytest.raises(ValueError, match="there is no `prompt` in a lab; use first"):
         made.change(prompt="a fox")

@@ -800,6 +800,8 @@ def test_unknown_words(session):
     session.switch("a blu fox")
     assert [(word.word, word.nearest) for word in session.unknown_words] == [("blu", "blue")]
     assert session.unknown_words("") == []
+    for typed, meant in (("jumpz", "jumps"), ("xfox", "fox"), ("snwo", "snow"), ("glacier", None), ("dogs", None)):
+        assert [word.nearest for word in session.unknown_words(typed)] == [meant]
     with pytest.raises(ValueError):
         session.unknown_words(3)
 

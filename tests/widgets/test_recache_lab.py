@@ -60,6 +60,19 @@ def test_a_page_hears_every_block_and_the_table(lab) -> None:
     view.close()
 
 
+def test_a_page_hears_which_words_are_unknown_and_whether_somebody_judges(models) -> None:
+    settings = LabSettings(
+        first="a red foxx runs", then="the glacier jumps", at=2, blocks=3, policies=("clear", "keep")
+    )
+    with Lab(models, settings) as made:
+        view = RecacheLab(made)
+        page = browser(view)
+        (hello,) = page.wait(lambda: page.of("lab")[:1])
+        assert hello["unknown"] == [{"word": "foxx", "nearest": "fox"}, {"word": "glacier", "nearest": None}]
+        assert hello["judged"] is False
+        view.close()
+
+
 def test_a_page_that_comes_late_gets_everything(lab) -> None:
     view = RecacheLab(lab)
     lab.wait(120)

@@ -266,7 +266,7 @@ export class Readings {
   }
 }
 
-const PERCENT = [5, 10, 15, 20, 30, 40, 50, 75, 100];
+const PERCENT = [1, 2, 3, 5, 10, 15, 20, 30, 40, 50, 75, 100];
 
 /** The top of a scale for shares, in percent, that moves rarely. */
 export function scaleTop(values: number[]): number {

@@ -137,6 +137,12 @@ export class LabStore {
     return this.grid.blockAt(this.pace.frame);
   }
 
+  /** Something is being written: what was said of the last words no longer holds. */
+  touched(): void {
+    this.refusal = null;
+    this.changed();
+  }
+
   /** Ask for other settings. */
   async change(changes: Record<string, unknown>): Promise<void> {
     const reply = await this.link.ask("lab", { changes });

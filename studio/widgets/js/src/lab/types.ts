@@ -26,6 +26,10 @@ export interface LabSettings extends Omit<LabState, "type"> {
   seed: number;
   policies: Policy[];
   names: string[];
+  /** Whether somebody judges what the films show. */
+  judged: boolean;
+  /** Words of the prompts that the model has never seen. */
+  unknown: { word: string; nearest: string | null }[];
   choices: Policy[];
 }
 

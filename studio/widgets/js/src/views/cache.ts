@@ -3,22 +3,27 @@ import { decodeJpeg } from "../darkroom";
 import { clock } from "../grid";
 import { percentage, scaleTop, shares, type Reading, type Slot } from "../readings";
 import type { Store } from "../store";
+import { COST } from "./curves";
 import { PinBar } from "./pin";
 
 const LEAVE_MS = 350;
+const LEFT = "Residue: how far the cache is from what it would hold had the new prompt always been in force. 1 is as far as the two prompts are apart, as if nobody had switched; 0 is nothing.";
 
 /** The slots that a block could see, and how much it looked at each. */
 export class CacheView {
   readonly element: HTMLElement;
   readonly title = "Cache";
   private readonly heading = h("span", { class: "ls-heading" });
-  private readonly switched = h("span", { class: "ls-muted ls-num ls-aside" });
+  private readonly switched = h("span", { class: "ls-switched ls-num" });
   private readonly before = h("button", { type: "button", "aria-pressed": "false" }, "Before the switch");
   private readonly after = h("button", { type: "button", "aria-pressed": "true" }, "After");
   private readonly moments = h("div", { class: "ls-choice ls-keepplace", role: "group", "aria-label": "Moment of the switch" }, this.before, this.after);
   private readonly sinkLabel = h("span", { title: "The first frames of the film: they stay for ever, so that the picture keeps its bearings." }, "sink");
   private readonly windowLabel = h("span", { title: "The latest frames: each new block pushes the oldest out." }, "window");
   private readonly strip = h("div", { class: "ls-strip", role: "group", "aria-label": "Slots of the cache" });
+  private readonly left = h("b");
+  private readonly leftNote = h("span", { class: "ls-muted" });
+  private readonly measure = h("button", { type: "button", class: "ls-chip ls-measure", "aria-pressed": "false", title: COST }, "measure");
   private readonly bars = h("div", { class: "ls-bars", "aria-hidden": "true" });
   private readonly top = h("span", { class: "ls-scale ls-num" });
   private readonly detail = h("div", { class: "ls-detail ls-num", "aria-live": "polite" });
@@ -36,12 +41,13 @@ export class CacheView {
     this.pins = new PinBar(store);
     this.before.addEventListener("click", () => this.look(true));
     this.after.addEventListener("click", () => this.look(false));
+    this.measure.addEventListener("click", () => void store.command("measure", { on: !store.measuring }));
     this.strip.addEventListener("keydown", (event) => this.onKey(event));
     this.strip.addEventListener("mouseleave", () => store.point(null));
     this.body = h(
       "div", { class: "ls-seen" },
-      h("div", { class: "ls-headrow" }, this.heading, this.switched, h("span", { class: "ls-grow" }), this.moments),
-      h("div", { class: "ls-places" }, this.sinkLabel, this.windowLabel),
+      h("div", { class: "ls-headrow" }, this.heading, h("span", { class: "ls-grow" }), this.moments),
+      h("div", { class: "ls-places" }, this.switched, this.sinkLabel, this.windowLabel),
       this.strip,
       h("div", { class: "ls-headrow ls-gap" },
         h("span", { class: "ls-heading", title: "Share of the self-attention of the block's last denoising step, from sampled queries; the shares of all slots add up to 100 %." }, "Who it looks at"),
@@ -49,6 +55,8 @@ export class CacheView {
       h("div", { class: "ls-barbox" }, this.top, this.bars),
       this.detail,
       this.legend,
+      h("div", { class: "ls-headrow ls-leftrow ls-num" },
+        h("span", { class: "ls-heading", title: LEFT }, "What is left of the old prompt"), this.left, this.leftNote, h("span", { class: "ls-grow" }), this.measure),
     );
     this.element = h("div", { class: "ls-pane" }, this.empty, this.body);
   }
@@ -95,14 +103,14 @@ export class CacheView {
     this.legend.replaceChildren();
     this.drawn = null;
     this.key = "";
-    for (const element of [this.heading, this.switched, this.detail, this.top]) setText(element, "");
+    for (const element of [this.heading, this.switched, this.detail, this.top, this.left, this.leftNote]) setText(element, "");
     this.moments.style.visibility = "hidden";
   }
 
   private draw(reading: Reading): void {
     const { store } = this;
     const slots = this.slots(reading);
-    setText(this.heading, this.past ? `The cache before the switch at block ${reading.block}` : `What block ${reading.block} could see`);
+    setText(this.heading, this.past ? `Before the switch at block ${reading.block}` : `What block ${reading.block} could see`);
     setText(this.switched, this.note(reading));
     this.moments.style.visibility = reading.before === null ? "hidden" : "visible";
     this.before.setAttribute("aria-pressed", String(this.past));
@@ -116,6 +124,7 @@ export class CacheView {
     this.drawCells(reading, slots, sink);
     this.drawBars(reading, slots, sink);
     this.drawLegend(reading, slots);
+    this.drawLeft(reading);
     const shown = pointed >= 0 ? pointed : -1;
     setText(this.detail, shown < 0 ? this.hint(reading) : this.describe(reading, slots, shown));
   }
@@ -228,6 +237,20 @@ export class CacheView {
       entry("recache", "written by recache"),
       ...(has((slot) => slot.frame === null) ? [entry("empty", "empty")] : []),
     );
+  }
+
+  /** How far the cache is from what it would hold had the new prompt always been in force. */
+  private drawLeft({ residue }: Reading): void {
+    const { store } = this;
+    const told = (value: number | null | undefined) => (value === null || value === undefined ? null : value.toFixed(2));
+    const [before, after, made] = [told(residue.before), told(residue.after), told(residue.made)];
+    const value = this.past ? before : (after ?? made);
+    setText(this.left, value ?? "");
+    if (value === null) setText(this.leftNote, store.measuring ? "from the next switch on" : "");
+    else setText(this.leftNote, this.past ? "until here" : after === null ? "" : before === null ? "after the switch" : `after the switch, ${before} before`);
+    this.measure.setAttribute("aria-pressed", String(store.measuring));
+    // Where somebody else had it measured there is nothing to ask for.
+    this.measure.style.visibility = value !== null && !store.measuring ? "hidden" : "visible";
   }
 
   private isOwn(reading: Reading, slot: Slot): boolean {

@@ -14,7 +14,7 @@ export interface Axis {
 
 const MEANING =
   "Solid, a line a prompt: how well the latest frames show it. Dashed, in the colour of the prompt that was left: how far the cache is from what it would hold under the new prompt alone. 0: as if it had always been the new one; 1: as far as the two prompts are apart. Where a third prompt is still in the cache it can be above 1.";
-const COST = "Measure what the cache keeps of a prompt after the next switch. It takes time: two more passes a block, and more at the switch itself.";
+export const COST = "Measure what the cache keeps of a prompt after the next switch. It takes time: two more passes a block, and more at the switch itself.";
 
 /** The curves over an axis, with the playhead and what is pointed at. */
 class Plot {
@@ -22,6 +22,7 @@ class Plot {
   readonly toggle = h("button", { type: "button", class: "ls-chip ls-measure", "aria-pressed": "false", title: COST }, h("i", { class: "ls-dash" }), "residue");
   private readonly chart = new Chart("Alignment and residue over time");
   private readonly top = h("span", { class: "ls-scale ls-num" });
+  private readonly foot = h("span", { class: "ls-scale ls-foot ls-num" });
   private readonly future = h("div", { class: "ls-future", "aria-hidden": "true" });
   private readonly head = h("div", { class: "ls-curvehead", "aria-hidden": "true" });
   private readonly pointed = h("div", { class: "ls-pointed", "aria-hidden": "true", hidden: true });
@@ -29,7 +30,7 @@ class Plot {
   private axis: Axis = { from: 0, seconds: 1 };
 
   constructor(private readonly store: Store, private readonly told: (text: string | null) => void) {
-    this.element = h("div", { class: "ls-plot" }, this.future, this.chart.element, this.pointed, this.head, this.top);
+    this.element = h("div", { class: "ls-plot" }, this.future, this.chart.element, this.pointed, this.head, this.top, this.foot);
     this.element.addEventListener("mousemove", (event) => this.point(event));
     this.element.addEventListener("mouseleave", () => {
       store.point(null);
@@ -56,6 +57,7 @@ class Plot {
     }));
     this.chart.draw(strokes, marks, `Alignment and residue over time. ${this.describe(Infinity) ?? "Nothing was measured yet."}`);
     setText(this.top, this.lines.length === 0 ? "" : String(top));
+    setText(this.foot, this.lines.length === 0 ? "" : "0");
     const made = store.readings.latest;
     this.future.style.left = percent(made === undefined ? 0 : this.share(made.block + 1));
     this.toggle.setAttribute("aria-pressed", String(store.measuring));
@@ -77,13 +79,17 @@ class Plot {
 
   /** The values at a moment, in words. */
   describe(block: number): string | null {
-    const found = this.lines.flatMap((line) => {
+    const shown: string[] = [];
+    let kept = "";
+    for (const line of this.lines) {
       const point = line.points.findLast((one) => one.block <= block);
-      if (point === undefined || (line.kind === "residue" && line !== this.lines.findLast((one) => one.kind === "residue" && (one.points[0]?.block ?? 0) <= block))) return [];
+      if (point === undefined || (line.kind === "residue" && line !== this.lines.findLast((one) => one.kind === "residue" && (one.points[0]?.block ?? 0) <= block))) continue;
       const text = this.store.timeline.segments[line.prompt]?.prompt ?? `prompt ${line.prompt}`;
-      return [line.kind === "alignment" ? `shows “${text}” ${twoDigits(point.value)}` : `the cache is ${twoDigits(point.value)} of the way back to “${text}”`];
-    });
-    return found.length === 0 ? null : found.join(" · ");
+      if (line.kind === "alignment") shown.push(`“${text}” ${twoDigits(point.value)}`);
+      else kept = `the cache keeps ${twoDigits(point.value)} of “${text}”`;
+    }
+    const told = [shown.length === 0 ? "" : `shows ${shown.join(", ")}`, kept].filter(Boolean);
+    return told.length === 0 ? null : told.join(" · ");
   }
 
   private point(event: MouseEvent): void {
@@ -202,7 +208,7 @@ export class CurvesView {
         mark.style.setProperty("--ls-c", colour(segment.colour));
         return h("span", { class: "ls-entry" }, mark, h("span", { dir: "auto", title: segment.prompt }, segment.prompt));
       }),
-      h("span", { class: "ls-entry" }, h("i", { class: "ls-dash" }), h("span", {}, "how far the cache still is from the new prompt; 1 is the distance to the one before")),
+      h("span", { class: "ls-entry" }, h("i", { class: "ls-dash" }), h("span", {}, "what the cache keeps of the prompt before; 1: all of it")),
     );
   }
 }

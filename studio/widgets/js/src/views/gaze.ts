@@ -13,7 +13,7 @@ export class GazeView {
   private readonly away = h("button", { type: "button", class: "ls-quiet" }, "no point");
   private readonly frames = h("div", { class: "ls-asking", role: "group", "aria-label": "Frames that this block made; choose a point" });
   private readonly detail = h("div", { class: "ls-detail ls-num", "aria-live": "polite" });
-  private readonly seen = h("div", { class: "ls-gazes", role: "group", "aria-label": "Frames of the cache with the attention of the point" });
+  private readonly seen = h("div", { class: "ls-gazes", role: "group", "aria-label": "Frames of the cache with the attention of the point", title: "Under each frame of the cache its share of the attention; full colour is the strongest position of all" });
   private readonly empty = h("div", { class: "ls-empty" });
   private readonly body: HTMLElement;
   private wanted: [number, number, number] | null = null;
@@ -59,7 +59,7 @@ export class GazeView {
     const pending = this.wanted !== null && JSON.stringify(this.wanted) !== JSON.stringify(reading.point);
     if (pending && again.busy) return "Asked for; this block is made once more to read it.";
     if (pending && again.error === null && source !== "finished") return "Asked for; read from the next block that begins.";
-    if (reading.point === null) return "Without a point: the mean over the sampled positions of the block, all layers and heads. A point's own row of the attention matrix is read whole and exact.";
+    if (reading.point === null) return "The mean of the block, all layers and heads. Click a point to see where that one looks, read whole and exact.";
     const whose = pin.layer === null && pin.head === null ? "all layers and heads" : [pin.layer === null ? "" : `layer ${pin.layer}`, pin.head === null ? "" : `head ${pin.head}`].filter(Boolean).join(", ");
     const values = this.values(reading);
     if (values.length === 0) return `Of ${whose} alone nothing is kept: for this model that would be too large. All layers and heads are.`;
@@ -67,7 +67,7 @@ export class GazeView {
     const size = reading.tokens[0] * reading.tokens[1];
     const shares = reading.slots.map((_, i) => sum(values, i * size, (i + 1) * size));
     const most = shares.reduce((best, share, i) => (share > (shares[best] ?? 0) ? i : best), 0);
-    return `Row ${row + 1}, column ${column + 1} of latent frame ${reading.own[frame]} looks most at latent frame ${reading.slots[most]?.frame}: ${percentage(shares[most] ?? NaN)} of its attention (${whose}). Each picture has its own share below; full colour is the strongest position.`;
+    return `Row ${row + 1}, column ${column + 1} of latent frame ${reading.own[frame]} looks most at latent frame ${reading.slots[most]?.frame}: ${percentage(shares[most] ?? NaN)} of its attention, ${whose}.`;
   }
 
   /** What is drawn: the gaze of the point, or of the block as a whole. */

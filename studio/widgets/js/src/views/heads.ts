@@ -1,5 +1,5 @@
 import { h, setText, show } from "../dom";
-import { kinds, parts, percentage, PARTS, telling, type HeadKind, type Part } from "../readings";
+import { kinds, parts, percentage, PARTS, scaleTop, telling, type HeadKind, type Part } from "../readings";
 import type { Store } from "../store";
 import { waiting } from "./cache";
 
@@ -17,6 +17,7 @@ export class HeadsView {
   private readonly order = h("select", { "aria-label": "Order of the heads" });
   private readonly grid = h("div", { class: "ls-heads", role: "group", "aria-label": "Layers and heads" });
   private readonly detail = h("div", { class: "ls-detail ls-num", "aria-live": "polite" });
+  private readonly scale = h("span", { class: "ls-num" });
   private readonly counts = h("div", { class: "ls-legend ls-num" });
   private readonly empty = h("div", { class: "ls-empty" });
   private readonly body: HTMLElement;
@@ -32,7 +33,7 @@ export class HeadsView {
     this.body = h(
       "div", { class: "ls-seen" },
       h("div", { class: "ls-headrow" }, this.heading, h("span", { class: "ls-grow" }), h("span", { class: "ls-pins" }, this.part, this.order)),
-      h("div", { class: "ls-axes ls-muted" }, h("span", {}, "a row a layer, a column a head"), h("span", { class: "ls-ramp", "aria-hidden": "true" }), h("span", { class: "ls-num" }, "0 to 100 % of the attention")),
+      h("div", { class: "ls-axes ls-muted" }, h("span", {}, "a row a layer, a column a head"), h("span", { class: "ls-ramp", "aria-hidden": "true" }), this.scale),
       this.grid,
       this.detail,
       this.counts,
@@ -56,6 +57,8 @@ export class HeadsView {
       const rank = (row: number) => ORDER.indexOf(told[row] as HeadKind);
       rows.sort((a, b) => rank(a) - rank(b) || (found[b]?.[part] ?? 0) - (found[a]?.[part] ?? 0));
     }
+    const top = scaleTop(found.map((shares) => shares[part] ?? 0));
+    setText(this.scale, `0 to ${top} % of the attention`);
     setText(this.heading, `What the heads of block ${reading.block} look at`);
     this.grid.style.setProperty("--ls-heads", String(heads));
     this.grid.style.setProperty("--ls-layers", String(reading.layers.length));
@@ -65,9 +68,9 @@ export class HeadsView {
       const cell = this.grid.children[place] as HTMLButtonElement;
       const share = found[row]?.[part] ?? 0;
       const [layer, head] = [reading.layers[Math.floor(row / heads)] as number, row % heads];
-      cell.style.setProperty("--ls-s", `${(100 * share).toFixed(2)}%`);
+      cell.style.setProperty("--ls-s", `${((1e4 * share) / top).toFixed(2)}%`);
       cell.dataset.row = String(row);
-      cell.dataset.strong = String(share > 0.55);
+      cell.dataset.strong = String((100 * share) / top > 0.55);
       cell.tabIndex = place === this.at ? 0 : -1;
       const pinned = store.pin.layer === layer && store.pin.head === head;
       cell.setAttribute("aria-pressed", String(pinned));

@@ -1,4 +1,4 @@
-import { h, icon, put, setText, show } from "../dom";
+import { colour, h, icon, put, setText, show } from "../dom";
 import type { Store } from "../store";
 import type { Model } from "../types";
 import { CacheView } from "./cache";
@@ -42,6 +42,7 @@ export class InspectorView {
   private readonly resume = h("button", { type: "button" }, "Start again");
   private readonly trouble = h("div", { class: "ls-trouble", role: "status", hidden: true }, this.lost, this.resume);
   private readonly again = h("button", { type: "button", class: "ls-again", title: "Blocks of this take were made while nobody watched. Make them once more, the same bit for bit, and read what they saw; it takes as long as making them did" }, icon("loop"), h("span", {}, AGAIN));
+  private readonly marks = h("span", { class: "ls-scrubmarks", "aria-hidden": "true" });
   private readonly scrub = h("input", { type: "range", class: "ls-scrub", min: 0, step: 1, "aria-label": "Block" });
   private readonly newest = h("button", { type: "button", class: "ls-quiet" }, "newest");
   private readonly scrubbed = h("span", { class: "ls-num ls-muted" });
@@ -69,7 +70,7 @@ export class InspectorView {
     const bar = single === undefined
       ? h("div", { class: "ls-tabs" }, h("div", { role: "tablist", "aria-label": "What the model sees", class: "ls-tablist" }, ...this.tabs), h("span", { class: "ls-grow" }), this.again, this.badge, this.close)
       : h("div", { class: "ls-alone" }, h("span", { class: "ls-grow" }), this.again, this.badge);
-    this.scrubber = h("div", { class: "ls-scrubber" }, this.scrubbed, this.scrub, this.newest);
+    this.scrubber = h("div", { class: "ls-scrubber" }, this.scrubbed, h("div", { class: "ls-scrubbox" }, this.scrub, this.marks), this.newest);
     this.element = h(
       "section", { class: `ls-card ls-inspect ${single === undefined ? "" : "ls-single"}`, "aria-label": "What the model sees" },
       bar, this.trouble, this.faults, ...this.panes.map((pane) => pane.element), ...(single === undefined ? [] : [this.scrubber]),
@@ -80,6 +81,8 @@ export class InspectorView {
 
   update(): void {
     this.panes[this.selected]?.update();
+    const { hello } = this.store;
+    if (hello !== null) this.element.style.setProperty("--ls-ratio", String(hello.width / hello.height));
     this.updateHealth();
     this.updateScrubber();
     this.updateAgain();
@@ -168,5 +171,22 @@ export class InspectorView {
     else if (at >= 0 && chosen === null) this.scrub.value = String(at);
     setText(this.scrubbed, reading === undefined ? "block –" : `block ${reading.block}`);
     this.newest.setAttribute("aria-pressed", String(chosen === null));
+    this.markSwitches();
+  }
+
+  /** Where along the slider a switch came into force, in the colour of its prompt. */
+  private markSwitches(): void {
+    const { readings, timeline } = this.store;
+    const last = Math.max(1, readings.blocks.length - 1);
+    const switched = readings.all.flatMap((reading, place) => (reading.policy === null ? [] : [{ place, block: reading.block }]));
+    const key = JSON.stringify([last, switched, timeline.segments.map((segment) => segment.colour)]);
+    if (this.marks.dataset.key === key) return;
+    this.marks.dataset.key = key;
+    this.marks.replaceChildren(...switched.map(({ place, block }) => {
+      const mark = h("i", { class: "ls-switchmark" });
+      mark.style.left = `${(100 * place) / last}%`;
+      mark.style.background = colour(this.store.segmentAt(block)?.colour ?? 0);
+      return mark;
+    }));
   }
 }

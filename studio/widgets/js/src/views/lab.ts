@@ -1,7 +1,7 @@
 import { colour, h, icon, setText, show } from "../dom";
 import { clock } from "../grid";
 import type { LabStore, Lane } from "../lab/store";
-import type { LabBlock, Policy } from "../lab/types";
+import type { LabBlock, LabSettings, Policy } from "../lab/types";
 import { percentage } from "../readings";
 import type { SlotFields } from "../types";
 import { Chart, type Stroke } from "./chart";
@@ -25,6 +25,7 @@ const HEADS: [string, string, string[]][] = [
   ["old words", "At the end: share of the attention that finds a word of the first prompt in the cache", ["old words"]],
   ["cost of the switch", "Seconds of the recache, and as a share of the time of a block; both without the time that the probes took", ["recache (s)", "share of a block"]],
 ];
+const SHOWN_WORDS = 4;
 const SHORT: Record<string, string> = {
   policy: "", before: "before", after: "after", "first block": "first block", "last block": "at the end", "shows first": "first", "shows then": "second",
   "old words": "in the cache", jump: "jump", "recache (s)": "seconds", "share of a block": "of a block",
@@ -146,7 +147,7 @@ export class LabView {
   private readonly time = h("span", { class: "ls-num ls-labtime" });
   private readonly detail = h("div", { class: "ls-detail ls-num", "aria-live": "polite" });
   private readonly left = new Chart("Left of the first prompt");
-  private readonly shows = new Chart("How well the film shows the second prompt");
+  private readonly shows = new Chart("What the film shows of the second prompt");
   private readonly spoken = new Chart("Words of the first prompt, found in the cache");
   private readonly faults = h("div", { class: "ls-trouble ls-labfaults", role: "status", hidden: true });
   private readonly heads: HTMLElement[] = [];
@@ -169,7 +170,7 @@ export class LabView {
       store.seek(Number(this.scrub.value));
     });
     this.traced = this.frame("Words of the first prompt in the cache", "Share of the attention that finds a word of the first prompt in the notes it looks at: the attention on each slot times what the pass that wrote it had heard", this.spoken);
-    this.judged = this.frame("How well the film shows the second prompt", "As the judge says about the latest frames; thin: the first prompt", this.shows);
+    this.judged = this.frame("What the film shows of the second prompt", "As the judge says about the latest frames: 0 nothing of it, 1 all of it", this.shows);
     this.element = h(
       "div", { class: "ls-lab" },
       h("section", { class: "ls-card ls-labset", "aria-label": "What is compared" },
@@ -232,6 +233,7 @@ export class LabView {
     const input = h("input", { class: "ls-input", type: "text", dir: "auto", spellcheck: "false", "aria-label": name === "first" ? "First prompt" : "Second prompt" });
     const label = h("label", { class: "ls-labprompt" }, h("span", {}, name === "first" ? "first" : "then"), input);
     label.style.setProperty("--ls-c", colour(prompt));
+    input.addEventListener("input", () => this.store.touched());
     input.addEventListener("change", () => void this.store.change({ [name]: input.value.trim() }));
     return input;
   }
@@ -261,9 +263,23 @@ export class LabView {
     const made = this.store.lanes.reduce((sum, lane) => sum + lane.blocks.size, 0);
     const all = settings.policies.length * settings.blocks;
     const doing = { making: `making block ${Math.min(made, all)} of ${all}`, ready: "", closed: "closed: run the cell again", error: settings.error ?? "something went wrong" }[settings.state];
-    setText(this.note, refusal ?? doing);
-    this.note.classList.toggle("ls-warn", refusal !== null || settings.state === "error");
+    const strange = this.strange(settings);
+    const pending = this.pending(settings);
+    setText(this.note, refusal ?? (settings.state === "error" ? doing : pending ?? ([doing, strange].filter(Boolean).join("; "))));
+    this.note.classList.toggle("ls-warn", refusal !== null || settings.state === "error" || (pending === null && doing === "" && strange !== ""));
     this.element.dataset.state = settings.state;
+  }
+
+  /** What stands in a box and was not asked for yet. */
+  private pending(settings: LabSettings): string | null {
+    const changed = (["first", "then"] as const).some((name) => this.inputs[name].value.trim() !== settings[name]);
+    return changed ? "Enter makes the films with this prompt" : null;
+  }
+
+  private strange({ name, unknown }: LabSettings): string {
+    if (unknown.length === 0) return "";
+    const named = unknown.slice(0, SHOWN_WORDS).map(({ word, nearest }) => (nearest === null ? `“${word}”` : `“${word}” (nearest: ${nearest})`));
+    return `not in the ${name}’s world: ${named.join(", ")}${unknown.length > SHOWN_WORDS ? ` and ${unknown.length - SHOWN_WORDS} more` : ""}`;
   }
 
   private makeChip(policy: Policy): HTMLButtonElement {
@@ -325,13 +341,14 @@ export class LabView {
     const height = scale(second.flatMap((stroke) => stroke.points));
     this.plot(this.left, residue, top, [mark]);
     this.plot(this.shows, second, height, [mark]);
-    show(this.judged, second.some((stroke) => stroke.points.length > 0));
+    show(this.judged, settings.judged);
     const old: Stroke[] = sorted.map((blocks, run) => ({
       points: blocks.flatMap((block) => (block.words[0] === undefined ? [] : [[place(block.block + 1), block.words[0]] as [number, number]])),
       colour: runColour(run), dash: run, label: settings.names[run] ?? "",
     }));
     this.plot(this.spoken, old, scale(old.flatMap((stroke) => stroke.points)), [mark]);
-    show(this.traced, old.some((stroke) => stroke.points.length > 0));
+    // A place that may stay empty is given up only once all is made: nothing moves meanwhile.
+    show(this.traced, settings.state !== "ready" || old.some((stroke) => stroke.points.length > 0));
     const faults = sorted.flatMap((blocks, run) => blocks.flatMap((block) => block.warnings.map((fault) => `${settings.names[run]}: ${fault}`)));
     show(this.faults, faults.length > 0);
     if (this.faults.dataset.count !== String(faults.length)) {
@@ -360,8 +377,7 @@ export class LabView {
     const key = JSON.stringify([table, settings?.names]);
     if (settings === null || this.table.dataset.key === key) return;
     this.table.dataset.key = key;
-    const judged = table !== null && table.rows.some((row) => row[table.columns.indexOf("shows then")] !== null);
-    const heads = HEADS.filter(([title]) => judged || title !== "the film's end shows");
+    const heads = HEADS.filter(([title]) => settings.judged || title !== "the film's end shows");
     const columns = heads.flatMap(([, , names]) => names);
     const rows = settings.names.map((name, run) => {
       const values = table?.rows[run];

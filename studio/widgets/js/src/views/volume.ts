@@ -127,6 +127,7 @@ export class VolumeView {
       this.stage, this.sheets, this.controls, this.note,
     );
     this.element = h("div", { class: "ls-pane ls-volume" }, this.empty, this.body);
+    new ResizeObserver(() => this.fit()).observe(this.stage);
     model.on("change:scene", () => this.update());
     model.on("change:scened", () => this.update());
     this.solid.disabled = !this.webgl;
@@ -148,6 +149,7 @@ export class VolumeView {
     setText(this.heading, `Attention over space and time, to block ${reading.block}`);
     const found = this.chosen(reading);
     this.limit(found);
+    this.dress();
     if (this.three) this.ask(reading, found);
     else this.drawSheets(reading, found);
     this.tell(reading, found);
@@ -158,13 +160,16 @@ export class VolumeView {
     const words = reading.words ?? [];
     const key = JSON.stringify([words, reading.point !== null]);
     if (key === this.options) return;
-    const before = this.what.value;
+    const before = this.what.selectedOptions[0]?.label;
     this.options = key;
     this.what.replaceChildren(
       ...(reading.point === null ? [] : [h("option", { value: "point" }, "the point chosen in Gaze")]),
       ...words.map((word, i) => h("option", { value: String(i) }, `the word “${word}”`)),
     );
-    if ([...this.what.options].some((option) => option.value === before)) this.what.value = before;
+    // The same word after a switch; at first the longest, which is seldom an article.
+    const longest = words.reduce((best, word, i) => (word.length > (words[best] ?? "").length ? i : best), 0);
+    const same = [...this.what.options].find((option) => option.label === before);
+    this.what.value = same?.value ?? (words.length > 0 ? String(longest) : "point");
   }
 
   private chosen(reading: Reading): Slices | null {
@@ -231,11 +236,34 @@ export class VolumeView {
       this.stage.append(view.el);
       // Figures draw when they are told that they stand in the page.
       view.trigger?.("displayed");
+      this.fit();
       this.apply();
     } catch (error) {
       this.problem = `No 3-D here: ${error instanceof Error ? error.message : String(error)}.`;
       this.turn(false);
     }
+  }
+
+  /** As large as its place in the page. */
+  private fit(): void {
+    const { mounted, stage } = this;
+    const [width, height] = [stage.clientWidth, stage.clientHeight];
+    if (mounted === null || width < 50 || height < 50 || (mounted.model.get("width") === width && mounted.model.get("height") === height)) return;
+    mounted.model.set("width", width);
+    mounted.model.set("height", height);
+    mounted.model.save_changes();
+  }
+
+  /** In the colours of the page. */
+  private dress(): void {
+    const { mounted, stage } = this;
+    if (mounted === null) return;
+    const { backgroundColor: ground, color: ink } = getComputedStyle(stage);
+    const style = (mounted.model.get("style") ?? {}) as Record<string, unknown>;
+    if (style["background-color"] === ground) return;
+    const tint = { color: ink };
+    mounted.model.set("style", { ...style, "background-color": ground, axes: { visible: true, color: ink, label: tint, ticklabel: tint }, box: { visible: true, color: ink } });
+    mounted.model.save_changes();
   }
 
   /** Opacity and slice, straight to the figure. */

@@ -227,7 +227,8 @@ export class WordsView {
         return cell;
       }));
       const mean = cells.reduce((sum, value) => sum + value, 0) / Math.max(1, cells.length);
-      setText(caption, cells.length === 0 ? `latent frame ${frame}` : `latent frame ${frame}: ${percentage(mean)}, at most ${percentage(Math.max(...cells))}`);
+      caption.title = cells.length === 0 ? "" : `Latent frame ${frame}: the mean over the picture, and the strongest position`;
+      setText(caption, cells.length === 0 ? `frame ${frame}` : `${frame}: ${percentage(mean)}, up to ${percentage(Math.max(...cells))}`);
     });
   }
 }
