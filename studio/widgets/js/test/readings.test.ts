@@ -130,7 +130,8 @@ describe("the readings held", () => {
 it("scales move rarely", () => {
   expect(scaleTop([0.01, 0.04])).toBe(5);
   expect(scaleTop([0.11, NaN])).toBe(15);
-  expect(scaleTop([])).toBe(5);
+  expect(scaleTop([])).toBe(1);
+  expect(scaleTop([0.013, 0.021])).toBe(3);
   expect(percentage(0.5)).toBe("50 %");
   expect(percentage(0.0312)).toBe("3.1 %");
 });
