@@ -10,13 +10,14 @@ import argparse
 import dataclasses
 import importlib
 import json
-import os
 import sys
 import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from studio.train.runtime import report
 
 # Where a recipe's function (configuration, report) -> metrics or run is; the presets are those of a `Training`.
 RECIPES = {
@@ -133,13 +134,6 @@ def main(arguments: list[str]) -> Any:
         report(str(config))
         return config
     return function(config, report)
-
-
-def report(line: str) -> None:
-    """Writes one line at once, so that a cut run keeps what it said; of several processes the first one speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":

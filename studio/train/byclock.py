@@ -21,7 +21,7 @@ from studio.shapes import VideoShape
 from studio.train import runtime
 from studio.train.latents import ClipKind, LatentPool, default_kinds
 from studio.train.ranks import Ranks
-from studio.train.recipe import check_whole
+from studio.train.recipe import check_shares, check_whole
 from studio.world import vocabulary
 
 __all__ = [
@@ -159,8 +159,7 @@ class ClockConfig:
         runtime.check_kernels(self)
         for name in ("batch", "openings", "frames", "pool", "opening_pool", "fill", "chunk"):
             check_whole(self, name, 1)
-        if not 0 <= self.context_noise < 1:
-            raise ValueError(f"`context_noise` must lie in [0, 1), got {self.context_noise}; use 0.1")
+        check_shares(self, "context_noise")
 
 
 class ClockTrainer:

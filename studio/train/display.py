@@ -64,13 +64,14 @@ class NotebookMonitor(TextMonitor):
 
     def begin(self, run: Run) -> None:
         """See `Monitor`."""
-        self.bar.max, self.bar.value, self.bar.bar_style = run.config.steps, run.trainer.done, ""
+        self.bar.max, self.bar.bar_style = run.config.steps, ""
         if not self._shown:
             actions = (run.pause, lambda: run.resume(wait=False), lambda: run.stop(wait=False))
             for button, action in zip(self.buttons, actions, strict=True):
                 button.on_click(lambda _, action=action: action())
             display(self.widget)
             self._shown = True
+        self._draw(run)
 
     def step(self, run: Run, row: dict[str, float]) -> None:
         """See `Monitor`."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from studio.sampler import BlockPlan, make_cache, rollout
-from studio.train.matching import Clip, Draw, MatchingTrainer
+from studio.train.matching import MATCHING_PRESETS, Clip, Draw, MatchingTrainer
 from studio.train.networks import open_networks
 from studio.train.recipe import MatchingConfig
 from studio.train.training import Training
@@ -24,48 +24,15 @@ class DistillConfig(MatchingConfig):
     """Self-forcing DMD; the defaults are the public recipe's figures, see `MatchingConfig` for every field."""
 
 
-# What differs from the defaults: the miniature's schedule has shift 3, its guidance is that of its many-step teacher,
-# and its networks are small enough to learn fast, on one GPU or more.
 DISTILL_PRESETS: dict[str, dict[str, Any]] = {
+    **MATCHING_PRESETS,
     "miniature": {
-        "generator": "miniature",
+        **MATCHING_PRESETS["miniature"],
         "steps": 3500,
-        "guidance": 1.5,
-        "noise_shift": 3.0,
-        "score_shift": 3.0,
-        "timestep_shift": 3.0,
         "generator_rate": 2e-5,
         "critic_rate": 2e-5,
         "batch": 64,
         "average_from": 500,
-        "precision": "bf16",
-        "recompute": False,
-        "compile": True,
-        "fuse": True,
-        "draw": "process",
-        "save_every": 1000,
-        "export": True,
-    },
-    "pocket": {
-        "generator": "pocket",
-        "steps": 120,
-        "batch": 8,
-        "frames": 9,
-        "critic_updates": 2,
-        "generator_rate": 3e-4,
-        "critic_rate": 6e-4,
-        "guidance": 0.0,
-        "noise_shift": 3.0,
-        "score_shift": 3.0,
-        "timestep_shift": 3.0,
-        "average": 0.95,
-        "average_from": 20,
-        "recompute": False,
-    },
-    "wan2.1-t2v-1.3b": {
-        "generator": "longlive-1.3b",
-        "teacher": "wan2.1-t2v-1.3b",
-        "precision": "bf16",
     },
 }
 

@@ -146,17 +146,7 @@ def trajectory(solver: FlowSolver, flow: Flow, noise: Tensor, sigmas: Tensor) ->
 
 
 class Initialisation(LossTrainer):
-    """The trainer of the causal initialisation.
-
-    Args:
-        config: The training.
-        networks: Its networks; moved to the device and changed in place.
-        prompts: Its prompts; `None` reads what the configuration names.
-
-    Raises:
-        ImportError: If an extra is missing.
-        ValueError: If configuration and networks do not fit.
-    """
+    """The trainer of the causal initialisation; see `Trainer`."""
 
     config: InitialiseConfig
     networks: TaughtNetworks

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from studio.train.__main__ import report
 from studio.train.recipe import TrainConfig
-from studio.train.runtime import silent
+from studio.train.runtime import report, silent
 from studio.train.training import TRAININGS, training
 
 __all__ = ["launch"]

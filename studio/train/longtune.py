@@ -15,10 +15,10 @@ import torch
 
 from studio.sampler import make_cache, rollout
 from studio.train import draws
-from studio.train.matching import Clip, Draw, MatchingTrainer
+from studio.train.matching import MATCHING_PRESETS, Clip, Draw, MatchingTrainer
 from studio.train.networks import Networks, open_networks
 from studio.train.prompts import GivenPrompts
-from studio.train.recipe import MatchingConfig
+from studio.train.recipe import MatchingConfig, check_whole
 from studio.train.stream import Stream, chunk_plan
 from studio.train.training import Training
 
@@ -52,6 +52,11 @@ class LongTuneConfig(MatchingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_whole(self, "new_frames", 0)
+        check_whole(self, "max_length", 1)
+        frames = () if self.switch_frames is None else self.switch_frames
+        if not isinstance(frames, tuple) or not all(isinstance(frame, int) for frame in frames):
+            raise ValueError(f"`switch_frames` must be latent frames such as (21, 39), got {self.switch_frames!r}")
         if not 0 < self.new_frames < self.frames:
             raise ValueError(
                 f"`new_frames` must lie in 1..{self.frames - 1}, so that clips overlap, got {self.new_frames}"
@@ -63,7 +68,7 @@ class LongTuneConfig(MatchingConfig):
         if self.sink_policy not in (None, "keep", "rewrite"):
             raise ValueError(f"`sink_policy` must be one of keep, rewrite or None, got {self.sink_policy!r}")
         starts = self.chunk_starts[1:]
-        for frame in self.switch_frames or ():
+        for frame in frames:
             if frame not in starts:
                 near = min(starts, key=lambda start: abs(start - frame), default=None)
                 hint = "a video has one chunk only; use none" if near is None else f"use {near}"
@@ -85,67 +90,24 @@ class LongTuneConfig(MatchingConfig):
         return (0, *range(self.frames, self.max_length - self.new_frames + 1, self.new_frames))
 
 
-# What differs from the defaults, see DISTILL_PRESETS. The miniature is small enough to be tuned whole; 975 latent
-# frames are four minutes of it.
+# The miniature is small enough to be tuned whole; 975 latent frames are four minutes of it.
 LONG_TUNE_PRESETS: dict[str, dict[str, Any]] = {
+    **MATCHING_PRESETS,
     "miniature": {
-        "generator": "miniature",
+        **MATCHING_PRESETS["miniature"],
         "steps": 3000,
-        "guidance": 1.5,
-        "noise_shift": 3.0,
-        "score_shift": 3.0,
-        "timestep_shift": 3.0,
         "batch": 48,
         "max_length": 975,
         "average": 0.99,
         "average_from": 200,
         "lora": None,
-        "precision": "bf16",
-        "recompute": False,
-        "compile": True,
-        "fuse": True,
-        "draw": "process",
-        "save_every": 1000,
-        "export": True,
     },
-    "pocket": {
-        "generator": "pocket",
-        "steps": 120,
-        "batch": 8,
-        "frames": 9,
-        "critic_updates": 2,
-        "generator_rate": 3e-4,
-        "critic_rate": 6e-4,
-        "guidance": 0.0,
-        "noise_shift": 3.0,
-        "score_shift": 3.0,
-        "timestep_shift": 3.0,
-        "average": 0.95,
-        "average_from": 20,
-        "recompute": False,
-        "lora": None,
-        "new_frames": 6,
-        "max_length": 45,
-    },
-    "wan2.1-t2v-1.3b": {
-        "generator": "longlive-1.3b",
-        "teacher": "wan2.1-t2v-1.3b",
-        "precision": "bf16",
-    },
+    "pocket": {**MATCHING_PRESETS["pocket"], "lora": None, "new_frames": 6, "max_length": 45},
 }
 
 
 class LongTuning(MatchingTrainer):
-    """The trainer of streaming long tuning: each clip is the next chunk of a video that goes on.
-
-    Args:
-        config: The training.
-        networks: Its networks, with a VAE; moved to the device and changed in place.
-        prompts: Its prompts; `None` reads what the configuration names.
-
-    Raises:
-        ImportError: If an extra is missing.
-        ValueError: If configuration and networks do not fit.
+    """The trainer of streaming long tuning: each clip is the next chunk of a video that goes on; see `Trainer`.
 
     Attributes:
         stream: The videos that are being rolled out, or `None` before the first chunk.

@@ -72,7 +72,7 @@ def summary(run: Run) -> str:
     """Time left, throughput and memory of a run, as text."""
     rows = run.history[-_RECENT:]
     if not rows:
-        return "no step yet"
+        return f"no step yet; {run.memory}"
     pace = sum(row["seconds"] for row in rows) / len(rows)
     config = run.config
     clips = config.batch * config.accumulate * run.trainer.accelerator.num_processes / max(pace, 1e-9)

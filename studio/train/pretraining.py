@@ -22,7 +22,7 @@ from studio.train import draws
 from studio.train.clips import Clips, WorldClips
 from studio.train.dmd import guided
 from studio.train.networks import TrainedNetworks, open_generator
-from studio.train.recipe import TrainConfig, check_number, check_whole
+from studio.train.recipe import TrainConfig, check_number, check_shares, check_whole
 from studio.train.recompute import recomputed
 from studio.train.runtime import sent
 from studio.train.trainer import LossTrainer
@@ -76,9 +76,7 @@ class PretrainConfig(TrainConfig):
         check_whole(self, "solver_steps", 1)
         if self.pool is not None:
             check_whole(self, "pool", 1)
-        for name in ("drop", "switched"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}; use 0.1")
+        check_shares(self, "drop", "switched")
         check_whole(self, "chunk", 1)
         if self.renew_every is not None:
             check_whole(self, "renew_every", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,7 +99,7 @@ def read_prompts(path: Path | str, seed: int = 0, *, after: Path | str | None = 
 
     Raises:
         FileNotFoundError: If a file is not there.
-        ValueError: If a line is bad or has no partner, naming its number.
+        ValueError: If a line is bad or has no partner, naming its number, or a file has no lines of prompts.
     """
     entries = _lines(path)
     if after is not None:
@@ -121,9 +121,12 @@ def _lines(path: Path | str) -> dict[int, tuple[str, str | None]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; name a .txt or .jsonl file of prompts")
-    parse = _parsed if path.suffix == ".jsonl" else str.strip
+    if path.suffix.lower() == ".json":
+        raise ValueError(f"{path} must have one prompt a line; name a .txt or .jsonl file of prompts")
+    parse = _parsed if path.suffix.lower() == ".jsonl" else str.strip
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Lines as an editor counts them; a prompt may hold other separators.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text ({error})") from error
     entries = {}
@@ -140,12 +143,12 @@ def _parsed(line: str) -> Any:
     value = json.loads(line)
     if isinstance(value, dict):
         value = value.get("prompts", value.get("prompt"))
-    return tuple(value) if isinstance(value, list) else value
+    return value
 
 
-def _checked(entry: str | PromptPair, number: int) -> tuple[str, str | None]:
+def _checked(entry: str | Sequence[str], number: int) -> tuple[str, str | None]:
     pair = (entry, None) if isinstance(entry, str) else entry
-    if not isinstance(pair, tuple) or len(pair) != 2:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"prompt {number} must be a text or a pair of texts, got {entry!r}")
     first, second = pair
     for text in (first, "-" if second is None else second):

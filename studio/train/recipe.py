@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any, Self, TypeVar
 from studio.config import from_dict, to_dict
 from studio.train.runtime import write_json
 
-__all__ = ["MatchingConfig", "TrainConfig", "check_number", "check_whole", "from_preset"]
+__all__ = ["MatchingConfig", "TrainConfig", "check_number", "check_shares", "check_whole", "from_preset"]
 
 Config = TypeVar("Config", bound="TrainConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every training is told.
+    """What every training is told; files and folders may be given as paths too.
 
     Args:
         out: Folder of the results.
@@ -99,9 +100,10 @@ class TrainConfig:
     export: bool = False
 
     def __post_init__(self) -> None:
+        _settle(self)
         for name in ("steps", "batch", "accumulate", "frames", "save_every", "keep"):
             check_whole(self, name, 1)
-        for name in ("average_from", "warmup"):
+        for name in ("average_from", "warmup", "seed"):
             check_whole(self, name, 0)
         for name in ("lora", "preview_every"):
             if getattr(self, name) is not None:
@@ -113,14 +115,14 @@ class TrainConfig:
             check_number(self, "seconds", above=True)
         if self.switch_prompts is not None and self.prompts is None:
             raise ValueError(f"`switch_prompts` needs `prompts` that switch to them, got {self.switch_prompts!r} alone")
-        if not 0 <= self.floor <= 1:
+        check_number(self, "floor", above=False)
+        if self.floor > 1:
             raise ValueError(f"`floor` must lie in [0, 1], got {self.floor}; use 0.05")
         if self.compile and (self.recompute or self.shard):
             raise ValueError("`compile` goes neither with `recompute` nor with `shard`; set these to False")
-        for name in ("beta1", "beta2", "average"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {value}; use 0.99")
+        check_shares(self, "beta1", "beta2", use=0.9)
+        if self.average is not None:
+            check_shares(self, "average", use=0.99)
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"`precision` must be one of no, bf16, got {self.precision!r}")
         if self.optimizer not in ("adamw", "adamw8bit"):
@@ -129,7 +131,8 @@ class TrainConfig:
             raise ValueError(f"`draw` must be one of clips, process, got {self.draw!r}")
         if self.device not in (None, "cpu"):
             raise ValueError(f"`device` must be 'cpu' or None, got {self.device!r}; choose a GPU when launching")
-        if isinstance(self.trackers, str) or not all(isinstance(name, str) and name for name in self.trackers):
+        named = isinstance(self.trackers, tuple) and all(isinstance(name, str) and name for name in self.trackers)
+        if not named:
             raise ValueError(f"`trackers` must be names, got {self.trackers!r}; use ('tensorboard',)")
 
     def __str__(self) -> str:
@@ -228,7 +231,7 @@ class MatchingConfig(TrainConfig):
             raise ValueError("`fuse` goes neither with `lora` nor with `shard`; leave it out")
         for name in ("critic_rate", "noise_shift", "score_shift", "timestep_shift"):
             check_number(self, name, above=True)
-        for name in ("guidance", "critic_guidance"):
+        for name in ("guidance", "critic_guidance", "lowest_timestep", "highest_timestep"):
             check_number(self, name, above=False)
         if not 0 <= self.lowest_timestep < self.highest_timestep <= 1000:
             raise ValueError(
@@ -260,8 +263,41 @@ def check_number(config: Any, name: str, *, above: bool) -> None:
         ValueError: Naming the field.
     """
     value = getattr(config, name)
-    if not math.isfinite(value) or value < 0 or (above and value == 0):
-        raise ValueError(f"`{name}` must be finite and {'positive' if above else 'at least 0'}, got {value}")
+    if not _is_number(value) or not math.isfinite(value) or value < 0 or (above and value == 0):
+        raise ValueError(f"`{name}` must be finite and {'positive' if above else 'at least 0'}, got {value!r}")
+
+
+def check_shares(config: Any, *names: str, use: float = 0.1) -> None:
+    """Refuse fields that are no numbers in [0, 1), with a hint at one that is.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not _is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"`{name}` must lie in [0, 1), got {value!r}; use {use}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _settle(config: Any) -> None:
+    """Turn paths into texts and lists into tuples, as JSON gives them back; refuse other kinds of texts and switches.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    for field in dataclasses.fields(config):
+        kind, value = str(field.type), getattr(config, field.name)
+        if isinstance(value, (os.PathLike, list)):
+            value = tuple(value) if isinstance(value, list) else os.fspath(value)
+            object.__setattr__(config, field.name, value)
+        if kind == "bool" and not isinstance(value, bool):
+            raise ValueError(f"`{field.name}` must be True or False, got {value!r}")
+        if kind.startswith("str") and not isinstance(value, str) and not (value is None and kind.endswith("None")):
+            raise ValueError(f"`{field.name}` must be a text, got {value!r}")
 
 
 def from_preset(

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
@@ -77,6 +77,7 @@ class Run:
 
     Attributes:
         history: One row a step, ready for a data frame: step, seconds, GiB in use, losses and gradient norms.
+        memory: What it will need and what is there, in words.
     """
 
     def __init__(
@@ -98,8 +99,11 @@ class Run:
         self._error: BaseException | None = None
         self._torn = False
         self._until: float | None = None
-        need = check_memory(trainer.config, trainer.networks, free_memory(trainer.device))
-        self.report(f"will need about {need}")
+        self._turns = _Turns()
+        free = free_memory(trainer.device)
+        need = check_memory(trainer.config, trainer.networks, free)
+        self.memory = f"will need about {need}, {(free + need.weights) / _GIB:.2f} GiB are there"
+        self.report(self.memory)
         found = newest(self.folder / "checkpoints")
         if found is not None:
             self.history = load_snapshot(trainer, found)
@@ -306,10 +310,16 @@ class Run:
         runtime.write_json(self.folder / "config.json", to_dict(self.config))
         return [*files, self.folder / "config.json"]
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the generator has its averaged weights, where there is an average; as `preview` and `export` do."""
-        average = self.trainer.average
-        return nullcontext() if average is None else average.shown(self.networks.generator)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the generator has its averaged weights, where there is an average; as `preview` and `export` do.
+
+        A training in the background holds between two steps meanwhile.
+        """
+        with self._turns.taken():
+            average = self.trainer.average
+            with nullcontext() if average is None else average.shown(self.networks.generator):
+                yield
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -392,7 +402,8 @@ class Run:
 
     def _one(self) -> None:
         began = time.perf_counter()
-        metrics = self.trainer.step()
+        with self._turns.taken():
+            metrics = self.trainer.step()
         done, config = self.trainer.done, self.config
         seconds = time.perf_counter() - began
         row = {"step": done, "seconds": seconds, "gib": used_memory(self.trainer.device) / _GIB, **metrics}
@@ -409,12 +420,35 @@ class Run:
         folder = self.folder / "checkpoints"
         found = newest(folder)
         if found is None or not found.name.endswith(f"-{self.trainer.done:08d}"):
-            save_snapshot(self.trainer, folder, self.history)
+            with self._turns.taken():
+                save_snapshot(self.trainer, folder, self.history)
+
+
+class _Turns:
+    """The networks are one thread's at a time; who waits for them comes before who has just had them."""
+
+    def __init__(self) -> None:
+        self._next, self._held, self._owner = threading.Lock(), threading.Lock(), 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have the networks inside; may be nested."""
+        if self._owner == threading.get_ident():
+            yield
+            return
+        with self._next:
+            self._held.acquire()
+        self._owner = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._owner = 0
+            self._held.release()
 
 
 def run(
     trainer: Trainer,
-    report: Callable[[str], None] = runtime.silent,
+    report: Callable[[str], None] | None = None,
     *,
     wait: bool = True,
     show: bool | None = None,
@@ -424,7 +458,7 @@ def run(
 
     Args:
         trainer: The trainer.
-        report: Takes a line of progress now and then.
+        report: Takes a line of progress now and then; `None` writes it where this is no notebook.
         wait: Whether to return at the end; else at once, with the training going on in the background.
         show: Whether to show progress as a widget; `None`: in a notebook.
         pausing: Sessions or studios that rest while it trains; all others play on beside it.
@@ -438,6 +472,8 @@ def run(
         ValueError: If a checkpoint in the folder is damaged or of another training.
     """
     monitor: Monitor | None = None
+    if report is None:
+        report = runtime.silent if in_notebook() else runtime.report
     if show or (show is None and in_notebook() and trainer.accelerator.is_main_process):
         from studio.train.display import NotebookMonitor
 

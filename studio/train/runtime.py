@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -32,6 +33,7 @@ __all__ = [
     "halves",
     "pick_device",
     "recipe",
+    "report",
     "save_tensors",
     "sent",
     "set_rate",
@@ -44,6 +46,13 @@ Report = Callable[[str], None]
 
 def silent(line: str) -> None:
     """Takes a line of progress and says nothing."""
+
+
+def report(line: str) -> None:
+    """Writes one line at once, so that a cut run keeps what it said; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 def pick_device(name: str | None = None) -> torch.device:

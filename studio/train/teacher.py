@@ -26,7 +26,7 @@ from studio.train import runtime
 from studio.train.averages import WeightAverage
 from studio.train.byclock import ClockConfig, ClockTrainer, counted, load_networks, save_networks
 from studio.train.latents import LatentBatch
-from studio.train.recipe import check_whole
+from studio.train.recipe import check_shares, check_whole
 from studio.world import vocabulary
 
 __all__ = ["TeacherTrainConfig", "train_teacher"]
@@ -71,9 +71,7 @@ class TeacherTrainConfig(ClockConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "refill_every", 1)
-        for name in ("drop", "forget", "opening_phase"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}; use 0.1")
+        check_shares(self, "drop", "forget", "opening_phase")
 
 
 def train_teacher(config: TeacherTrainConfig, report: runtime.Report = runtime.silent) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from studio.train import runtime
 from studio.train.networks import TrainedNetworks
 from studio.train.recipe import TrainConfig, from_preset
 from studio.train.running import Playing, Run, run
@@ -52,7 +51,7 @@ class Training(Generic[Config]):
     def __call__(
         self,
         config: Config,
-        report: Callable[[str], None] = runtime.silent,
+        report: Callable[[str], None] | None = None,
         *,
         networks: TrainedNetworks | None = None,
         wait: bool = True,
@@ -64,7 +63,7 @@ class Training(Generic[Config]):
 
         Args:
             config: The training.
-            report: Takes a line of progress now and then.
+            report: Takes a line of progress now and then; `None` writes it where this is no notebook.
             networks: Networks to train; `None` loads what the configuration names.
             wait: Whether to return at the end; else at once, with the training going on in the background.
             show: Whether to show progress as a widget; `None`: in a notebook.

@@ -58,7 +58,7 @@ def test_what_is_wrong_is_said(words, message, capsys):
 
 
 def test_of_several_processes_the_first_one_speaks(capsys, monkeypatch):
-    from studio.train.__main__ import report
+    from studio.train.runtime import report
 
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)

@@ -34,7 +34,10 @@ def run(tmp_path, monitor) -> Run:
 
 def test_bar_line_curves_and_clip_follow_the_run(tmp_path, shown):
     monitor = display.NotebookMonitor(lambda line: None)
-    current = run(tmp_path, monitor).go()
+    current = run(tmp_path, monitor)
+    monitor.begin(current)
+    assert monitor.line.value.startswith("step 0 of 4 · no step yet; will need about ")
+    current.go()
     assert shown == [monitor.widget]
     assert (monitor.bar.value, monitor.bar.max, monitor.bar.bar_style) == (4, 4, "success")
     assert monitor.line.value.startswith("finished: step 4 of 4 · 0:00 left")

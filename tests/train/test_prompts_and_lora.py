@@ -43,6 +43,17 @@ def test_files_of_prompts(tmp_path):
     assert set(read_prompts(tmp_path / "b.jsonl").pairs) == {("x", None), ("a", "b"), ("c", "d"), ("e", None)}
 
 
+def test_files_as_editors_write_them(tmp_path):
+    (tmp_path / "a.TXT").write_bytes("\ufeffa fox\r\na\x0bcat\u2028runs\r\n".encode())
+    assert read_prompts(tmp_path / "a.TXT").pairs == [("a fox", None), ("a\x0bcat\u2028runs", None)]
+    (tmp_path / "b.JSONL").write_text('\ufeff"a\u2028fox"\n{"prompts": ["a", "b"]}\n', encoding="utf-8")
+    assert read_prompts(tmp_path / "b.JSONL").pairs == [("a\u2028fox", None), ("a", "b")]
+    (tmp_path / "c.json").write_text('["a", "b"]', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one prompt a line; name a \.txt or \.jsonl"):
+        read_prompts(tmp_path / "c.json")
+    assert PromptList([["a fox", "a red fox"], "rain"]).pairs == [("a fox", "a red fox"), ("rain", None)]
+
+
 def test_prompts_and_what_they_switch_to_in_two_files(tmp_path):
     (tmp_path / "a.txt").write_text("a fox\n\na cat\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("a red fox\n\na blue cat\n", encoding="utf-8")

@@ -238,6 +238,47 @@ def test_the_time_left_is_no_more_than_what_was_given(tmp_path):
     assert run.go().time_left == 0.0 and run.state == "stopped" and summary(run).startswith("0:00 left")
 
 
+def test_who_looks_at_a_training_in_the_background_looks_between_two_steps(tmp_path):
+    straight = fresh(tmp_path / "other", average_from=0).go()
+    run = fresh(tmp_path, average_from=0)
+    step, sample = run.trainer.step, run.trainer.sample
+    stepping, asks, seen = threading.Event(), threading.Event(), []
+
+    def slow():
+        stepping.set()
+        asks.wait(30)
+        time.sleep(0.3)
+        row = step()
+        stepping.clear()
+        return row
+
+    def watched(*args):
+        seen.append(stepping.is_set())
+        return sample(*args)
+
+    run.trainer.step, run.trainer.sample = slow, watched
+    run.start()
+    assert stepping.wait(30)
+    asks.set()
+    with run.averaged():
+        run.preview("a fox")
+    run.save_generator()
+    assert run.wait().state == "finished" and seen == [False]
+    assert curve(run) == curve(straight)
+
+
+def test_progress_is_written_where_nobody_takes_it(tmp_path, capsys, monkeypatch):
+    def said(name):
+        distill(config(tmp_path / name, steps=1), networks=nets.networks(), prompts=nets.PROMPTS, show=False)
+        return capsys.readouterr().out
+
+    written = said("terminal")
+    assert written.startswith("will need about ") and "GiB are there\n" in written
+    assert "step 1 generator_loss" in written and written.endswith("finished at step 1 of 1\n")
+    monkeypatch.setattr("studio.train.running.in_notebook", lambda: True)
+    assert said("notebook") == "", "a notebook shows it"
+
+
 def test_a_preview_is_pixels_and_changes_nothing(tmp_path):
     straight = fresh(tmp_path / "other").go()
     run = fresh(tmp_path)
@@ -326,6 +367,17 @@ def test_configurations_are_kept_as_json(tmp_path, kind):
     ("changes", "message"),
     [
         ({"optimizer": "sgd"}, "`optimizer` must be one of adamw, adamw8bit"),
+        ({"guidance": "3"}, "`guidance` must be finite and at least 0, got '3'"),
+        ({"clip_norm": None}, "`clip_norm` must be finite and positive, got None"),
+        ({"beta2": "0.9"}, r"`beta2` must lie in \[0, 1\), got '0.9'"),
+        ({"average": True}, r"`average` must lie in \[0, 1\), got True"),
+        ({"floor": 1.5}, r"`floor` must lie in \[0, 1\], got 1.5"),
+        ({"highest_timestep": "980"}, "`highest_timestep` must be finite"),
+        ({"recompute": "false"}, "`recompute` must be True or False, got 'false'"),
+        ({"seed": 1.5}, "`seed` must be a whole number"),
+        ({"teacher": None}, "`teacher` must be a text, got None"),
+        ({"prompts": 3}, "`prompts` must be a text, got 3"),
+        ({"trackers": None}, "`trackers` must be names, got None"),
         ({"trackers": "tensorboard"}, "`trackers` must be names"),
         ({"preview_every": 0}, "`preview_every` must be a whole number"),
     ],
@@ -333,6 +385,13 @@ def test_configurations_are_kept_as_json(tmp_path, kind):
 def test_bad_settings_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **changes)
+
+
+def test_folders_may_be_paths(tmp_path):
+    run = fresh(tmp_path, out=tmp_path / "run", prompts=tmp_path / "p.txt", trackers=[]).go()
+    assert newest(tmp_path / "run" / "checkpoints").name == "step-00000004"
+    assert run.config == config(tmp_path, prompts=str(tmp_path / "p.txt"))
+    assert DistillConfig.load(run.config.save(tmp_path / "c.json")) == run.config
 
 
 def test_eight_bit_moments_need_a_gpu(tmp_path):
