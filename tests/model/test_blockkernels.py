@@ -30,6 +30,18 @@ def off(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.float() - exact.float()).norm() / exact.float().norm())
 
 
+def agree(found: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Whether results are the exact ones rounded once, all but a few that noise pushed over the edge of a step."""
+    if found.dtype != FP8:
+        return off(found, exact) < EXACT[found.dtype]
+    from tests.model.rounding_kernel import converted
+
+    # A GPU must round well; in the interpreter the numbers are the kernel's business and their rounding is not.
+    wanted = converted(exact, FP8)
+    same = (found.contiguous().view(torch.uint8) == wanted.view(torch.uint8)).float().mean()
+    return bool(same > 0.99) and (INTERPRETED or off(found, exact) < EXACT[FP8])
+
+
 class TestOnAKernel:
     pytestmark = kernel
 
@@ -57,9 +69,9 @@ class TestOnAKernel:
             for x, norm in ((q, norms[0]), (k, norms[1]))
         )
         assert found.dtype == held
-        assert off(found, rotate(q, turn)) < EXACT[held]
-        assert off(slots[0], rotate(k, turn) if turn_keys else k) < EXACT[held]
-        assert off(slots[1], v) < EXACT[held]
+        assert agree(found, rotate(q, turn))
+        assert agree(slots[0], rotate(k, turn) if turn_keys else k)
+        assert agree(slots[1], v)
         for tensor in (keys, values):
             assert not tensor[:, :rows].float().any()
             assert not tensor[:, 2 * rows :].float().any()
@@ -80,7 +92,9 @@ class TestOnAKernel:
         wanted = fp8_rows(exact)
         torch.testing.assert_close(scales, wanted[1], rtol=1e-5, atol=1e-8)
         assert scales[3] == 1
-        assert off(rows.float() * scales[:, None], exact) < EXACT[FP8]
+        assert agree(rows, exact / wanted[1][:, None])
+        if not INTERPRETED:
+            assert off(rows.float() * scales[:, None], exact) < EXACT[FP8]
 
 
 def test_a_processor_has_none():
