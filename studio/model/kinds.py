@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +53,8 @@ _BELONGS: dict[Kind, str] = {
 }
 _GENERATORS = ("generator", "generator_ema", "model", "state_dict", "module", "ema")
 _CRITICS = ("critic", "critic_lora", "fake_score", "critic_ema")
+# In names of mappings that a generator is never in.
+_TRAINING = ("critic", "fake", "real", "teacher", "optim", "sched")
 _LORAS = ("generator_lora", "lora", "lora_state_dict")
 
 
@@ -85,31 +87,40 @@ class Part:
         return self.container in ("generator_ema", "ema")
 
 
-def identify(source: Source, *, ema: bool | None = None) -> Part:
+def identify(source: Source, *, ema: bool | None = None, lora: bool = False) -> Part:
     """Find out what a file is, take its network out of the mappings around it and rename its tensors.
 
     Args:
         source: The file.
         ema: Whether to take averaged weights where a checkpoint has both; None: plain ones before averaged ones.
+        lora: Whether to take a LoRA where a checkpoint has a whole network beside it.
 
     Returns:
         The network's part.
 
     Raises:
-        ValueError: If averaged or plain weights are asked for and the checkpoint has none.
+        ValueError: If averaged or plain weights are asked for and the checkpoint has none, or if it has several
+            networks and nothing tells which one generates.
     """
-    containers = _containers(source)
+    return _identify(source, (), ema, lora)
+
+
+def _identify(source: Source, above: tuple[str, ...], ema: bool | None, lora: bool) -> Part:
+    containers = _containers(source, len(above))
     beside = tuple(name for name in containers if name not in (*_GENERATORS, *_LORAS))
-    lora = next((name for name in _LORAS if name in containers), None)
-    generator = _chosen(source, containers, ema)
+    adapter = next((name for name in _LORAS if name in containers), None)
+    generator = _chosen(source, above, [name for name in _GENERATORS if name in containers], ema)
+    if adapter is not None and (lora or generator is None):
+        return Part(kind="lora", source=source.part(*above, adapter), container=adapter, beside=beside)
+    generator = generator or _chosen(source, above, _unheard(source, above, containers), ema)
     if generator is not None:
-        inner = source.part(generator)
-        return dataclasses.replace(_network(inner), container=generator, beside=beside)
-    if lora is not None:
-        return Part(kind="lora", source=source.part(lora), container=lora, beside=beside)
+        deeper = None if "ema" in generator else ema
+        found = _identify(source.part(*above, generator), (*above, generator), deeper, lora)
+        named = found.container if generator not in _GENERATORS[:2] else ""
+        return dataclasses.replace(found, container=named or generator, beside=beside)
     critic = next((name for name in _CRITICS if name in containers), None)
     if critic is not None:
-        return Part(kind="critic", source=source.part(critic), container=critic, beside=beside)
+        return Part(kind="critic", source=source.part(*above, critic), container=critic, beside=beside)
     if containers and all("optimizer" in name for name in containers):
         return Part(kind="optimizer", source=source, beside=beside)
     return _network(source)
@@ -139,17 +150,29 @@ def _among(part: Part) -> str:
     return f" (tensors such as {', '.join(names[:3])})"
 
 
-def _containers(source: Source) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(entry.key[0] for entry in source.entries.values() if len(entry.key) > 1))
+def _containers(source: Source, depth: int) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.key[depth] for entry in source.entries.values() if len(entry.key) > depth + 1))
 
 
-def _chosen(source: Source, containers: Collection[str], ema: bool | None) -> str | None:
-    plain_ones = [name for name in _GENERATORS if name in containers and "ema" not in name]
-    averaged = [name for name in _GENERATORS if name in containers and "ema" in name]
-    if ema is not None and (plain_ones or averaged) and not (averaged if ema else plain_ones):
+def _unheard(source: Source, above: tuple[str, ...], containers: Collection[str]) -> list[str]:
+    """Mappings of other names that hold a network, and none that only training uses."""
+    plausible = (name for name in containers if not any(mark in name for mark in _TRAINING))
+    found = [name for name in plausible if _network(source.part(*above, name)).kind in ("dit", "vae", "text")]
+    if len([name for name in found if "ema" not in name]) > 1:
+        raise ValueError(f"{source.path} holds several networks: {', '.join(found)}; save the one to open by itself")
+    return found
+
+
+def _chosen(source: Source, above: tuple[str, ...], containers: Sequence[str], ema: bool | None) -> str | None:
+    averaged = [name for name in containers if "ema" in name]
+    plain_ones = [name for name in containers if "ema" not in name]
+    order = averaged + plain_ones if ema else plain_ones + averaged
+    if ema is not None and order and ema != ("ema" in order[0]):
+        # What is asked for may lie deeper.
+        if _containers(source.part(*above, order[0]), len(above) + 1):
+            return order[0]
         wanted, other = ("averaged", "plain") if ema else ("plain", "averaged")
         raise ValueError(f"{source.path} must hold {wanted} weights, got {other} ones only; use ema={not ema}")
-    order = averaged + plain_ones if ema else plain_ones + averaged
     return order[0] if order else None
 
 

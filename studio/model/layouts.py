@@ -8,24 +8,27 @@ names, shapes and configurations.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from studio.config import PRESETS, DiTConfig, ModelConfig, VAEConfig, from_dict
 from studio.model.kinds import Part, identify, require
 from studio.model.pickles import SUFFIXES
 from studio.model.sizes import dit_sizes, text_sizes, vae_sizes
-from studio.model.sources import Source, open_source, open_stem, stem_files
+from studio.model.sources import Source, index_of, open_source, open_stem, stem_files
 
-__all__ = ["Base", "Layout", "assemble", "base_of", "find", "find_base", "generator_files"]
+__all__ = ["Base", "Layout", "assemble", "base_of", "find", "find_base", "generator_files", "require_base"]
 
 DIT_STEM = "diffusion_pytorch_model"
 VAE_STEM = "Wan2.1_VAE"
 TEXT_STEM = "models_t5_umt5-xxl-enc-bf16"
 TOKENIZERS = ("google/umt5-xxl", "tokenizer")
+_VAES = (VAE_STEM, f"vae/{DIT_STEM}")
+_TEXTS = (TEXT_STEM, "text_encoder/model", "text_encoder/pytorch_model")
 # Where checkpoints that bring the transformer only keep the rest, beside themselves or above.
 _BASES = (".", "Wan2.1-T2V-1.3B", "Wan2.1-T2V-14B", "wan_models/Wan2.1-T2V-1.3B", "wan_models/Wan2.1-T2V-14B")
 _GENERATOR_FOLDERS = (".", "models", "checkpoints", "autoregressive_checkpoint_warp_4step_cfg2")
@@ -42,6 +45,7 @@ class Base:
         vae_config: Its sizes.
         text: The text encoder under official names.
         tokenizer: The tokenizer's folder, or the studio's `tokenizer.json`.
+        model: The model that it is of, where a configuration of the studio's says so.
     """
 
     folder: Path
@@ -49,6 +53,7 @@ class Base:
     vae_config: VAEConfig
     text: Source
     tokenizer: Path
+    model: ModelConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +87,16 @@ def find(
     like: ModelConfig | None = None,
     base: Path | None = None,
     ema: bool | None = None,
+    elsewhere: Callable[[], Iterable[Path]] = tuple,
 ) -> Layout:
     """Find a model's networks.
 
     Args:
         path: A model's folder, or a generator's checkpoint.
         like: The preset that it must be; None: the one that its sizes and kind tell.
-        base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it and above.
+        base: Folder of text encoder and VAE; None: the model's own, or looked for beside it and above.
         ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
+        elsewhere: More folders to look for a base in, asked if there is none near.
 
     Returns:
         Where everything is.
@@ -98,32 +105,41 @@ def find(
         FileNotFoundError: If something is missing, naming it.
         ValueError: If a file is of another kind, saying what it is and where it belongs, or does not fit `like`.
     """
+    where = _Where(base, elsewhere)
     if path.is_file():
-        return _generator(path, like, base, ema)
+        return _generator(path, like, where, ema)
     config = _json(path / "config.json")
     if "dit" in config:
         return _studio(path, config, base)
     if (path / "transformer").is_dir():
-        return _diffusers(path, like)
+        return _diffusers(path, like, where)
     if stem_files(path, DIT_STEM):
-        return _official(path, config, like)
-    checkpoints = generator_files(path)
+        return _official(path, config, like, where)
+    return _generator(_only_generator(path), like, where, ema)
+
+
+def _only_generator(folder: Path) -> Path:
+    checkpoints, refused = generator_files(folder)
     if not checkpoints:
+        if refused:
+            raise ValueError(f"{folder} holds no generator that can be opened: {'; '.join(map(str, refused[:5]))}")
         raise FileNotFoundError(
-            f"`name` must be a model's folder, got {path}, which has no config.json, no {DIT_STEM}.safetensors, no "
+            f"`name` must be a model's folder, got {folder}, which has no config.json, no {DIT_STEM}.safetensors, no "
             "transformer/ and no generator's checkpoint"
         )
     if len(checkpoints) > 1:
-        names = ", ".join(str(file.relative_to(path)) for file in checkpoints)
-        raise ValueError(f"{path} holds several generators: {names}; name one of the files")
-    return _generator(checkpoints[0], like, base, ema)
+        names = ", ".join(str(file.relative_to(folder)) for file in checkpoints)
+        raise ValueError(f"{folder} holds several generators: {names}; name one of the files")
+    return checkpoints[0]
 
 
 def find_base(folder: Path) -> Base | None:
-    """Find text encoder, tokenizer and VAE in an official or diffusers folder; None where one of them is missing."""
+    """Find text encoder, tokenizer and VAE in a model's folder of any layout; None where one of them is missing."""
+    told = _json(folder / "config.json")
+    if "dit" in told:
+        return _studio_base(folder, told)
     tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_dir()), None)
-    vae = _first(folder, (VAE_STEM, f"vae/{DIT_STEM}"))
-    text = _first(folder, (TEXT_STEM, "text_encoder/model", "text_encoder/pytorch_model"))
+    vae, text = _first(folder, _VAES), _first(folder, _TEXTS)
     if tokenizer is None or vae is None or text is None:
         return None
     return base_of(folder, vae, text, tokenizer)
@@ -148,18 +164,35 @@ def base_of(folder: Path, vae: Source, text: Source, tokenizer: Path) -> Base:
     return Base(folder=folder, vae=parts[0].source, vae_config=config, text=parts[1].source, tokenizer=tokenizer)
 
 
-def generator_files(folder: Path) -> list[Path]:
+def _studio_base(folder: Path, told: dict[str, Any]) -> Base | None:
+    if not all(stem_files(folder, kind) for kind in ("vae", "text")):
+        return None
+    model = _model_config(folder / "config.json", told)
+    parts = {kind: require(identify(open_stem(folder, kind)), kind).source for kind in ("vae", "text")}
+    return Base(folder=folder, **parts, vae_config=model.vae, tokenizer=_tokenizer(folder), model=model)
+
+
+def generator_files(folder: Path) -> tuple[list[Path], list[ValueError]]:
     """Checkpoints of transformers in a folder, without LoRAs, VAEs and text encoders.
 
     Args:
         folder: Where CausVid, Self-Forcing, LongLive or a trainer keep theirs.
+
+    Returns:
+        (the files, several shards by their index; why others could not be opened).
     """
-    found = []
+    found: list[Path] = []
+    refused: list[ValueError] = []
     for place in _GENERATOR_FOLDERS:
         for file in sorted((folder / place).glob("*")):
-            if file.suffix in (*SUFFIXES, ".safetensors") and file.is_file() and _is_dit(file):
-                found.append(file)
-    return found
+            if file.suffix.lower() in (*SUFFIXES, ".safetensors") and file.is_file():
+                file = index_of(file) or file
+                try:
+                    if file not in found and identify(open_source(file)).kind == "dit":
+                        found.append(file)
+                except ValueError as error:
+                    refused.append(error)
+    return found, refused
 
 
 def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, kind: str, causal: bool) -> Layout:
@@ -176,16 +209,17 @@ def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, ki
     Raises:
         ValueError: If the transformer has other sizes than the preset, or is of the other kind.
     """
-    text = text_sizes(base.text.shapes, text_len=None if like is None else like.text.text_len)
-    heads = None if like is None or like.dit.dim != _dim(part) else like.dit.heads
-    dit = dit_sizes(part.source.shapes, heads=_told_heads(part) or heads, text_len=text.text_len)
+    told = _told(part, base) or ({} if like is None or like.dit.dim != _dim(part) else {"heads": like.dit.heads})
+    known = base.model or like
+    text = text_sizes(base.text.shapes, text_len=told.get("text_len") or (known and known.text.text_len))
+    dit = dit_sizes(part.source.shapes, heads=told.get("heads"), text_len=text.text_len)
+    dit = dataclasses.replace(dit, eps=told.get("eps", dit.eps))
     if like is not None:
         _require_like(part, dit, like, causal)
-    frame = like or _preset_of(dit, causal) or PRESETS["longlive-1.3b" if causal else "wan2.1-t2v-1.3b"]
-    known = like is not None or _preset_of(dit, causal) is not None
-    config = dataclasses.replace(
-        frame, name=frame.name if known else path.stem, dit=dit, vae=base.vae_config, text=text, causal=causal
-    )
+    known = like or _preset_of(dit, causal)
+    frame = known or base.model or PRESETS["longlive-1.3b" if causal else "wan2.1-t2v-1.3b"]
+    name = frame.name if known else path.name if path.is_dir() else path.stem.removesuffix(".safetensors.index")
+    config = dataclasses.replace(frame, name=name, dit=dit, vae=base.vae_config, text=text, causal=causal)
     return Layout(
         path=path,
         config=config,
@@ -198,12 +232,15 @@ def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, ki
     )
 
 
-def _studio(folder: Path, data: dict[str, Any], base: Path | None) -> Layout:
-    path = folder / "config.json"
+def _model_config(path: Path, data: dict[str, Any]) -> ModelConfig:
     try:
-        config = from_dict(ModelConfig, data)
+        return from_dict(ModelConfig, data)
     except ValueError as error:
         raise ValueError(f"{path} does not describe a model: {error}") from error
+
+
+def _studio(folder: Path, data: dict[str, Any], base: Path | None) -> Layout:
+    config = _model_config(folder / "config.json", data)
     parts = {}
     for kind in ("dit", "vae", "text"):
         # A trainer writes what it trained; the VAE stays where it was.
@@ -221,41 +258,62 @@ def _studio(folder: Path, data: dict[str, Any], base: Path | None) -> Layout:
     )
 
 
-def _official(folder: Path, config: dict[str, Any], like: ModelConfig | None) -> Layout:
+def _official(folder: Path, config: dict[str, Any], like: ModelConfig | None, where: _Where) -> Layout:
     part = require(identify(open_stem(folder, DIT_STEM)), "dit")
-    base = _require_base(folder, folder)
+    base = _base_of_folder(folder, where)
     causal = "Causal" in str(config.get("_class_name", ""))
     return assemble(part, base, like, folder, kind="official", causal=causal)
 
 
-def _diffusers(folder: Path, like: ModelConfig | None) -> Layout:
+def _diffusers(folder: Path, like: ModelConfig | None, where: _Where) -> Layout:
     part = require(identify(open_stem(folder / "transformer", DIT_STEM)), "dit")
-    base = _require_base(folder, folder)
-    # A converted generator carries no mark of its own; its preset, or its pipeline's name, tells it.
-    pipeline = str(_json(folder / "model_index.json").get("_class_name", ""))
-    causal = like.causal if like is not None else "Causal" in pipeline or "SelfForcing" in pipeline
+    base = _base_of_folder(folder, where)
+    # A converted generator carries no mark of its own; its preset, its pipeline's or its class's name tells it.
+    files = (folder / "model_index.json", folder / "transformer" / "config.json")
+    named = " ".join(str(_json(file).get("_class_name", "")) for file in files)
+    causal = like.causal if like is not None else "Causal" in named or "SelfForcing" in named
     return assemble(part, base, like, folder, kind="diffusers", causal=causal)
 
 
-def _generator(file: Path, like: ModelConfig | None, base: Path | None, ema: bool | None) -> Layout:
-    source = open_stem(file.parent, _stem(file)) if _stem(file) == DIT_STEM else open_source(file)
-    part = require(identify(source, ema=ema), "dit")
-    # A flat file says nothing; a preset does, and Wan2.1's own file name is that of the bidirectional network.
-    causal = part.is_generator or (like.causal if like is not None else _stem(file) != DIT_STEM)
-    return assemble(part, _base_near(file, base), like, file, kind="generator", causal=causal)
+def _generator(file: Path, like: ModelConfig | None, where: _Where, ema: bool | None) -> Layout:
+    part = require(identify(open_source(file), ema=ema), "dit")
+    own = file.name.startswith(DIT_STEM)
+    # A flat file says nothing; a preset or a configuration does, and Wan2.1's own file name is that of the
+    # bidirectional network.
+    marked = own and "Causal" in str(_json(file.parent / "config.json").get("_class_name", ""))
+    causal = part.is_generator or marked or (like.causal if like is not None else not own)
+    return assemble(part, _base_near(file, where), like, file, kind="generator", causal=causal)
 
 
-def _base_near(file: Path, named: Path | None) -> Base:
-    if named is not None:
-        return _require_base(named, file)
-    for folder in _around(file):
+class _Where(NamedTuple):
+    """Where a base may be: the folder that was named, or more folders to look in."""
+
+    named: Path | None
+    elsewhere: Callable[[], Iterable[Path]]
+
+
+def _base_near(path: Path, where: _Where) -> Base:
+    if where.named is not None:
+        return require_base(where.named, path)
+    for folder in itertools.chain(_around(path), (one for one in _defer(where.elsewhere) if one.is_dir())):
         found = find_base(folder)
         if found is not None:
             return found
     raise FileNotFoundError(
-        f"{file} holds the transformer only; put the Wan2.1 folder beside it as Wan2.1-T2V-1.3B, or name it by "
+        f"{path} holds the transformer only; put the Wan2.1 folder beside it as Wan2.1-T2V-1.3B, or name it by "
         f"`base`, with {VAE_STEM}.pth, {TEXT_STEM}.pth and {TOKENIZERS[0]}/"
     )
+
+
+def _base_of_folder(folder: Path, where: _Where) -> Base:
+    """The base that was named, else the folder's own; one elsewhere only for a folder that has nothing of one."""
+    if where.named is None and any(there for _, there in _base_parts(folder)):
+        return require_base(folder, folder)
+    return _base_near(folder, where)
+
+
+def _defer(folders: Callable[[], Iterable[Path]]) -> Iterator[Path]:
+    yield from folders()
 
 
 def _around(file: Path) -> Iterator[Path]:
@@ -265,20 +323,31 @@ def _around(file: Path) -> Iterator[Path]:
                 yield above / name
 
 
-def _require_base(folder: Path, wanted_by: Path) -> Base:
+def require_base(folder: Path, wanted_by: Path) -> Base:
+    """The text encoder, tokenizer and VAE of a folder.
+
+    Args:
+        folder: A model's folder of any layout.
+        wanted_by: What needs them, for the message.
+
+    Raises:
+        FileNotFoundError: If one of them is missing, naming it.
+        ValueError: If a file is of another kind.
+    """
     found = find_base(folder)
     if found is None:
-        missing = [
-            what
-            for what, there in (
-                (f"{VAE_STEM}.pth or vae/", _first_file(folder, (VAE_STEM, f"vae/{DIT_STEM}"))),
-                (f"{TEXT_STEM}.pth or text_encoder/", _first_file(folder, (TEXT_STEM, "text_encoder/model"))),
-                (f"{TOKENIZERS[0]}/ or tokenizer/", any((folder / name).is_dir() for name in TOKENIZERS)),
-            )
-            if not there
-        ]
+        missing = [what for what, there in _base_parts(folder) if not there]
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, needed by {wanted_by}; copy the whole folder")
     return found
+
+
+def _base_parts(folder: Path) -> tuple[tuple[str, bool], ...]:
+    """What makes a base, and whether a folder has it."""
+    return (
+        (f"{VAE_STEM}.pth or vae/", _first_stem(folder, _VAES) is not None),
+        (f"{TEXT_STEM}.pth or text_encoder/", _first_stem(folder, _TEXTS) is not None),
+        (f"{TOKENIZERS[0]}/ or tokenizer/", any((folder / name).is_dir() for name in TOKENIZERS)),
+    )
 
 
 def _require_like(part: Part, dit: DiTConfig, like: ModelConfig, causal: bool) -> None:
@@ -306,34 +375,38 @@ def _preset_of(dit: DiTConfig, causal: bool) -> ModelConfig | None:
     return next(fits, None)
 
 
-def _is_dit(file: Path) -> bool:
-    try:
-        return identify(open_source(file)).kind == "dit"
-    except ValueError:
-        return False
-
-
 def _dim(part: Part) -> int:
     return part.source.shapes["patch_embedding.weight"][0]
 
 
-def _told_heads(part: Part) -> int | None:
-    told = _json(part.source.path.parent / "config.json")
-    heads = told.get("num_heads", told.get("num_attention_heads"))
-    return heads if isinstance(heads, int) and heads > 0 else None
+def _told(part: Part, base: Base) -> dict[str, Any]:
+    """Heads, text tokens and epsilon out of the configuration of the transformer or of its base, where it fits."""
+    dim = _dim(part)
+    if base.model is not None and base.model.dit.dim == dim:
+        model = base.model.dit
+        return {"heads": model.heads, "text_len": model.text_len, "eps": model.eps}
+    for folder in (part.source.path.parent, base.folder, base.folder / "transformer"):
+        told = _json(folder / "config.json")
+        heads = told.get("num_heads", told.get("num_attention_heads"))
+        head_dim = told.get("attention_head_dim")
+        width = told.get("dim", heads * head_dim if _counts(heads) and _counts(head_dim) else dim)
+        if _counts(heads) and width == dim:
+            found = {"heads": heads, "text_len": told.get("text_len"), "eps": told.get("eps")}
+            return {key: value for key, value in found.items() if _counts(value) or isinstance(value, float)}
+    return {}
 
 
-def _first_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
-    return next((files[0] for stem in stems if (files := stem_files(folder, stem))), None)
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _first_stem(folder: Path, stems: tuple[str, ...]) -> str | None:
+    return next((stem for stem in stems if stem_files(folder, stem)), None)
 
 
 def _first(folder: Path, stems: tuple[str, ...]) -> Source | None:
-    stem = next((stem for stem in stems if stem_files(folder, stem)), None)
+    stem = _first_stem(folder, stems)
     return None if stem is None else open_stem((folder / stem).parent, Path(stem).name)
-
-
-def _stem(file: Path) -> str:
-    return file.name.split("-0")[0].split(".safetensors")[0] if file.suffix == ".safetensors" else file.stem
 
 
 def _tokenizer(folder: Path) -> Path:

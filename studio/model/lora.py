@@ -24,18 +24,19 @@ from torch import Tensor, nn
 
 from studio.model.filling import listed
 from studio.model.kinds import identify, require
+from studio.model.quantize import RowLinear
 from studio.model.renames import dit_from_diffusers, plain
 from studio.model.sources import Source, open_source
 
-__all__ = ["Adapters", "LoRA", "Pair", "check_targets", "load_lora", "merge", "merging"]
+__all__ = ["Adapters", "LoRA", "Pair", "check_targets", "load_lora", "lora_of", "merge", "merging"]
 
 Strengths = Sequence[tuple["LoRA", float]]
 
-_DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.\w+)?|lora_down|lora\.down)\.weight")
-_UP = re.compile(r"(.+)\.(?:lora_B(?:\.\w+)?|lora_up|lora\.up)\.weight")
+_DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
+_UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
 _ALPHA = re.compile(r"(.+)\.alpha")
 # In front of a layer's own name, besides what every transformer may carry.
-_PREFIXES = ("base_model.model.", "transformer.", "lora_unet__", "lora_unet_")
+_PREFIXES = ("base_model.model.", "transformer.", "pipe.dit.", "lora_unet__", "lora_unet_")
 _UNKNOWN = {
     "lora_magnitude_vector": "DoRA",
     "dora_scale": "DoRA",
@@ -86,9 +87,10 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
     """Read an adapter: PEFT, LongLive's `generator_lora`, kohya, ComfyUI or diffusers names; any rank.
 
     Args:
-        path: A file, or PEFT's folder with `adapter_model.safetensors`.
-        alpha: Overrides what the file says; None: the file's, else that of `adapter_config.json` beside it, else the
-            rank, which makes the scale 1.
+        path: A file, or a folder with PEFT's `adapter_model.safetensors` or diffusers'
+            `pytorch_lora_weights.safetensors`.
+        alpha: Overrides what the file says; None: the file's, else that of `adapter_config.json` beside it, of each
+            layer where it tells them apart, else the rank, which makes the scale 1.
         name: What to call it.
 
     Returns:
@@ -98,11 +100,25 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
         FileNotFoundError: If there is no such file.
         ValueError: If it is no LoRA, holds half a pair, pairs that do not fit, or another kind of adapter.
     """
-    path = _file_of(Path(path))
+    path = _file_of(Path(path).expanduser())
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"`alpha` must be positive and finite, got {alpha}; leave it out for the file's own")
-    part = require(identify(open_source(path)), "lora")
-    return LoRA(name=name or path.stem, layers=_pairs(part.source, alpha, _neighbour(path)))
+    part = require(identify(open_source(path), lora=True), "lora")
+    told = _header(part.source) or _neighbour(path)
+    return LoRA(name=name or path.stem, layers=_pairs(part.source, alpha, told))
+
+
+def lora_of(source: Source, name: str) -> LoRA:
+    """Read an adapter whose scale is 1 where its tensors say nothing else.
+
+    Args:
+        source: Its tensors under any of the names that `load_lora` knows.
+        name: What to call it.
+
+    Raises:
+        ValueError: As `load_lora`.
+    """
+    return LoRA(name=name, layers=_pairs(source, None, _Told()))
 
 
 def check_targets(lora: LoRA, network: nn.Module) -> LoRA:
@@ -300,7 +316,9 @@ class _Branch:
 def _attach(layer: nn.Module, pair: Pair, strength: float, stem: str) -> _Branch:
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    dtype = weight.dtype if weight.is_floating_point() else pair.down.dtype
+    # A quantised layer's weight is in a type too small for factors, FP8 included; its bias is in that of the network.
+    kept = layer.bias if isinstance(layer, RowLinear) else weight
+    dtype = pair.down.dtype if kept is None else kept.dtype
     for part, value in (("down", pair.down), ("up", pair.up)):
         layer.register_buffer(f"{stem}_{part}", value.to(weight.device, dtype), persistent=False)
     layer.register_buffer(f"{stem}_strength", torch.zeros((), device=weight.device), persistent=False)
@@ -314,6 +332,13 @@ class _Told(NamedTuple):
     alpha: float | None = None
     # Rank-stabilised: the scale is alpha over the root of the rank.
     stabilised: bool = False
+    # Pattern of layers' names to their own alpha.
+    patterns: Mapping[str, float] = {}
+
+    def of(self, layer: str) -> float | None:
+        """Alpha of a layer."""
+        found = (a for pattern, a in self.patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer))
+        return next(found, self.alpha)
 
 
 def _pairs(source: Source, alpha: float | None, told: _Told) -> dict[str, Pair]:
@@ -335,7 +360,7 @@ def _pairs(source: Source, alpha: float | None, told: _Told) -> dict[str, Pair]:
     halves = sorted(downs.keys() ^ ups.keys())
     if halves:
         raise ValueError(f"{source.path} must hold both factors of each layer, got {listed('half', halves)}")
-    found = {name: alpha or alphas.get(name) or told.alpha for name in downs}
+    found = {name: alphas.get(name, told.of(name)) if alpha is None else alpha for name in downs}
     return {name: _pair(source, name, downs[name], ups[name], found[name], told.stabilised) for name in downs}
 
 
@@ -380,19 +405,31 @@ def _layer(name: str) -> str:
 def _neighbour(path: Path) -> _Told:
     """What PEFT's configuration beside a file says, if there is one."""
     beside = path.parent / "adapter_config.json"
-    if not beside.is_file():
-        return _Told()
+    return _told(beside, beside.read_text(encoding="utf-8")) if beside.is_file() else _Told()
+
+
+def _header(source: Source) -> _Told | None:
+    """What diffusers writes into the file itself: PEFT's configuration, each key behind the network's name."""
+    text = source.header.get("lora_adapter_metadata")
+    return None if text is None else _told(source.path, text, "transformer.")
+
+
+def _told(path: Path, text: str, prefix: str = "") -> _Told:
     try:
-        data = json.loads(beside.read_text(encoding="utf-8"))
-        alpha = data.get("lora_alpha")
-        return _Told(None if alpha is None else float(alpha), bool(data.get("use_rslora", False)))
+        data = {key.removeprefix(prefix): value for key, value in json.loads(text).items()}
+        alpha, patterns = data.get("lora_alpha"), data.get("alpha_pattern") or {}
+        return _Told(
+            None if alpha is None else float(alpha),
+            bool(data.get("use_rslora", False)),
+            {_layer(re.sub(r"\\(?=\.)", "", pattern)): float(value) for pattern, value in patterns.items()},
+        )
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{beside} must be PEFT's configuration, got another ({error}); copy it anew") from error
+        raise ValueError(f"{path} must be PEFT's configuration, got another ({error}); copy it anew") from error
 
 
 def _file_of(path: Path) -> Path:
     if path.is_dir():
-        for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        for name in ("adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors"):
             if (path / name).is_file():
                 return path / name
         raise FileNotFoundError(f"{path} holds no adapter_model.safetensors; name the LoRA's file")

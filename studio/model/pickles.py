@@ -15,6 +15,8 @@ SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 # A zip archive, which `torch.save` makes, or a bare pickle stream, whatever the file's name says.
 _ZIP = b"PK"
 _STREAMS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+# A safetensors file begins with the length of its header, in eight bytes of which any may be those of a pickle.
+_LENGTH = 8
 
 
 def is_pickle(path: Path) -> bool:
@@ -24,8 +26,10 @@ def is_pickle(path: Path) -> bool:
         path: An existing file.
     """
     with path.open("rb") as file:
-        start = file.read(2)
-    return path.suffix.lower() in SUFFIXES or start == _ZIP or start in _STREAMS
+        start = file.read(_LENGTH + 1)
+    if start[_LENGTH:] == b"{" and int.from_bytes(start[:_LENGTH], "little") <= path.stat().st_size - _LENGTH:
+        return False
+    return path.suffix.lower() in SUFFIXES or start[:2] == _ZIP or start[:2] in _STREAMS
 
 
 def read_pickle(path: Path) -> Any:

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from studio.config import preset
 from studio.model.kinds import identify, require
-from studio.model.layouts import DIT_STEM, TEXT_STEM, TOKENIZERS, VAE_STEM, Layout, assemble, base_of
-from studio.model.sources import Source, open_source, open_stem
+from studio.model.layouts import (
+    DIT_STEM,
+    TEXT_STEM,
+    TOKENIZERS,
+    VAE_STEM,
+    Base,
+    Layout,
+    assemble,
+    base_of,
+    require_base,
+)
+from studio.model.sources import open_source
 
-__all__ = ["RECIPES", "Needed", "Recipe", "advice", "locate", "model_folders", "recipe_layout"]
+__all__ = [
+    "RECIPES",
+    "Needed",
+    "Recipe",
+    "adapters_of",
+    "advice",
+    "base_named",
+    "bases",
+    "locate",
+    "model_folders",
+    "recipe_layout",
+]
 
 _WAN_1_3B = "Wan-AI/Wan2.1-T2V-1.3B"
 _WAN_14B = "Wan-AI/Wan2.1-T2V-14B"
@@ -109,7 +130,7 @@ def locate(recipe: Recipe, folders: Sequence[Path] | None = None) -> dict[Needed
 
 
 def recipe_layout(
-    name: str, *, folders: Sequence[Path] | None = None, ema: bool | None = None
+    name: str, *, folders: Sequence[Path] | None = None, ema: bool | None = None, base: Path | None = None
 ) -> tuple[Layout, tuple[tuple[Path, float], ...]]:
     """Find a named model's networks and adapters.
 
@@ -117,6 +138,7 @@ def recipe_layout(
         name: A key of `RECIPES`.
         folders: As for `locate`.
         ema: Averaged weights or plain ones, where the checkpoint has both; None: plain ones first.
+        base: Folder of text encoder and VAE; None: the recipe's.
 
     Returns:
         (where its networks are; its adapters with their strengths).
@@ -127,19 +149,59 @@ def recipe_layout(
     """
     recipe, like = RECIPES[name], preset(name)
     found = locate(recipe, folders)
+    if base is not None:
+        found = {needed: path for needed, path in found.items() if needed.file not in _BASE}
     if None in found.values():
         raise FileNotFoundError(advice(recipe, found))
     there = {needed.file: path for needed, path in found.items() if path is not None}
     first = there[recipe.dit[0].file]
-    part = require(identify(_open(first), ema=ema), "dit")
-    base = base_of(
-        there[_BASE[0]].parent,
-        open_source(there[_BASE[0]]),
-        open_source(there[_BASE[1]]),
-        there[_TOKENIZER[0]].parent,
-    )
-    layout = assemble(part, base, like, first, kind="official", causal=part.is_generator)
+    part = require(identify(open_source(first), ema=ema), "dit")
+    parts = _base_files(there) if base is None else require_base(base, first)
+    layout = assemble(part, parts, like, first, kind="official", causal=part.is_generator)
     return layout, () if recipe.lora is None else ((there[recipe.lora.file], 1.0),)
+
+
+def bases() -> Iterator[Path]:
+    """Folders that may hold text encoder and VAE: those of Wan2.1 in the folders of models and in the hub's cache."""
+    for repository in (_WAN_1_3B, _WAN_14B):
+        found = _place(Needed(repository=repository, file=_BASE[0]), model_folders())
+        if found is not None:
+            yield found.parent
+
+
+def base_named(name: str) -> Path:
+    """The folder of a named model's text encoder and VAE.
+
+    Args:
+        name: A key of `RECIPES`.
+
+    Raises:
+        FileNotFoundError: If they are not here, naming the files.
+    """
+    recipe = RECIPES[name]
+    found = {needed: path for needed, path in locate(recipe).items() if needed.file in _BASE}
+    if None in found.values():
+        raise FileNotFoundError(advice(recipe, found))
+    return next(path.parent for needed, path in found.items() if path is not None and needed.file == _BASE[0])
+
+
+def adapters_of(folder: Path, checkpoint: Path) -> tuple[tuple[Path, float], ...]:
+    """The adapters that belong to a checkpoint in a folder laid out like a public repository, with their strengths.
+
+    Args:
+        folder: The folder that was named.
+        checkpoint: The transformer found there.
+    """
+    for recipe in RECIPES.values():
+        if recipe.lora is not None and checkpoint.name == Path(recipe.dit[0].file).name:
+            beside = checkpoint.with_name(Path(recipe.lora.file).name)
+            return ((beside, 1.0),) if folder in checkpoint.parents and beside.is_file() else ()
+    return ()
+
+
+def _base_files(there: dict[str, Path]) -> Base:
+    vae, text, tokenizer = (there[file] for file in (_BASE[0], _BASE[1], _TOKENIZER[0]))
+    return base_of(vae.parent, open_source(vae), open_source(text), tokenizer.parent)
 
 
 def advice(recipe: Recipe, found: dict[Needed, Path | None]) -> str:
@@ -157,10 +219,6 @@ def advice(recipe: Recipe, found: dict[Needed, Path | None]) -> str:
         f"{len(missing)} of the {len(found)} files of {recipe.name!r} are not shipped and not on this machine; "
         f"`studio download {recipe.name}` fetches them, or put them there by hand{where}:\n" + "\n".join(lines)
     )
-
-
-def _open(path: Path) -> Source:
-    return open_stem(path.parent, DIT_STEM) if path.name.startswith(DIT_STEM) else open_source(path)
 
 
 def _place(needed: Needed, folders: Sequence[Path]) -> Path | None:

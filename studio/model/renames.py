@@ -14,7 +14,7 @@ __all__ = ["dit_from_diffusers", "dit_to_diffusers", "plain", "vae_from_diffuser
 
 # What wrappers put in front of, or between, a network's own names.
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
-_PREFIXES = ("module.", "model.diffusion_model.", "diffusion_model.", "generator.", "model.")
+_PREFIXES = ("module.", "model.diffusion_model.", "diffusion_model.", "generator.", "base_model.model.", "model.")
 
 # Official name -> diffusers name; whole dotted parts, the longest first.
 _DIT_TOP = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from studio.model.pickles import SUFFIXES, is_pickle, read_pickle
 
-__all__ = ["Entry", "Source", "open_source", "open_stem", "stem_files"]
+__all__ = ["Entry", "Source", "index_of", "open_source", "open_stem", "stem_files"]
 
 _TYPES = {
     "F64": torch.float64,
@@ -35,6 +36,8 @@ _TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_INDEX = ".index.json"
+_SHARD = re.compile(r"(.+)-\d+-of-\d+(\.\w+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,11 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open one file: safetensors, or a checkpoint of `torch.save` without code.
+    """Open one file: safetensors, a checkpoint of `torch.save` without code, or an index of shards.
 
     Args:
-        path: The file; its first bytes count more than its ending.
+        path: The file; its first bytes count more than its ending. One of several shards stands for all of them where
+            their index is beside it.
 
     Returns:
         Its table of contents.
@@ -129,6 +133,20 @@ def open_source(path: Path) -> Source:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; copy the whole folder of the model")
+    index = index_of(path)
+    return _open_file(path) if index is None else _open_index(index)
+
+
+def index_of(path: Path) -> Path | None:
+    """The index that a file is, or the one of the shards that it is among; None where it stands for itself."""
+    if path.name.endswith(_INDEX):
+        return path
+    shard = _SHARD.fullmatch(path.name)
+    index = path.with_name(f"{shard[1]}{shard[2]}{_INDEX}") if shard else path
+    return index if shard and index.is_file() else None
+
+
+def _open_file(path: Path) -> Source:
     if not is_pickle(path):
         return _open_safetensors(path)
     entries = {}
@@ -146,7 +164,8 @@ def stem_files(folder: Path, stem: str) -> tuple[Path, ...]:
         folder: The folder.
         stem: As "diffusion_pytorch_model".
     """
-    names = (f"{stem}.safetensors.index.json", f"{stem}.safetensors", *(f"{stem}{suffix}" for suffix in SUFFIXES))
+    pickles = (f"{stem}{suffix}" for suffix in SUFFIXES)
+    names = (f"{stem}.safetensors{_INDEX}", f"{stem}.safetensors", f"{stem}.bin{_INDEX}", *pickles)
     return tuple(folder / name for name in names if (folder / name).is_file())
 
 
@@ -167,7 +186,7 @@ def open_stem(folder: Path, stem: str) -> Source:
     found = stem_files(folder, stem)
     if not found:
         raise FileNotFoundError(f"{folder / stem}.safetensors is missing; copy the whole folder of the model")
-    return _open_index(found[0]) if found[0].suffix == ".json" else open_source(found[0])
+    return open_source(found[0])
 
 
 def _open_index(index: Path) -> Source:
@@ -192,7 +211,7 @@ def _joined(index: Path, files: Sequence[Path], where: Mapping[str, str]) -> Sou
     entries: dict[str, Entry] = {}
     header: dict[str, str] = {}
     for file in files:
-        shard = open_source(file)
+        shard = _open_file(file)
         entries.update(shard.entries)
         header.update(shard.header)
     lost = sorted(where.keys() - entries.keys())

@@ -31,7 +31,7 @@ from studio.model.lora import Adapters, LoRA, load_lora, merging
 from studio.model.memory import MemoryMode, mode_named
 from studio.model.pickles import is_pickle
 from studio.model.quantize import RowLinear, check_quantization, quantized
-from studio.model.recipes import RECIPES, recipe_layout
+from studio.model.recipes import RECIPES, adapters_of, base_named, bases, recipe_layout
 from studio.model.shards import write_shards
 from studio.model.sources import open_source
 from studio.model.text import (
@@ -42,6 +42,7 @@ from studio.model.text import (
     from_official_name,
     to_official_keys,
 )
+from studio.model.trained import Found, Trained, find_trained
 from studio.model.vae import VideoVAE
 
 __all__ = [
@@ -136,7 +137,8 @@ def load(
         quantization: "int8" or "fp8" for the transformer's linear layers, "fp8-kv" for its KV cache as well; None.
         loras: Files or adapters, each alone or with its strength, besides those that the preset brings.
         merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
-        base: Folder of text encoder and VAE for a checkpoint that has none; None: looked for beside it.
+        base: Folder or name of a model whose text encoder and VAE are taken; None: the model's own, or for a checkpoint
+            that has none, those found beside it, in STUDIO_MODELS or in the hub's cache.
         ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
         text_device: Where the text encoder computes; its embeddings are sent to `device`. None: `device`.
         text_quantization: "int8" or "fp8" for the text encoder's linear layers; None for none.
@@ -160,7 +162,7 @@ def load(
     """
     check_quantization(quantization)
     check_quantization(text_quantization)
-    layout, own = layout_of(name, base=None if base is None else Path(base), ema=ema)
+    layout, own = layout_of(name, base=base, ema=ema)
     backend = choose(attention, device, dtype, layout.config.dit.head_dim)
     fitted = mode_named(mode, layout.config, _card_bytes(device))
     if fitted is not None:
@@ -226,9 +228,7 @@ def read_text(
     return fill(text, layout.text.renamed(from_official_name), device=device, dtype=dtype, report=report)
 
 
-def layout_of(
-    name: str | Path, *, base: Path | None = None, ema: bool | None = None
-) -> tuple[Layout, tuple[tuple[Path, float], ...]]:
+def layout_of(name: str | Path, *, base: str | Path | None = None, ema: bool | None = None) -> Found:
     """Find a model on disk.
 
     Args:
@@ -243,14 +243,17 @@ def layout_of(
         FileNotFoundError: If there is no such model, naming what there is.
         ValueError: If a file is of another kind or damaged.
     """
-    path = _existing(name)
-    if path is not None and path.is_file():
-        return find(path, base=base, ema=ema), ()
-    if str(name) in RECIPES and (path is None or not (path / "config.json").exists()):
-        return recipe_layout(str(name), ema=ema)
-    if path is None or (path / "config.json").exists():
-        path = folder_of(name)
-    return find(path, base=base, ema=ema), ()
+    path, base = _existing(name), _base_folder(base)
+    if path is None or (path.is_dir() and not (path / "config.json").exists()):
+        if str(name) in RECIPES:
+            return recipe_layout(str(name), ema=ema, base=base)
+        if path is None or str(name) in {folder.name for folder in _shipped()}:
+            path = folder_of(name)
+    run = find_trained(path)
+    if isinstance(run, Trained):
+        return run.open(layout_of, base=base, ema=ema)
+    layout = find(run or path, base=base, ema=ema, elsewhere=bases)
+    return layout, adapters_of(path, layout.dit.path)
 
 
 def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16) -> list[Path]:
@@ -447,9 +450,17 @@ def _with_strength(lora: str | Path | LoRA | tuple[str | Path | LoRA, float]) ->
 
 def _existing(name: str | Path) -> Path | None:
     try:
-        return Path(name) if str(name) and Path(name).exists() else None
-    except (OSError, ValueError):  # A name no file system takes: too long, or with a NUL in it.
+        path = Path(name).expanduser()
+        return path if str(name) and path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # A name no file system takes: too long, or with a NUL in it.
         return None
+
+
+def _base_folder(base: str | Path | None) -> Path | None:
+    """The folder of a base, by its path or by the name of a model that has one."""
+    if base is None or _existing(base) is not None:
+        return base if base is None else _existing(base)
+    return base_named(str(base)) if str(base) in RECIPES else folder_of(base)
 
 
 def _shipped() -> Iterable[Path]:

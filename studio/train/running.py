@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
 import math
 import shutil
 import signal
@@ -306,7 +307,8 @@ class Run:
             kind, state = ("dit", whole_state(dit)) if self.config.lora is None else ("lora", lora_state(dit))
             if not self.trainer.accelerator.is_main_process:
                 return []
-            files = write_shards(self.folder, "generator", state, metadata={"kind": kind})
+            told = {"kind": kind, "config": json.dumps(to_dict(self.trainer.exported_config))}
+            files = write_shards(self.folder, "generator", state, metadata=told)
         runtime.write_json(self.folder / "config.json", to_dict(self.config))
         return [*files, self.folder / "config.json"]
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from studio.config import to_dict
 from studio.train.averages import WeightAverage
 from studio.train.sharding import spread, whole
 from studio.train.trainer import Trainer
@@ -59,7 +60,7 @@ def save_snapshot(trainer: Trainer, folder: Path | str, history: list[dict[str, 
         for left in folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(left)
         aside.mkdir(parents=True)
-        _write(aside / "weights.safetensors", weights)
+        _write(aside / "weights.safetensors", weights, {"config": json.dumps(to_dict(trainer.exported_config))})
         _write(aside / "optimizers.safetensors", moments)
     accelerator.wait_for_everyone()
     kept = trainer.state()
@@ -192,8 +193,8 @@ def _fill_moments(trainer: Trainer, moments: Mapping[str, Tensor]) -> None:
         learner.optimizer.load_state_dict({**whole, "state": state})
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}, path)
+def _write(path: Path, tensors: Mapping[str, Tensor], told: dict[str, str] | None = None) -> None:
+    save_file({key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}, path, told)
     _sync(path)
 
 

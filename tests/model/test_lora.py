@@ -148,6 +148,8 @@ def diffusers(layer: str) -> str:
 
 
 NAMES = {
+    "peft with another adapter's name": lambda layer, half: f"base_model.model.{layer}.lora_{half}.my-style.weight",
+    "diffsynth": lambda layer, half: f"pipe.dit.{layer}.lora_{half}.default.weight",
     "peft with an adapter's name": lambda layer, half: f"base_model.model.{layer}.lora_{half}.default.weight",
     "bare": lambda layer, half: f"{layer}.lora_{half}.weight",
     "comfy": lambda layer, half: f"diffusion_model.{layer}.lora_{half}.weight",
@@ -198,9 +200,53 @@ def test_rank_stabilised_adapters(tmp_path):
     assert load_lora(file).layers["blocks.0.ffn.0"].scale == 4.0
 
 
-def test_a_folder_of_peft(tmp_path):
-    stored(tmp_path, lora_state(), "adapter_model.safetensors")
+def test_each_layer_may_have_its_own_alpha(tmp_path):
+    file = stored(tmp_path, lora_state(4, names=["blocks.0.ffn.0", "blocks.1.ffn.0", "blocks.1.self_attn.q"]))
+    patterns = {"blocks.0.ffn.0": 16, r"blocks\.\d+\.self_attn\.q": 2, "0.ffn": 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 9, "alpha_pattern": patterns}))
+    scales = {name: pair.scale for name, pair in load_lora(file).layers.items()}
+    assert scales == {"blocks.0.ffn.0": 4.0, "blocks.1.ffn.0": 2.0, "blocks.1.self_attn.q": 0.5}
+    assert {pair.scale for pair in load_lora(file, alpha=4).layers.values()} == {1.0}
+
+
+def test_the_header_of_diffusers_tells_alpha(tmp_path):
+    state = {key.replace("base_model.model", "transformer"): value for key, value in lora_state(4).items()}
+    told = {"transformer.lora_alpha": 8, "transformer.r": 4, "transformer.alpha_pattern": {"blocks.0.attn1.to_q": 2}}
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file(state, file, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    layers = load_lora(tmp_path).layers
+    assert layers["blocks.0.self_attn.q"].scale == 0.5
+    assert layers["blocks.0.ffn.0"].scale == 2.0
+    save_file(state, file, {"lora_adapter_metadata": "[1]"})
+    with pytest.raises(ValueError, match="must be PEFT's configuration"):
+        load_lora(file)
+
+
+def test_an_alpha_of_zero_is_off(tmp_path):
+    name = "blocks.0.ffn.0"
+    file = stored(tmp_path, {**lora_state(4, names=[name]), f"base_model.model.{name}.alpha": torch.tensor(0.0)})
+    assert load_lora(file).layers[name].scale == 0.0
+
+
+def test_an_adapter_beside_a_whole_network(tmp_path):
+    torch.save({"generator": dit_state(), "generator_lora": lora_state()}, tmp_path / "both.pt")
+    assert load_lora(tmp_path / "both.pt").layers.keys() == set(linears())
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_lora_weights.safetensors"])
+def test_a_folder_of_peft_or_diffusers(tmp_path, name):
+    stored(tmp_path, lora_state(), name)
     assert load_lora(tmp_path).layers.keys() == set(linears())
+
+
+def test_an_adapter_beside_fp8_keeps_its_bits(tmp_path):
+    state = {name: value / 100 for name, value in lora_state().items()}
+    dit = quantized(network(), "fp8")
+    before = dit.blocks[0].ffn[0](torch.ones(1, DIT.dim))
+    Adapters(dit).add(load_lora(stored(tmp_path, state)))
+    factors = [state[f"base_model.model.blocks.0.ffn.0.lora_{half}.weight"] for half in "BA"]
+    added = (factors[0] @ factors[1]).sum(1)
+    torch.testing.assert_close((dit.blocks[0].ffn[0](torch.ones(1, DIT.dim)) - before)[0], added, atol=1e-5, rtol=1e-3)
 
 
 # What is refused

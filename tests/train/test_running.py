@@ -417,3 +417,36 @@ def test_a_tracker_hears_every_step(tmp_path):
     run.trainer.config = dataclasses.replace(run.config, trackers=("tensorboard",))
     run.go()
     assert [step for step, _ in heard] == [1, 2, 3, 4] and heard[1][1] == ["critic_loss", "critic_norm"]
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_whatever_a_run_leaves_opens_as_the_model_that_it_exports(tmp_path, lora):
+    from studio.model.weights import save
+
+    save(tiny_models(), tmp_path / "start", torch.float32)
+    begun = config(tmp_path, generator=str(tmp_path / "start"), lora=lora)
+    run = distill(begun, networks=whole(), prompts=nets.PROMPTS)
+    folder, step = tmp_path / "run", newest(tmp_path / "run" / "checkpoints")
+    assert step is not None
+    expected = load(run.export(tmp_path / "exported", torch.float32)).dit.state_dict()
+    for place in (folder, folder / "generator.safetensors", step, step / "weights.safetensors"):
+        found = load(place)
+        assert found.config.causal
+        for name, value in found.dit.state_dict().items():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    plain = load(step, ema=False).dit.state_dict()
+    assert not torch.equal(plain["blocks.0.ffn.0.weight"], expected["blocks.0.ffn.0.weight"])
+    (folder / "generator.safetensors").unlink()
+    assert torch.equal(load(folder).dit.state_dict()["head.head.bias"], expected["head.head.bias"])
+    run.export()
+    assert load(folder).config == load(folder / "model").config
+
+
+def test_a_run_whose_beginning_is_gone_says_so(tmp_path):
+    distill(config(tmp_path), networks=whole(), prompts=nets.PROMPTS)
+    with pytest.raises(FileNotFoundError, match="of a run that began with 'tiny': `name` must be a shipped model"):
+        load(tmp_path / "run")
+    from studio.model.weights import save
+
+    save(tiny_models(), tmp_path / "start", torch.float32)
+    assert load(tmp_path / "run", base=tmp_path / "start").config.name == "tiny"

@@ -1,0 +1,294 @@
+"""What a researcher's disk looks like: odd containers, shards, parts elsewhere, and what only configurations tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from studio.model.layouts import find
+from studio.model.pickles import is_pickle
+from studio.model.shards import write_shards
+from studio.model.sources import open_source
+from studio.model.weights import layout_of, load, save
+from tests.model import official
+from tests.model.official import DIT, dit_state, lora_state, text_state, vae_state, wrapped
+from tests.model.tiny import tiny_models
+
+TWO_HEADS = {"_class_name": "WanModel", "dim": DIT.dim, "num_heads": 2, "text_len": 16, "eps": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory) -> Path:
+    """A folder of Wan2.1 with a network of two heads, which no shape tells."""
+    folder = tmp_path_factory.mktemp("wan") / "Wan2.1-T2V-1.3B"
+    return official.write_official(folder, config=TWO_HEADS)
+
+
+@pytest.fixture
+def root(wan, tmp_path, monkeypatch) -> Path:
+    """A folder whose base is named by STUDIO_MODELS."""
+    monkeypatch.setenv("STUDIO_MODELS", str(wan.parent))
+    return tmp_path
+
+
+def is_whole(models, state=None) -> None:
+    found, expected = models.dit.state_dict(), state or dit_state()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+# What shapes do not tell
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "base of diffusers"])
+def test_heads_text_length_and_epsilon_are_those_of_the_base(root, wan, place):
+    path = root / "g.pt"
+    torch.save({"generator": wrapped(dit_state())}, path)
+    base = None
+    if place == "folder":
+        (root / "models").mkdir()
+        path = path.rename(root / "models" / "g.pt").parent.parent
+    if place == "base of diffusers":
+        base = official.write_diffusers(root / "d")
+        told = {"num_attention_heads": 2, "attention_head_dim": 64, "eps": 1e-5}
+        (base / "transformer" / "config.json").write_text(json.dumps(told))
+    models, exact = load(path, base=base), load(wan)
+    assert (models.config.dit.heads, models.config.dit.eps) == (2, 1e-5)
+    if base is not None:
+        assert models.config.dit.text_len == 512
+        return
+    x, text = torch.randn(1, 3, 16, 4, 4), torch.randn(1, 16, 16)
+    assert torch.equal(models.dit(x, torch.tensor([300.0]), text), exact.dit(x, torch.tensor([300.0]), text))
+    assert models.text.encode(["a red fox"]).shape == (1, 16, 16)
+
+
+def test_a_configuration_of_another_width_is_not_the_transformers(root, wan):
+    small = dataclasses.replace(DIT, dim=256, heads=2)
+    torch.save({"generator": wrapped(dit_state(small))}, root / "g.pt")
+    config = json.loads((wan / "config.json").read_text())
+    base = Path(shutil.copytree(wan, root / "base"))
+    (base / "config.json").write_text(json.dumps({**config, "num_heads": 8}))
+    assert load(root / "g.pt", base=base).config.dit.heads == 2
+
+
+def test_a_name_with_dots_stays_whole(wan):
+    assert layout_of(wan)[0].config.name == "Wan2.1-T2V-1.3B"
+
+
+# Parts elsewhere
+
+
+def test_a_folder_without_a_base_takes_one_elsewhere(root, wan, monkeypatch):
+    folder = root / "mine"
+    folder.mkdir()
+    save_file(dit_state(), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text('{"_class_name": "CausalWanModel", "num_heads": 2}')
+    assert load(folder).config.causal
+    assert load(folder / "diffusion_pytorch_model.safetensors").config.causal
+    monkeypatch.delenv("STUDIO_MODELS")
+    with pytest.raises(FileNotFoundError, match="holds the transformer only; put the Wan2"):
+        load(folder)
+    assert load(folder, base=str(wan)).config.dit.heads == 2
+    shutil.copy(wan / "Wan2.1_VAE.pth", folder)
+    with pytest.raises(FileNotFoundError, match="lacks models_t5_umt5-xxl-enc-bf16"):
+        load(folder)
+
+
+def test_the_base_that_is_named_comes_first(wan, tmp_path):
+    other = Path(shutil.copytree(wan, tmp_path / "other"))
+    torch.save({key: value + 1 for key, value in vae_state().items()}, other / "Wan2.1_VAE.pth")
+    assert torch.equal(load(wan, base=other).vae.conv1.bias, vae_state()["conv1.bias"] + 1)
+
+
+def test_a_base_by_the_name_of_a_model(root, wan, monkeypatch, tmp_path):
+    torch.save({"generator": wrapped(dit_state())}, root / "g.pt")
+    with pytest.raises(FileNotFoundError, match=r"files of 'wan2\.1-t2v-1\.3b' are not shipped"):
+        load(root / "g.pt", base="wan2.1-t2v-1.3b")
+    whole = Path(shutil.copytree(wan, tmp_path / "all" / "Wan2.1-T2V-1.3B"))
+    for name in ("special_tokens_map.json", "spiece.model"):
+        (whole / "google" / "umt5-xxl" / name).write_text("{}")
+    monkeypatch.setenv("STUDIO_MODELS", str(whole.parent))
+    assert load(root / "g.pt", base="wan2.1-t2v-1.3b").config.dit.heads == 2
+    with pytest.raises(FileNotFoundError, match="one to download"):
+        load(root / "g.pt", base="wan9")
+
+
+def test_a_model_of_the_studio_is_a_base(tmp_path):
+    models = tiny_models()
+    save(models, tmp_path / "tiny", torch.float32)
+    torch.save({"generator": wrapped(models.dit.state_dict())}, tmp_path / "g.pt")
+    found = load(tmp_path / "g.pt", base=tmp_path / "tiny")
+    assert dataclasses.replace(found.config, name="tiny") == models.config
+    is_whole(found, models.dit.state_dict())
+
+
+def test_a_base_for_another_width_of_text_is_refused(root):
+    wide = dataclasses.replace(DIT, text_dim=32)
+    torch.save({"generator": wrapped(dit_state(wide))}, root / "g.pt")
+    with pytest.raises(ValueError, match=r"`dit\.text_dim` must equal `text\.dim` 16, got 32"):
+        load(root / "g.pt")
+
+
+# Containers and shards
+
+CONTAINERS = {
+    "two deep": lambda one: {"model": {"generator": one, "critic": one}, "step": 3},
+    "two deep, averaged": lambda one: {"model": {"generator_ema": one}},
+    "inside the generator": lambda one: {"generator": {"state_dict": one}},
+    "a name of its own": lambda one: {"student": one, "optim": {"state": {0: torch.zeros(1)}}},
+    "averaged": lambda one: {"model_ema": one},
+    "with a teacher": lambda one: {"weights": one, "teacher": wrapped(dit_state(seed=9)), "critic": one},
+    "merged by peft": lambda one: {"generator": {f"base_model.model.{name}": value for name, value in one.items()}},
+    "with adapters": lambda one: {"generator": one, "generator_lora": lora_state()},
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_network_in_any_container(root, container):
+    torch.save(CONTAINERS[container](wrapped(dit_state())), root / "g.pt")
+    models = load(root / "g.pt")
+    is_whole(models)
+    assert models.config.causal
+
+
+def test_averaged_weights_may_lie_deeper(root):
+    both = {"generator": wrapped(dit_state(seed=3)), "generator_ema": wrapped(dit_state(seed=4))}
+    torch.save({"model": both}, root / "g.pt")
+    for ema, seed in ((None, 3), (False, 3), (True, 4)):
+        is_whole(load(root / "g.pt", ema=ema), dit_state(seed=seed))
+    torch.save({"model": {"generator": both["generator"]}}, root / "g.pt")
+    with pytest.raises(ValueError, match="got plain ones only; use ema=False"):
+        load(root / "g.pt", ema=True)
+
+
+def test_several_networks_are_not_guessed_at(root):
+    torch.save({"first": wrapped(dit_state()), "second": wrapped(dit_state())}, root / "g.pt")
+    with pytest.raises(ValueError, match="holds several networks: first, second; save the one"):
+        load(root / "g.pt")
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model"])
+@pytest.mark.parametrize("named", ["index", "first", "last", "folder"])
+def test_shards_by_any_of_their_names(root, stem, named):
+    folder = root / "a folder with spaces"
+    files = write_shards(folder, stem, wrapped(dit_state(), "generator."), limit=150_000)
+    assert len(files) > 3
+    path = {"index": files[-1], "first": files[0], "last": files[-2], "folder": folder}[named]
+    models = load(path)
+    is_whole(models)
+    assert models.config.causal == (stem == "model")
+
+
+def test_a_shard_without_its_index_is_no_model(root):
+    files = write_shards(root, "model", dit_state(), limit=150_000)
+    files[-1].unlink()
+    with pytest.raises(ValueError, match="is missing, which tells the sizes"):
+        load(files[0])
+
+
+def test_pickled_shards_of_a_text_encoder(wan, tmp_path):
+    folder = Path(shutil.copytree(wan, tmp_path / "m"))
+    (folder / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
+    (folder / "text_encoder").mkdir()
+    text = {name.removeprefix("encoder."): value for name, value in text_state().items() if "embed_tokens" not in name}
+    halves = [dict(list(text.items())[:5]), dict(list(text.items())[5:])]
+    names = [f"pytorch_model-{number:05d}-of-00002.bin" for number in (1, 2)]
+    for name, half in zip(names, halves, strict=True):
+        torch.save(half, folder / "text_encoder" / name)
+    where = {key: name for name, half in zip(names, halves, strict=True) for key in half}
+    index = folder / "text_encoder" / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    loaded = load(folder).text.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in text_state().items())
+
+
+def test_the_cache_of_a_hub_is_links_into_blobs(wan, tmp_path):
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "abc", tmp_path / "models--x" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(file for file in wan.rglob("*") if file.is_file()):
+        link = snapshot / file.relative_to(wan)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    is_whole(load(snapshot))
+
+
+# What first bytes and names look like
+
+
+@pytest.mark.parametrize("start", [b"PK", b"\x80\x02", b"\x80\x04"])
+def test_the_length_of_a_header_is_no_pickle(tmp_path, start):
+    # The header is padded to whole words of eight bytes; a name of the right length makes its length what it should be.
+    wanted = int.from_bytes(start, "little")
+    path = tmp_path / "a.safetensors"
+    for length in range(max(1, wanted - 100), wanted):
+        save_file({"x" * length: torch.ones(2)}, path)
+        if path.read_bytes()[:2] == start:
+            break
+    assert path.read_bytes()[:2] == start
+    assert not is_pickle(path)
+    assert [value.tolist() for _, value in open_source(path).tensors()] == [[1.0, 1.0]]
+
+
+def test_safetensors_under_the_name_of_a_pickle(root):
+    save_file(wrapped(dit_state()), root / "g.pt")
+    is_whole(load(root / "g.pt"))
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_folder_with_nothing_but_code_says_why_it_was_not_opened(root, zipped):
+    folder = root / "m"
+    folder.mkdir()
+    torch.save({"generator": Evil(root / "ran")}, folder / "g.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"no generator that can be opened: .*g\.pt must .* pickle"):
+        load(folder)
+    assert not (root / "ran").exists()
+
+
+def test_a_folder_of_the_same_name_hides_no_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "miniature").mkdir()
+    assert layout_of("miniature")[0].config.name == "miniature"
+
+
+def test_a_home_folder_by_its_sign(root, monkeypatch):
+    torch.save({"generator": wrapped(dit_state())}, root / "g.pt")
+    monkeypatch.setenv("HOME", str(root))
+    monkeypatch.setenv("USERPROFILE", str(root))
+    assert find(layout_of("~/g.pt")[0].path, base=layout_of("~/g.pt")[0].vae.path.parent).container == "generator"
+
+
+# LongLive's own folder
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_folder_of_longlive_brings_its_adapter(root, inside):
+    folder = root / "LongLive-1.3B"
+    place = folder / "models" if inside else folder
+    place.mkdir(parents=True)
+    torch.save({"generator": wrapped(dit_state())}, place / "longlive_base.pt")
+    torch.save({"generator_lora": lora_state()}, place / "lora.pt")
+    live = load(folder, merged=False)
+    assert live.adapters is not None
+    assert live.adapters.strengths == {"lora": 1.0}
+    factors = [lora_state()[f"base_model.model.blocks.1.ffn.2.lora_{x}.weight"] for x in "BA"]
+    key = "blocks.1.ffn.2.weight"
+    torch.testing.assert_close(load(folder).dit.state_dict()[key], dit_state()[key] + factors[0] @ factors[1])
+    is_whole(load(place / "longlive_base.pt"))
+    (place / "longlive_base.pt").rename(place / "mine.pt")
+    is_whole(load(folder))
