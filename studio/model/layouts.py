@@ -387,17 +387,18 @@ def _told(part: Part, base: Base) -> dict[str, Any]:
         return {"heads": model.heads, "text_len": model.text_len, "eps": model.eps}
     for folder in (part.source.path.parent, base.folder, base.folder / "transformer"):
         told = _json(folder / "config.json")
-        heads = told.get("num_heads", told.get("num_attention_heads"))
-        head_dim = told.get("attention_head_dim")
-        width = told.get("dim", heads * head_dim if _counts(heads) and _counts(head_dim) else dim)
-        if _counts(heads) and width == dim:
-            found = {"heads": heads, "text_len": told.get("text_len"), "eps": told.get("eps")}
-            return {key: value for key, value in found.items() if _counts(value) or isinstance(value, float)}
+        heads = _count(told.get("num_heads", told.get("num_attention_heads")))
+        head_dim = _count(told.get("attention_head_dim"))
+        width = told.get("dim", heads * head_dim if heads and head_dim else dim)
+        if heads and width == dim:
+            eps, text_len = told.get("eps"), _count(told.get("text_len"))
+            found = {"heads": heads, "text_len": text_len, "eps": eps if isinstance(eps, float) and eps > 0 else None}
+            return {key: value for key, value in found.items() if value is not None}
     return {}
 
 
-def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _first_stem(folder: Path, stems: tuple[str, ...]) -> str | None:
