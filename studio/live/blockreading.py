@@ -310,6 +310,8 @@ def pictures_of(frames: np.ndarray, own: tuple[int, ...], shape: VideoShape) -> 
     picked = frames[[shape.frames_of(frame + 1) - 1 - start for frame in own]]
     factor = max(1, -(-picked.shape[1] // PICTURE_ROWS))
     rows, columns = picked.shape[1] // factor, picked.shape[2] // factor
-    cut = picked[:, : rows * factor, : columns * factor].astype(np.float32)
-    small = cut.reshape(len(own), rows, factor, columns, factor, 3).mean(axis=(2, 4))
-    return np.rint(small).astype(np.uint8)
+    cut = picked[:, : rows * factor, : columns * factor]
+    # Rows first: whole lines are added up, and little is left to do in the other direction.
+    sums = cut.reshape(len(own), rows, factor, -1).sum(axis=2, dtype=np.uint32)
+    sums = sums.reshape(len(own), rows, columns, factor, 3).sum(axis=3)
+    return np.rint(sums / factor**2).astype(np.uint8)

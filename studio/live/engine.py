@@ -16,7 +16,7 @@ from torch import Tensor
 
 from studio.config import ModelConfig
 from studio.live.orders import Order as Order
-from studio.live.rebuild import rebuild_cache, rebuild_stream
+from studio.live.rebuild import goes_on, rebuild_cache, rebuild_stream
 from studio.live.texts import Texts as Texts
 from studio.live.watching import Observer
 from studio.sampler import Block, BlockPlan, NoiseSource, PartsWatch, Revoked, make_cache, rollout
@@ -150,19 +150,20 @@ class Engine:
         Args:
             latents: the latents of all blocks so far, each `[1, f, C, H, W]`.
             orders: what each was made of.
-            stream: the decoder's stream after the last one; None decodes it again as far as it matters.
+            stream: the decoder's stream; where it is not the one after the last block, it is decoded again as far as
+                it matters.
         """
         config = self._models.config
         with torch.inference_mode():
             rebuild_cache(self._models.dit, self._cache, self._texts, config, latents, orders)
-            if stream is not None:
+            if goes_on(stream, len(latents), orders, config.sampler.block):
                 self._stream = stream.clone()
             elif self._decode:
                 self._stream = rebuild_stream(self._models.vae, latents, orders, config.sampler.block)
 
     @property
     def stream(self) -> Any:
-        """The decoder's stream after the last block; `clone` it before use."""
+        """The decoder's stream after the last block; each block goes on with it, so `clone` it before use."""
         return self._stream
 
     def next(self) -> Made | None:
@@ -181,7 +182,7 @@ class Engine:
                 return None
             watch = PartsWatch(self._pixels.device)
             latents = _Fetched(block.latents)
-            pixels, stream = self._pixels_of(block, watch)
+            pixels = self._pixels_of(block, watch)
         # A GPU is still decoding while this is done.
         kept = latents.read()
         digest = digest_of(kept)
@@ -189,7 +190,6 @@ class Engine:
             self._noise.ahead(block.index + 1, 0)
         with torch.inference_mode():
             frames = self._frames_of(pixels, watch)
-        self._stream = stream
         ended = time.perf_counter()
         if (observer := self._observer()) is not None:
             observer.end(self, block, frames)
@@ -198,16 +198,15 @@ class Engine:
         seconds = {**spent, "vae": spent["decode"] + spent["transport"]}
         return Made(block=block, frames=frames, seconds=seconds, digest=digest)
 
-    def _pixels_of(self, block: Block, watch: PartsWatch) -> tuple[Tensor | None, Any]:
+    def _pixels_of(self, block: Block, watch: PartsWatch) -> Tensor | None:
         if not self._decode:
             watch.split("decode")
-            return None, self._stream
-        # A chunk that fails half way must leave the stream as it was, so a copy goes first.
-        stream = self._stream.clone()
+            return None
+        # No copy goes first, which would hold every convolution's past twice: a chunk that fails spoils the stream.
         latents = block.latents.to(self._pixels)
-        pixels = self._models.vae.decode(latents, stream, cut=block.policy == "clear")
+        pixels = self._models.vae.decode(latents, self._stream, cut=block.policy == "clear")
         watch.split("decode")
-        return pixels, stream
+        return pixels
 
     def _frames_of(self, pixels: Tensor | None, watch: PartsWatch) -> np.ndarray:
         config = self._models.config

@@ -155,8 +155,24 @@ def rebuild_stream(vae: Any, latents: Sequence[Tensor], orders: Sequence[Order],
         The stream.
     """
     stream, like = vae.stream(), next(vae.parameters())
-    begun = max((i for i, order in enumerate(orders[: len(latents)]) if order.policy == "clear"), default=0)
-    first = max(begun, len(latents) - warm_blocks(vae, block))
+    first = max(_cut(len(latents), orders), len(latents) - warm_blocks(vae, block))
     for i in range(first, len(latents)):
         vae.decode(latents[i].to(like), stream)
     return stream
+
+
+def goes_on(stream: Any, blocks: int, orders: Sequence[Order], block: int) -> bool:
+    """Whether a decoder's stream is the one after some blocks, whole and not a block further.
+
+    Args:
+        stream: the stream, or None.
+        blocks: blocks of the video so far.
+        orders: what each was made of.
+        block: latent frames a block.
+    """
+    return stream is not None and not stream.spoilt and stream.decoded == (blocks - _cut(blocks, orders)) * block
+
+
+def _cut(blocks: int, orders: Sequence[Order]) -> int:
+    """The block that the decoder's video began with: a cleared cache begins another one."""
+    return max((i for i, order in enumerate(orders[:blocks]) if order.policy == "clear"), default=0)

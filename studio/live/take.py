@@ -19,6 +19,9 @@ from studio.live.vault import KeptTensor, Reel, Vault
 from studio.shapes import VideoShape
 from studio.timeline import History, Timeline
 
+# What a take that is not the current one may keep of its decoder; beyond that it is decoded again, which takes seconds.
+RESTING = 256 * 2**20
+
 
 class Take:
     """What was begun and made in one run. Its owner's lock guards it.
@@ -47,7 +50,7 @@ class Take:
         next_pull: the block that a new loop over the frames begins with.
         latency: seconds that the last live switch took.
         engine: what makes the blocks; None before the first, and after an error.
-        stream: the decoder's stream after the last block; None where it is to be rebuilt.
+        stream: the decoder's stream, which the block under way goes on with; None where it is to be rebuilt.
         resumed: whether the engine was rebuilt and has made nothing since.
         ring: frames of the recent blocks.
     """
@@ -279,6 +282,8 @@ class Take:
         """Become a take that is not the current one: everything made is kept, what makes more is let go of."""
         self.rests += 1
         self.fail()
+        if self.stream is not None and self.stream.memory_bytes > RESTING:
+            self.stream = None
         self._drop(self.ring.clear())
         self._pending.clear()
 

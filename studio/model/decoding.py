@@ -80,6 +80,8 @@ class QuickDecoder:
         kernels: Whether convolutions are fed by the kernel of `studio.model.feeding` where it can run.
         fault: Why the kernel is not used any more, where it failed.
         workspace: Bytes that the library may take for itself during a convolution; None: as much as it likes.
+        most: Bytes that enlarged pictures may take at once: frames go on in groups from the layer where it would be
+            more, one group after the other. None: all frames of a chunk together.
     """
 
     def __init__(self, decoder: Decoder, *, compiled: bool = True, choices: Choices | None = None) -> None:
@@ -88,6 +90,7 @@ class QuickDecoder:
         self._weights: dict[tuple[int, str], Tensor] = {}
         self.tuning, self.kernels, self.fault = False, compiled, ""
         self.workspace: int | None = WORKSPACE
+        self.most: int | None = None
         for module in decoder.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
@@ -115,11 +118,28 @@ class QuickDecoder:
     def _decode(self, x: Tensor, history: History) -> Tensor:
         decoder = self._decoder
         _, total = self._convolve(decoder.conv1, None, Sum(None, x), history)
-        for layer in (*decoder.middle.children(), *decoder.upsamples.children()):
+        return self._through([*decoder.middle.children(), *decoder.upsamples.children()], total, history)
+
+    def _through(self, layers: list[nn.Module], total: Sum, history: History) -> Tensor:
+        """Pixels of what has come as far as before some layers."""
+        for index, layer in enumerate(layers):
+            if isinstance(layer, Upsample) and len(groups := self._groups(layer, total)) > 1:
+                return torch.cat([self._through(layers[index:], group, history) for group in groups], dim=2)
             total = self._layer(layer, total, history)
-        norm, _, last = decoder.head.children()
+        norm, _, last = self._decoder.head.children()
         _, total = self._convolve(cast(CausalConv3d, last), cast(RMSNorm, norm), total, history)
         return self._summed(total)
+
+    def _groups(self, layer: Upsample, total: Sum) -> list[Sum]:
+        """Frames that are enlarged together; each group's memory is free before the next one is."""
+        skip, y, bias = total.parts
+        frames, channels = y.shape[2], cast(nn.Conv2d, layer.resample[1]).out_channels
+        large = y.numel() // y.shape[1] * channels * 4 * (1 if layer.time_conv is None else 2) * y.element_size()
+        if self.most is None or large <= self.most:
+            return [total]
+        size = max(1, frames * self.most // large)
+        parts = [None] * -(-frames // size) if skip is None else skip.split(size, dim=2)
+        return [Sum(part, group, bias) for part, group in zip(parts, y.split(size, dim=2), strict=True)]
 
     def _layer(self, layer: nn.Module, total: Sum, history: History) -> Sum:
         if isinstance(layer, ResidualBlock):

@@ -27,12 +27,16 @@ class VAEStream:
 
     Args:
         slots: number of causal convolutions, see `VideoVAE.stream`.
+
+    Attributes:
+        spoilt: whether a chunk is under way, or failed half way: what is remembered is then of no use.
     """
 
     def __init__(self, slots: int):
         self.history: History = [None] * slots
         self.encoded = 0
         self.decoded = 0
+        self.spoilt = False
 
     def clone(self) -> VAEStream:
         """A copy that goes on by itself; chunks given to one do not touch the other.
@@ -42,6 +46,7 @@ class VAEStream:
         """
         copy = VAEStream(len(self.history))
         copy.history, copy.encoded, copy.decoded = list(self.history), self.encoded, self.decoded
+        copy.spoilt = self.spoilt
         return copy
 
     @property
@@ -199,6 +204,8 @@ class VideoVAE(nn.Module):
         if stream is not None and self.frames_at_once and latents.shape[1] > self.frames_at_once:
             parts = latents.split(self.frames_at_once, dim=1)
             return torch.cat([self.decode(part, stream, clamp=clamp) for part in parts], dim=1)
+        if stream is not None:
+            stream.spoilt = True
         z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
         x = self.conv2(channels_last(rearrange(z, "b f c h w -> b c f h w")))
         if stream is not None and stream.decoded and self.quick is not None and not torch.is_grad_enabled():
@@ -208,6 +215,7 @@ class VideoVAE(nn.Module):
         pixels = rearrange(x, "b (c r q) t h w -> b t c (h q) (w r)", q=self.config.patch, r=self.config.patch)
         if stream is not None:
             stream.decoded += latents.shape[1]
+            stream.spoilt = False
         return pixels.clamp(-1.0, 1.0) if clamp else pixels
 
     def _check_pixels(self, pixels: Tensor, continues: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -588,3 +589,78 @@ def test_files_without_a_log(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name.split(".")[0]):
             read_log(tmp_path / name)
+
+
+@pytest.mark.parametrize("resting", [0, 2**40])
+def test_frames_after_a_decode_that_failed_half_way_are_those_of_one_that_did_not(models, resting, monkeypatch):
+    monkeypatch.setattr("studio.live.take.RESTING", resting)
+    line = Timeline.of(FOX, length=6)
+    with Session(models, timeline=line) as session:
+        run(session, 6)
+        wanted = session.clip(0, session.stats.generated_frames)
+    calls = itertools.count()
+
+    def fail(*_):
+        if next(calls) == 3:
+            raise RuntimeError("in the middle of a chunk")
+
+    handle = models.vae.decoder.head[2].register_forward_pre_hook(fail)
+    with Session(models, timeline=line) as session:
+        run(session, 3)
+        session.step()
+        wait_for(lambda: session.error)
+        assert "middle of a chunk" in session.error.message
+        run(session, 6)
+        assert np.array_equal(session.clip(0, session.stats.generated_frames), wanted)
+    handle.remove()
+
+
+@pytest.mark.parametrize("resting", [0, 2**40])
+def test_a_take_left_while_it_decodes_goes_on_as_if_it_had_not_been(models, resting, monkeypatch):
+    monkeypatch.setattr("studio.live.take.RESTING", resting)
+    line = Timeline.of(FOX, length=5)
+    with Session(models, timeline=line) as session:
+        run(session, 5)
+        wanted = session.clip(0, session.stats.generated_frames)
+    with Session(models, timeline=line) as session:
+        run(session, 3)
+        reached, release = threading.Event(), threading.Event()
+
+        def hold(*_):
+            reached.set()
+            assert release.wait(60)
+
+        handle = models.vae.decoder.head[2].register_forward_pre_hook(hold)
+        seat = session.attach()
+        seat.played(60)
+        session.play()
+        assert reached.wait(60)
+        other = session.fork(2)
+        session.pause()
+        release.set()
+        wait_for(lambda: session.state == "paused")
+        handle.remove()
+        seat.close()
+        assert session.takes[other.number].blocks == 2
+        session.takes.choose(0)
+        run(session, 5)
+        made_after = line.start_frame(3)  # what was shown before is kept a little smaller
+        assert np.array_equal(session.clip(made_after, len(wanted)), wanted[made_after:])
+
+
+def test_a_stream_goes_on_only_where_it_stands(models):
+    from studio.live.orders import Order
+    from studio.live.rebuild import goes_on
+
+    orders = [Order(prompt=FOX, number=0, policy="clear" if i == 2 else None) for i in range(6)]
+    stream = models.vae.stream()
+    with torch.inference_mode():
+        for block in range(4):
+            assert goes_on(stream, block, orders, 3)
+            assert not goes_on(stream, block + 1, orders, 3)
+            models.vae.decode(torch.randn(1, 3, 4, 4, 6), stream, cut=orders[block].policy == "clear")
+    assert goes_on(stream, 4, orders, 3)
+    assert not goes_on(stream, 3, orders, 3)
+    assert not goes_on(None, 4, orders, 3)
+    stream.spoilt = True
+    assert not goes_on(stream, 4, orders, 3)

@@ -240,3 +240,42 @@ def test_choices_of_ways_that_fail_and_of_files_that_cannot_be_read(tmp_path):
     assert nowhere.choose("one", {"a": lambda: None}) == "a"
     path.write_text('{"one": 3}')
     assert Choices(path).known("one", ("a",)) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("most", [1, 3000, 20_000, 10**9])
+@pytest.mark.parametrize("ways", WAYS)
+def test_groups_of_frames_give_the_pixels_of_all_together(ways, most):
+    vae = build()
+    whole, grouped = quick(vae, Fixed(*ways)), quick(vae, Fixed(*ways))
+    grouped.quick.most = most
+    latents, streams = torch.randn(1, 9, 4, 3, 4), (whole.stream(), grouped.stream())
+    for part in latents.split((1, 3, 4, 1), dim=1):
+        mine, other = (each.decode(part, stream) for each, stream in zip((whole, grouped), streams, strict=True))
+        torch.testing.assert_close(other, mine, atol=2e-5, rtol=1e-4)
+    for one, two in zip(*(stream.history for stream in streams), strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            torch.testing.assert_close(two, one, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_groups_hold_no_more_than_they_may(monkeypatch):
+    vae, seen = quick(build(), Fixed(*WAYS[0])), []
+    enlarge = decoding.QuickDecoder._enlarge
+
+    def noted(self, conv, frames, batch, way):
+        made = enlarge(self, conv, frames, batch, way)
+        seen.append((made.numel() * made.element_size(), made.shape[2]))
+        return made
+
+    monkeypatch.setattr(decoding.QuickDecoder, "_enlarge", noted)
+    stream = vae.stream()
+    vae.decode(torch.randn(1, 1, 4, 3, 4), stream)
+    vae.decode(torch.randn(1, 4, 4, 3, 4), stream)
+    large = max(size for size, _ in seen)
+    seen.clear()
+    vae.quick.most = large // 2
+    vae.decode(torch.randn(1, 4, 4, 3, 4), stream)
+    assert len(seen) > 2
+    assert all(size <= large // 2 or frames <= 2 for size, frames in seen)
