@@ -97,7 +97,8 @@ class UniPCSolver(FlowSolver):
     first order.
     """
 
-    FIRST_SIGMA = 1 - 1 / TRAIN_STEPS
+    # In float32, as the official table has it: at some steps the last bit decides on the whole timestep.
+    FIRST_SIGMA = torch.tensor(1 - 1 / TRAIN_STEPS).item()
     ORDER = 2
 
     def reset(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -65,8 +66,12 @@ class PromptList:
     """
 
     def __init__(self, prompts: Iterable[str | PromptPair], seed: int = 0) -> None:
-        if isinstance(prompts, str):
-            raise ValueError(f"`prompts` must be texts, got the one text {prompts[:80]!r}; use [{prompts[:20]!r}, ...]")
+        if isinstance(prompts, (str, os.PathLike)):
+            given = str(prompts)
+            raise ValueError(
+                f"`prompts` must be texts, got the one text {given[:80]!r}; use [{given[:20]!r}, ...], "
+                "or name a file of prompts in the configuration"
+            )
         self.pairs = [_checked(entry, number) for number, entry in enumerate(prompts, start=1)]
         if not self.pairs:
             raise ValueError("`prompts` must hold at least one prompt, got none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,3 +82,14 @@ def test_misuse_of_a_step_is_named(kind):
     solver.step(x, x)
     with pytest.raises(RuntimeError, match="call `reset"):
         solver.step(x, x)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0])
+@pytest.mark.parametrize("steps", [1, 3, 8, 27, 30, 37, 50])
+def test_unipc_has_the_official_levels_at_any_number_of_steps(steps, shift):
+    # The official table keeps its first level in float32 and goes on in float64; timesteps are cut to whole ones.
+    line = np.linspace(float(np.float32(0.999)), 0, steps + 1)[:-1]
+    levels = shift * line / (1 + (shift - 1) * line)
+    solver = UniPCSolver(steps, shift=shift)
+    assert solver.timesteps.tolist() == (levels * 1000).astype(np.int64).tolist()
+    torch.testing.assert_close(solver.sigmas[:-1], torch.from_numpy(levels).float(), atol=1e-7, rtol=0)

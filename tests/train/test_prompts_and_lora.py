@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -80,6 +82,8 @@ def test_prompts_without_a_partner_are_told_by_their_number(tmp_path, first, sec
 def test_one_text_is_no_list_of_prompts():
     with pytest.raises(ValueError, match="must be texts, got the one text 'a fox'"):
         PromptList("a fox")
+    with pytest.raises(ValueError, match=r"got the one text 'p\.txt'; .* or name a file of prompts in the configuration"):
+        PromptList(Path("p.txt"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
