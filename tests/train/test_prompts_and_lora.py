@@ -82,7 +82,7 @@ def test_prompts_without_a_partner_are_told_by_their_number(tmp_path, first, sec
 def test_one_text_is_no_list_of_prompts():
     with pytest.raises(ValueError, match="must be texts, got the one text 'a fox'"):
         PromptList("a fox")
-    with pytest.raises(ValueError, match=r"got the one text 'p\.txt'; .* or name a file of prompts in the configuration"):
+    with pytest.raises(ValueError, match=r"the one text 'p\.txt'; .* name a file of prompts in the config"):
         PromptList(Path("p.txt"))  # type: ignore[arg-type]
 
 
