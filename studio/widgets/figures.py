@@ -56,9 +56,8 @@ def cache_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
     figure = Figure(figsize=(PAGE, 2.7), layout="constrained")
     cells, bars = figure.subplots(2, 1, sharex=True, height_ratios=(1.05, 1))
     places = _places(reading.slots)
-    ratio = reading.pictures.shape[2] / reading.pictures.shape[1]
     for place, slot in zip(places, reading.slots, strict=True):
-        _draw_slot(cells, place, slot, slot.frame in reading.own, colours, pictures.get(slot.frame or 0), ratio)
+        _draw_slot(cells, place, slot, slot.frame in reading.own, colours)
     cells.set_xlim(-0.55, places[-1] + 0.55)
     cells.set_ylim(-0.42, 1.02)
     cells.axis("off")
@@ -83,6 +82,11 @@ def cache_figure(readings: Sequence[Reading], colours: Colours, block: int | Non
     keys.append(Patch(facecolor="white", edgecolor=SOFT, linestyle="--", label="made by this block"))
     keys.append(Patch(facecolor="white", edgecolor=SOFT, hatch=HATCH, label="written by recache"))
     figure.legend(handles=keys, loc="outside lower left", ncols=min(4, len(keys)), fontsize=6, frameon=False)
+    # Only now is it known how large a slot is: pictures keep their shape in it.
+    figure.draw_without_rendering()
+    for place, slot in zip(places, reading.slots, strict=True):
+        if slot.frame is not None and slot.frame in pictures:
+            _fill_slot(cells, place, pictures[slot.frame])
     return figure
 
 
@@ -385,9 +389,19 @@ def _role(slot: SlotLike) -> str:
     return slot.role if slot.frame is not None else "empty"
 
 
-def _draw_slot(
-    axes: Any, place: float, slot: SlotLike, own: bool, colours: Colours, picture: np.ndarray | None, ratio: float
-) -> None:
+def _fill_slot(axes: Any, place: float, picture: np.ndarray) -> None:
+    """Show a picture in a slot of axes whose place in the figure is settled."""
+    width, height = 0.74, 0.70
+    inches = axes.get_window_extent()
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    box = width / (right - left) * inches.width / (height / (high - low) * inches.height)
+    ratio = picture.shape[1] / picture.shape[0]
+    across, up = (width, height * box / ratio) if ratio > box else (width * ratio / box, height)
+    extent = (place - across / 2, place + across / 2, 0.61 - up / 2, 0.61 + up / 2)
+    axes.imshow(picture, extent=extent, aspect="auto", zorder=3)
+
+
+def _draw_slot(axes: Any, place: float, slot: SlotLike, own: bool, colours: Colours) -> None:
     empty = slot.frame is None
     tint = "white" if slot.prompt is None else _tint(colours, slot.prompt)
     left, width = place - 0.43, 0.86
@@ -395,8 +409,6 @@ def _draw_slot(
     axes.add_patch(Rectangle((left, 0), width, 1, facecolor="white" if own or empty else tint, **line))
     if slot.written == "recache":
         axes.add_patch(Rectangle((left, 0), width, 0.24, facecolor=tint, edgecolor="white", hatch=HATCH, linewidth=0))
-    if picture is not None and not empty:
-        axes.imshow(picture, extent=(left + 0.06, left + width - 0.06, 0.26, 0.96), aspect="auto", zorder=3)
     if not empty:
         axes.text(place, -0.08, str(slot.frame), ha="center", va="top", fontsize=6, color=INK)
 

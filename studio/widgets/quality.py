@@ -63,6 +63,8 @@ LONG_S = 1.0
 # Messages of a trial, and the share of what a link would save that shows it to be one: half would take a busy page's
 # noise for a proof that it is not. How long quality is left alone after a trial that failed: longer each time.
 TRIED = 4
+# Levels that a trial goes down at most.
+STEP = 2
 PROOF = 0.3
 FIRM_S, LONGEST_FIRM_S = 20.0, 160.0
 
@@ -216,8 +218,9 @@ class Pacing:
         last = len(self._levels) - 1
         if self._load(self.index) > TOO_MUCH and self.index < last:
             if now >= self._firm_until:
-                down = range(self.index + 1, len(self._levels))
-                self._lower(next((index for index in down if self._load(index) <= ENOUGH), last), now)
+                # Far down only by steps that helped: a trial of the worst would show, and for nothing on a busy page.
+                down = range(self.index + 1, min(self.index + STEP, last) + 1)
+                self._lower(next((index for index in down if self._load(index) <= ENOUGH), down[-1]), now)
         elif self.index > 0 and self._load(self.index) < LITTLE and now - self._changed_at > CALM_S:
             # What was measured there long ago may have been another picture.
             self._bytes.pop(self.index - 1, None)

@@ -209,6 +209,20 @@ def test_bars_of_the_figure_are_the_shares(session) -> None:
     view.close()
 
 
+def test_pictures_of_the_figure_keep_their_shape(session) -> None:
+    view = CacheStrip(session)
+    list(session.frames())
+    for block in (0, 5):
+        cells = view.figure(block).axes[0]
+        held = [slot.frame for slot in view.readings[block].slots if slot.frame is not None]
+        assert len(cells.images) == len(held)
+        height, width = view.readings[block].pictures.shape[1:3]
+        for image in cells.images:
+            box = image.get_window_extent()
+            assert box.width / box.height == pytest.approx(width / height, rel=0.01)
+    view.close()
+
+
 def test_the_gaze_of_a_point(session, tmp_path) -> None:
     view = PointGaze(session)
     page = Browser(view)

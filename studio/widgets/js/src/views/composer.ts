@@ -124,7 +124,7 @@ export class ComposerView {
       return [`“${first.word}” is not in ${world}`, ...(first.nearest === null ? [] : ["; nearest: ", this.offer(first)])];
     }
     const named = words.slice(0, SHOWN_WORDS).flatMap((word, i) => [
-      i > 0 ? ", " : "", `“${word.word}”`, ...(word.nearest === null ? [] : [" → ", this.offer(word)]),
+      i > 0 ? " · " : "", `“${word.word}”`, ...(word.nearest === null ? [] : [" → ", this.offer(word)]),
     ]);
     const rest = words.length - SHOWN_WORDS;
     return [`not in ${world}: `, ...named, rest > 0 ? ` and ${rest} more` : ""];

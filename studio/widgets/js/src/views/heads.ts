@@ -70,7 +70,8 @@ export class HeadsView {
       const [layer, head] = [reading.layers[Math.floor(row / heads)] as number, row % heads];
       cell.style.setProperty("--ls-s", `${((1e4 * share) / top).toFixed(2)}%`);
       cell.dataset.row = String(row);
-      cell.dataset.strong = String((100 * share) / top > 0.55);
+      const depth = (100 * share) / top;
+      cell.dataset.strong = depth > 0.92 ? "full" : String(depth > 0.75);
       cell.tabIndex = place === this.at ? 0 : -1;
       const pinned = store.pin.layer === layer && store.pin.head === head;
       cell.setAttribute("aria-pressed", String(pinned));
