@@ -361,7 +361,7 @@ def test_a_video_with_an_end(lab: Any, open_notebook: Any) -> None:
     page = notebook.page
     notebook.run_all()
     state(notebook, "finished", 60)
-    assert frame(notebook) == int(notebook.execute("print(source.timeline.start_frame(3) - 1)"))
+    assert shown(notebook) == int(notebook.execute("print(source.timeline.start_frame(3) - 1)"))
     assert page.get_by_role("button", name="Switch").is_disabled()
     page.locator(".ls-toggle").click()  # once more from its beginning
     state(notebook, "playing")

@@ -303,7 +303,10 @@ export function situation(store: Store): { label: string; kind: string } {
   if (store.source === "closed") return { label: "closed", kind: "off" };
   if (contact === "lost") return { label: "no answer from the kernel", kind: "wait" };
   if (store.film.size === 0 && store.source !== "idle" && store.source !== "paused") return { label: "warming up", kind: "wait" };
-  const ended = store.source === "finished" && store.playhead >= store.film.end - 1;
+  // The last frames may still be under way when the model has made them.
+  const { length } = store.timeline;
+  const whole = length === null || store.film.end >= store.grid.start(length) || !store.playback.running;
+  const ended = store.source === "finished" && whole && store.playhead >= store.film.end - 1;
   if (ended) return { label: "finished", kind: "off" };
   if (store.scrubbing) return { label: "looking", kind: "off" };
   if (!store.playback.running) return { label: store.source === "idle" ? "ready" : "paused", kind: "off" };
