@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.model.recipes import FOLDERS, RECIPES, Needed, Recipe
+from studio.model.recipes import FOLDERS, RECIPES, Needed, Recipe, locate
 
 __all__ = ["Item", "Order", "fetch", "order", "recipe_of"]
 
@@ -87,11 +87,12 @@ def recipe_of(name: str) -> Recipe:
 
 
 def order(name: str, folder: Path | None = None) -> Order:
-    """Ask the hub for the sizes of a model's files.
+    """Ask the hub for the sizes of a model's files; where it cannot be reached, files that are all here need it not.
 
     Args:
         name: A key of `RECIPES`.
-        folder: A folder of models to fetch into; None: the hub's cache.
+        folder: A folder of models to fetch into; None: the hub's cache. What lies in a folder of STUDIO_MODELS is not
+            fetched into the cache again.
 
     Returns:
         What is to be fetched.
@@ -101,9 +102,15 @@ def order(name: str, folder: Path | None = None) -> Order:
         ConnectionError: If the hub cannot be reached or lacks a file, naming the files and where to put them.
     """
     recipe = recipe_of(name)
-    with _reachable(recipe, folder):
-        sizes = _sizes(recipe.files)
-    items = [Item(needed=n, size=sizes[n], path=_there(n, sizes[n], folder)) for n in recipe.files]
+    here = _here(recipe, folder)
+    sizes = {needed: path.stat().st_size for needed, path in here.items() if path is not None}
+    try:
+        with _reachable(recipe, folder):
+            sizes = _sizes(recipe.files)
+    except ConnectionError:
+        if len(sizes) < len(recipe.files):
+            raise
+    items = [Item(needed=n, size=sizes[n], path=_whole(here[n], sizes[n])) for n in recipe.files]
     return Order(recipe=recipe, items=tuple(items), folder=folder)
 
 
@@ -155,14 +162,15 @@ def _sizes(files: Sequence[Needed]) -> dict[Needed, int]:
     return sizes
 
 
-def _there(needed: Needed, size: int, folder: Path | None) -> Path | None:
-    if folder is not None:
-        path = folder / needed.local
-        return path if path.is_file() and path.stat().st_size == size else None
-    from huggingface_hub import try_to_load_from_cache
+def _here(recipe: Recipe, folder: Path | None) -> dict[Needed, Path | None]:
+    """Where each file lies already, whole or not."""
+    if folder is None:
+        return locate(recipe)
+    return {n: folder / n.local if (folder / n.local).is_file() else None for n in recipe.files}
 
-    cached = try_to_load_from_cache(needed.repository, needed.file)
-    return Path(cached) if isinstance(cached, str) else None
+
+def _whole(path: Path | None, size: int) -> Path | None:
+    return path if path is not None and path.stat().st_size == size else None
 
 
 def _require_space(wanted: Order) -> None:
@@ -189,7 +197,8 @@ def _reachable(recipe: Recipe, folder: Path | None) -> Iterator[None]:
 
 def _by_hand(recipe: Recipe, folder: Path | None, error: Exception) -> str:
     place = folder or Path("DIR")
-    lines = [f"  {needed.repository} {needed.file}  ->  {place / needed.local}" for needed in recipe.files]
+    missing = [needed for needed, path in _here(recipe, folder).items() if path is None] or recipe.files
+    lines = [f"  {needed.repository} {needed.file}  ->  {place / needed.local}" for needed in missing]
     why = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
     return (
         f"the hub at {_endpoint() or 'its usual place'} could not serve {recipe.name!r} ({why}). Try again, name a "

@@ -30,6 +30,7 @@ from studio.model.layouts import Layout, find
 from studio.model.lora import Adapters, LoRA, load_lora, merging
 from studio.model.memory import MemoryMode, mode_named
 from studio.model.pickles import is_pickle
+from studio.model.places import check_device, check_dtype
 from studio.model.quantize import RowLinear, check_quantization, quantized
 from studio.model.recipes import RECIPES, adapters_of, base_named, bases, recipe_layout
 from studio.model.shards import write_shards
@@ -57,6 +58,10 @@ __all__ = [
     "tokenizer_at",
     "write",
 ]
+
+
+Named = str | Path | LoRA
+Weighed = tuple[Named, float]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,10 +115,10 @@ class Models:
 def load(
     name: str | Path = "miniature",
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     *,
     quantization: str | None = None,
-    loras: Sequence[str | Path | LoRA | tuple[str | Path | LoRA, float]] = (),
+    loras: Named | Weighed | Sequence[Named | Weighed] = (),
     merged: bool = True,
     base: str | Path | None = None,
     ema: bool | None = None,
@@ -133,9 +138,9 @@ def load(
     Args:
         name: Name of a shipped model or of a preset whose files are here, a folder, or a generator's checkpoint.
         device: Where the networks go.
-        dtype: Type of the weights in memory.
+        dtype: Type of the weights in memory, as `torch.bfloat16` or "bfloat16".
         quantization: "int8" or "fp8" for the transformer's linear layers, "fp8-kv" for its KV cache as well; None.
-        loras: Files or adapters, each alone or with its strength, besides those that the preset brings.
+        loras: Files or adapters, one or several, each alone or with its strength, besides those that the model brings.
         merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
         base: Folder or name of a model whose text encoder and VAE are taken; None: the model's own, or for a checkpoint
             that has none, those found beside it, in STUDIO_MODELS or in the hub's cache.
@@ -162,6 +167,7 @@ def load(
     """
     check_quantization(quantization)
     check_quantization(text_quantization)
+    device, dtype = check_device(device), check_dtype(dtype) or torch.float32
     layout, own = layout_of(name, base=base, ema=ema)
     backend = choose(attention, device, dtype, layout.config.dit.head_dim)
     fitted = mode_named(mode, layout.config, _card_bytes(device))
@@ -171,7 +177,7 @@ def load(
         text_device = text_device or options.get("text_device")
         text_quantization = text_quantization or options.get("text_quantization")
         layout = replace(layout, config=fitted.applied(layout.config))
-    strengths = [_with_strength(lora) for lora in (*own, *loras)]
+    strengths = _told_apart([_with_strength(lora) for lora in (*own, *_several(loras))])
     with torch.device("meta"):
         dit, vae = WanDiT(layout.config.dit), VideoVAE(layout.config.vae)
     tokenizer = tokenizer_at(layout.tokenizer)
@@ -443,9 +449,26 @@ def _cached(
     return CachedText(layout.config.text, tokenizer, store, encoder, device=device, dtype=dtype)
 
 
-def _with_strength(lora: str | Path | LoRA | tuple[str | Path | LoRA, float]) -> tuple[LoRA, float]:
-    what, strength = lora if isinstance(lora, tuple) else (lora, 1.0)
+def _several(loras: Named | Weighed | Sequence[Named | Weighed]) -> list[Named | Weighed]:
+    """One adapter, alone or with its strength, as a list of one."""
+    pair = isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], (int, float))
+    return [cast(Weighed, loras)] if pair or isinstance(loras, (str, Path, LoRA)) else list(cast(Any, loras))
+
+
+def _with_strength(lora: Named | Weighed) -> tuple[LoRA, float]:
+    what, strength = (lora, 1.0) if isinstance(lora, (str, Path, LoRA)) else lora
     return (what if isinstance(what, LoRA) else load_lora(what)), strength
+
+
+def _told_apart(strengths: list[tuple[LoRA, float]]) -> list[tuple[LoRA, float]]:
+    """Files of one name in several folders are numbered."""
+    seen: dict[str, int] = {}
+    apart = []
+    for lora, strength in strengths:
+        seen[lora.name] = seen.get(lora.name, 0) + 1
+        name = lora.name if seen[lora.name] == 1 else f"{lora.name}-{seen[lora.name]}"
+        apart.append((replace(lora, name=name), strength))
+    return apart
 
 
 def _existing(name: str | Path) -> Path | None:

@@ -295,3 +295,42 @@ def test_the_folder_of_longlive_brings_its_adapter(root, inside):
     is_whole(load(place / "longlive_base.pt"))
     (place / "longlive_base.pt").rename(place / "mine.pt")
     is_whole(load(folder))
+
+
+# What loading is told
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "torch.float16", torch.float16])
+def test_types_by_their_names(wan, dtype):
+    wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float16
+    assert {value.dtype for value in load(wan, dtype=dtype).dit.parameters()} == {wanted}
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, "int4", "double", 3])
+def test_types_that_no_weight_can_have(wan, dtype):
+    with pytest.raises(ValueError, match='`dtype` must be "float32", "bfloat16" or "float16"'):
+        load(wan, dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 3.5])
+def test_devices_that_are_not_here(wan, device):
+    with pytest.raises(ValueError, match="`device` must be"):
+        load(wan, device=device)
+
+
+def test_one_adapter_or_several_in_any_form(wan, tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        torch.save(lora_state(), tmp_path / place / "lora.pt")
+    first, second = (tmp_path / place / "lora.pt" for place in ("a", "b"))
+    forms = {
+        "a path": (first, {"lora": 1.0}),
+        "a name": (str(first), {"lora": 1.0}),
+        "a pair": ((first, 0.5), {"lora": 0.5}),
+        "several": ([first, [second, -0.25]], {"lora": 1.0, "lora-2": -0.25}),
+        "two in a tuple": ((first, second), {"lora": 1.0, "lora-2": 1.0}),
+    }
+    for form, (given, strengths) in forms.items():
+        adapters = load(wan, loras=given, merged=False).adapters
+        assert adapters is not None
+        assert adapters.strengths == strengths, form

@@ -176,6 +176,42 @@ def test_offline_mode_is_kept(mirror, tmp_path):
     assert "checkpoints/self_forcing_dmd.pt" in ran.stderr
 
 
+def whole(folder: Path) -> Path:
+    for needed in RECIPES[NAME].files:
+        (folder / needed.local).parent.mkdir(parents=True, exist_ok=True)
+        (folder / needed.local).write_bytes(content(needed.file))
+    return folder
+
+
+@pytest.mark.parametrize("where", ["cache", "folder", "STUDIO_MODELS"])
+def test_files_that_are_here_need_no_hub(mirror, tmp_path, monkeypatch, where):
+    options = {"endpoint": "http://127.0.0.1:9", "home": tmp_path / "home"}
+    words = [NAME]
+    if where == "cache":
+        assert download(NAME, endpoint=mirror, home=tmp_path / "home").returncode == 0
+        options |= {"endpoint": mirror, "offline": "1"}
+        Hub.gets.clear()
+    if where == "folder":
+        words += ["--local-dir", str(whole(tmp_path / "models"))]
+    if where == "STUDIO_MODELS":
+        monkeypatch.setenv("STUDIO_MODELS", str(whole(tmp_path / "models")))
+        options["endpoint"] = mirror
+    ran = download(*words, **options)
+    assert ran.returncode == 0, ran.stderr
+    assert "0.0 MiB to fetch" in ran.stderr
+    assert len(ran.stdout.split()) == len(RECIPES[NAME].files)
+    assert not Hub.gets
+
+
+def test_only_what_is_missing_is_named(tmp_path):
+    folder = whole(tmp_path / "models")
+    (folder / "Wan2.1-T2V-1.3B" / "Wan2.1_VAE.pth").unlink()
+    ran = download(NAME, "--local-dir", str(folder), endpoint="http://127.0.0.1:9", home=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.count("  ->  ") == 1
+    assert "Wan2.1_VAE.pth" in ran.stderr
+
+
 def test_a_file_that_the_hub_lacks(mirror, tmp_path):
     Hub.lacking = frozenset({"Wan2.1_VAE.pth"})
     ran = download(NAME, endpoint=mirror, home=tmp_path)
