@@ -115,14 +115,14 @@ class Strip:
         for part, text in zip(figure.subfigures(films, 1, squeeze=False)[:, 0], range(films), strict=True):
             part.suptitle(self.texts[text], fontsize=7, color=INK)
             grid = part.subplots(len(kinds), len(seconds), squeeze=False)
-            for axes, kind in zip(grid, kinds, strict=True):
+            for row, (axes, kind) in enumerate(zip(grid, kinds, strict=True)):
                 for one, second in zip(axes, seconds, strict=True):
                     one.set_xticks([])
                     one.set_yticks([])
                     one.spines[:].set_visible(False)
                     if second in self.rows[kind]:
                         one.imshow(self.rows[kind][second][text])
-                    if axes is grid[0]:
+                    if row == 0:
                         one.set_title(f"{second:g} s", fontsize=6, color=SOFT, pad=2)
                 axes[0].set_ylabel(kind, fontsize=7, color=INK)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -312,6 +312,7 @@ def pictures_of(frames: np.ndarray, own: tuple[int, ...], shape: VideoShape) -> 
     rows, columns = picked.shape[1] // factor, picked.shape[2] // factor
     cut = picked[:, : rows * factor, : columns * factor]
     # Rows first: whole lines are added up, and little is left to do in the other direction.
-    sums = cut.reshape(len(own), rows, factor, -1).sum(axis=2, dtype=np.uint32)
-    sums = sums.reshape(len(own), rows, columns, factor, 3).sum(axis=3)
+    small = np.uint16 if factor < 256 else np.uint32
+    sums = cut.reshape(len(own), rows, factor, -1).sum(axis=2, dtype=small)
+    sums = sums.reshape(len(own), rows, columns, factor, 3).sum(axis=3, dtype=np.uint32)
     return np.rint(sums / factor**2).astype(np.uint8)

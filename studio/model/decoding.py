@@ -42,6 +42,8 @@ CONVOLUTIONS = ("volume", "stacked")
 NARROW = (*CONVOLUTIONS, "padded", "product")
 ENLARGEMENTS = ("enlarged", "phases")
 WORKSPACE = 256 * 2**20
+# Frames of 832x480 in groups of six: as fast as twelve at once on an H100, and 1.3 GiB less; smaller groups are slower.
+MOST = 480 * 2**20
 # Widths that matrix units are made for.
 WIDTH = 8
 
@@ -90,7 +92,7 @@ class QuickDecoder:
         self._weights: dict[tuple[int, str], Tensor] = {}
         self.tuning, self.kernels, self.fault = False, compiled, ""
         self.workspace: int | None = WORKSPACE
-        self.most: int | None = None
+        self.most: int | None = MOST
         for module in decoder.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d

@@ -145,7 +145,7 @@ class _SidePass:
                 )
         self._call, self._sampling, self._layers = call, sampling, frozenset(layers)
         self._samples = sample_positions(rows, columns, sampling.samples)
-        self._points = [(p.frame * rows + p.row) * columns + p.column for p in sampling.points]
+        self._points = tuple((point.frame * rows + point.row, point.column) for point in sampling.points)
         self._seen: dict[str, list[Tensor]] = {name: [] for name in ("mass", "positions", "text", "maps", "points")}
         self._watch: Stopwatch | None = None
         self._read: list[int] = []
@@ -170,8 +170,9 @@ class _SidePass:
             self._seen["positions"].append(positions)
             self._count(asked.numel(), k)
             if self._points:
-                seen = None if self._call.mask is None else self._call.mask[self._points]
-                self._seen["points"].append(attention_weights(q[self._points], k, seen))
+                pointed = token_indices(self._points, 1, self._call.grid, q.device)[0]
+                seen = None if self._call.mask is None else self._call.mask[pointed]
+                self._seen["points"].append(attention_weights(q[pointed], k, seen))
                 self._count(len(self._points), k)
 
     def cross_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -61,7 +61,7 @@ class HealthCheck:
         self._dit, self._table, self._explode, self._tell = dit, table, explode, tell or _warn
         self._entry: BlockPlan | None = None
         self._expected: tuple[Tensor, Condition] | None = None
-        self._read: tuple[int, Tensor | Condition, Tensor] | None = None  # block, and the texts compared last
+        self._read: tuple[Tensor | Condition, Tensor] | None = None  # the pair that was found to fit last
         self._cache: Callable[[], KVCache | None] = lambda: None
         self._forget()
         self.warnings: list[CacheWarning] = []
@@ -128,16 +128,16 @@ class HealthCheck:
         entry, before = self._entry, self._read
         if entry is None or "wrong_text" in self._found:
             return
-        # The passes of a block share their text: it is compared once a block.
-        if before is not None and before[0] == call.block and before[1] is call.text and before[2] is entry.text:
+        # Both are replaced where they change, never written into, so that a pair that fits is compared but once.
+        if before is not None and before[0] is call.text and before[1] is entry.text:
             return
-        self._read = call.block, call.text, entry.text
         if isinstance(call.text, Tensor):
             layer = None if _same(call.text, entry.text) else 0
         else:
             if self._expected is None or self._expected[0] is not entry.text:
                 self._expected = entry.text, self._dit.condition(entry.text)
             layer = _first_difference(call.text, self._expected[1])
+        self._read = (call.text, entry.text) if layer is None else None
         if layer is not None:
             self._report(
                 "wrong_text",

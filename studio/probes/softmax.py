@@ -5,8 +5,8 @@ Source: softmax attention (Vaswani et al., 2017, arXiv:1706.03762).
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,8 +45,9 @@ def sample_positions(rows: int, columns: int, samples: int | None) -> tuple[tupl
     return tuple((row, column) for row in at_rows for column in at_columns)
 
 
+@functools.lru_cache(maxsize=64)
 def token_indices(
-    positions: Sequence[tuple[int, int]], frames: int, grid: tuple[int, int], device: torch.device
+    positions: tuple[tuple[int, int], ...], frames: int, grid: tuple[int, int], device: torch.device
 ) -> Tensor:
     """Where the tokens at some positions stand within a pass.
 
@@ -57,10 +58,11 @@ def token_indices(
         device: Where the indices are wanted.
 
     Returns:
-        `[frames, positions]`.
+        `[frames, positions]`, kept for whoever asks again: sending them makes a GPU wait, in every layer of every pass.
     """
-    within = torch.tensor([row * grid[1] + column for row, column in positions], device=device)
-    return torch.arange(frames, device=device)[:, None] * (grid[0] * grid[1]) + within
+    with torch.inference_mode(False):
+        within = torch.tensor([row * grid[1] + column for row, column in positions])
+        return (torch.arange(frames)[:, None] * (grid[0] * grid[1]) + within).to(device)
 
 
 @torch.no_grad()

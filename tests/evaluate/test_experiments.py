@@ -217,6 +217,19 @@ def test_a_file_that_holds_something_else_stays(text, tmp_path, capsys):
     assert out.read_text() == text
 
 
+def test_a_strip_says_its_moments_over_the_first_row(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    strip = Strip((0.0, 0.5), fps=16, films=2)
+    for kind in ("keep", "clear"):
+        strip.add(kind, 0, torch.zeros(2, 9, 3, 16, 16), ["one", "two"])
+    strip.save(tmp_path / "strip.png")
+    titles = [axes.get_title() for axes in drawn[0].get_axes()]
+    assert titles == ["0 s", "0.5 s", "", ""] * 2
+
+
 def test_a_strip_keeps_the_moments_that_it_was_asked_for(tmp_path):
     strip = Strip((0.0, 0.5, 9.0), fps=16, films=1)
     for frame in (0, 9):

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from studio.config import CacheConfig, DiTConfig, SamplerConfig
+from studio.model.attention import CachedContext
 from studio.model.cache import KVCache
 from studio.model.dit import WanDiT
-from studio.probes import Watch
+from studio.probes import Watch, checks
 from studio.probes.checks import HealthCheck
 from studio.probes.faults import CacheFault
 from studio.sampler import BlockPlan, NoiseSource, recache, rollout
@@ -358,3 +359,27 @@ def random_take(seed: int) -> list:
 def test_random_healthy_takes_never_warn(first):
     for seed in range(first, first + 50):
         assert random_take(seed) == [], f"take {seed}"
+
+
+def test_a_text_that_fits_is_compared_once_and_a_wrong_one_in_every_block(monkeypatch):
+    dit, compared, first_difference = tiny.dit(), [], checks._first_difference
+    monkeypatch.setattr(checks, "_first_difference", lambda a, b: compared.append(a) or first_difference(a, b))
+    texts = [tiny.text(seed) for seed in (1, 2)]
+    plan = [BlockPlan(text=texts[0])] * 4 + [BlockPlan(text=texts[1], prompt=1, policy="keep")] * 3
+    check = HealthCheck(dit)
+    with Watch(dit, tiny.SAMPLER, check):
+        list(rollout(dit, tiny.cache(), check.plan(plan), NoiseSource(0, (1, 3, *tiny.LATENT)), tiny.SAMPLER))
+    assert len(compared) == 2
+    assert not check.warnings
+    compared.clear()
+    other, check = dit.condition(texts[1]), HealthCheck(dit, tell=lambda _: None)
+    with Watch(dit, tiny.SAMPLER, check):
+        check.expect(BlockPlan(text=texts[0]))
+        cache = tiny.cache()
+        for _ in range(3):
+            call = CachedContext(cache, cache.begin())
+            with torch.no_grad():
+                dit(tiny.latents(3), torch.zeros(1, 3), other, context=call)
+            cache.commit(tiny.latents(3), prompt=0)
+    assert [warning.kind for warning in check.warnings] == ["wrong_text"]
+    assert len(compared) == 3
