@@ -19,7 +19,7 @@ from studio.train.recipe import TrainConfig
 from studio.train.runtime import set_rate
 from studio.train.sharding import is_sharded, whole
 
-__all__ = ["Learner", "make_accelerator", "make_optimizer"]
+__all__ = ["Learner", "make_accelerator", "make_optimizer", "start_trackers"]
 
 
 class Learner:
@@ -115,7 +115,7 @@ def make_optimizer(parameters: list[nn.Parameter], rate: float, config: TrainCon
 
 
 def make_accelerator(config: TrainConfig) -> Any:
-    """The accelerator that places networks, joins ranks and keeps trackers.
+    """The accelerator that places networks, joins ranks and logs to trackers.
 
     Args:
         config: Device and trackers.
@@ -146,12 +146,21 @@ def make_accelerator(config: TrainConfig) -> Any:
             f"{started} processes were started and each would train alone, got {accelerator.num_processes} together; "
             "without a GPU use device='cpu' in all of them"
         )
+    return accelerator
+
+
+def start_trackers(accelerator: Any, config: TrainConfig) -> None:
+    """Begin a record with every tracker of a configuration; `accelerator.end_training` ends it.
+
+    Args:
+        accelerator: What logs to them.
+        config: The training; its numbers and texts go along.
+    """
     if config.trackers:
         plain = {
             name: value for name, value in dataclasses.asdict(config).items() if isinstance(value, (int, float, str))
         }
         accelerator.init_trackers(Path(config.out).name or "training", config=plain)
-    return accelerator
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:

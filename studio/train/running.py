@@ -25,6 +25,7 @@ from studio.model.dit import WanDiT
 from studio.model.shards import write_shards
 from studio.model.weights import Models, folder_of, save
 from studio.train import runtime
+from studio.train.learner import start_trackers
 from studio.train.lora import lora_state
 from studio.train.memory import advice, check_memory, free_memory
 from studio.train.monitor import Monitor, TextMonitor, in_notebook, used_memory
@@ -353,6 +354,7 @@ class Run:
             one.pause()
         said = ""
         try:
+            start_trackers(self.trainer.accelerator, self.config)
             said = self._train()
         finally:
             if self._state == "running":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -30,8 +31,10 @@ _PREFIX, _ASIDE = "step-", ".part-"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 _FREE = {
     *("out", "steps", "seconds", "save_every", "keep", "export", "device", "trackers", "preview_every"),
-    *("compile", "fuse", "shard"),
+    *("compile", "fuse", "shard", "recompute"),
 }
+# How the clips of an update are dealt out, besides the number of processes.
+_DEALT = ("batch", "accumulate")
 
 
 def newest(folder: Path | str) -> Path | None:
@@ -103,14 +106,17 @@ def load_snapshot(trainer: Trainer, path: Path | str) -> list[dict[str, float]]:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         weights, moments = load_file(path / "weights.safetensors"), load_file(path / "optimizers.safetensors")
-        moved = state["processes"] != trainer.accelerator.num_processes
-        # What each process keeps for itself fits as many only; elsewhere the first one's says how far it came.
+        then = (state["processes"], *(state["config"][name] for name in _DEALT))
+        now = (trainer.accelerator.num_processes, *(getattr(trainer.config, name) for name in _DEALT))
+        moved = then != now
+        # What each process keeps for itself fits as many clips only; elsewhere the first one's says how far it came.
         rank = 0 if moved else trainer.rank
         kept: dict[str, Any] = json.loads((path / f"rank-{rank}.json").read_text(encoding="utf-8"))
         tensors = {} if moved else load_file(path / f"rank-{rank}.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         fault = f"{path} must be a whole checkpoint ({error})"
         raise ValueError(f"{fault}; remove it to go on from the one before") from error
+    _check_clips(then, now, path)
     _check(trainer, state, path)
     _fill(trainer, weights, path)
     _fill_moments(trainer, moments)
@@ -122,21 +128,23 @@ def load_snapshot(trainer: Trainer, path: Path | str) -> list[dict[str, float]]:
     return state["history"]
 
 
+def _check_clips(then: tuple[int, ...], now: tuple[int, ...], path: Path) -> None:
+    """Draws are counted by clips, whoever makes them and when: as many clips an update are the same training."""
+    clips = math.prod(then)
+    if clips != math.prod(now):
+        processes, _, accumulate = now
+        batch, rest = divmod(clips, processes * accumulate)
+        remedy = f"use batch={batch}" if not rest else f"use a batch that makes them {clips}"
+        raise ValueError(
+            f"{path} was written by {then[0]} processes with {clips} clips an update, "
+            f"got {processes} with {math.prod(now)}; {remedy}"
+        )
+
+
 def _check(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
-    now = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
-    then, processes = state["config"], trainer.accelerator.num_processes
-    if state["processes"] != processes:
-        # Draws are counted by clips, whichever process makes them: as many clips an update are the same training.
-        clips = state["processes"] * then["batch"]
-        if clips != processes * now["batch"]:
-            remedy = f"use batch={clips // processes}" if clips % processes == 0 else "launch as many"
-            raise ValueError(
-                f"{path} was written by {state['processes']} processes with {clips} clips an update, "
-                f"got {processes} with {processes * now['batch']}; {remedy}"
-            )
-        then = {**then, "batch": now["batch"]}
+    now, then = json.loads(json.dumps(dataclasses.asdict(trainer.config))), state["config"]
     for name in now.keys() | then.keys():
-        if name not in _FREE and now.get(name) != then.get(name):
+        if name not in (*_FREE, *_DEALT) and now.get(name) != then.get(name):
             raise ValueError(
                 f"{path} was written with `{name}` {then.get(name)!r}, got {now.get(name)!r}; "
                 "use another `out` for another training"

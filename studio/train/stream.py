@@ -23,7 +23,7 @@ from studio.sampler import BlockPlan
 __all__ = ["Stream", "chunk_plan"]
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Stream:
     """A batch of videos that is being rolled out chunk by chunk.
 
@@ -46,6 +46,10 @@ class Stream:
     switch: int | None
     overlap: Tensor | None = field(default=None)
     image: Tensor | None = field(default=None)
+
+    def __repr__(self) -> str:
+        turn = "no switch" if self.switch is None else f"switch at {self.switch}"
+        return f"<Stream: video {self.video}, {self.length} latent frames, {turn}>"
 
     @property
     def length(self) -> int:

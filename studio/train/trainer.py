@@ -181,7 +181,7 @@ class Trainer(ABC):
             raise ValueError(f"{type(self).__name__} keeps nothing between steps, got {', '.join(state)}")
 
     def begin_anew(self, state: dict[str, Any]) -> None:
-        """Go on with other processes than those that wrote a checkpoint, without what each of them kept.
+        """Go on with other processes or batches than those of a checkpoint, without what each process kept.
 
         Args:
             state: The plain values of the first one's `state`.

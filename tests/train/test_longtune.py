@@ -84,6 +84,7 @@ def test_without_switch_frames_nothing_switches(tmp_path):
         clip, _ = chunk(it)
         assert torch.equal(clip.text, it.stream.text)
     assert {slot.written for slot in it.stream.cache.slots} == {"commit"}
+    assert repr(it.stream) == "<Stream: video 0, 27 latent frames, no switch>"
 
 
 def test_the_past_is_constant(tmp_path):

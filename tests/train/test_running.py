@@ -413,10 +413,18 @@ def test_trackers_are_off_unless_asked_for_and_missing_ones_are_named(tmp_path, 
 def test_a_tracker_hears_every_step(tmp_path):
     run = fresh(tmp_path)
     heard = []
-    run.trainer.accelerator.log = lambda metrics, step: heard.append((step, sorted(metrics)))
+    accelerator, step = run.trainer.accelerator, run.trainer.step
+    accelerator.log = lambda metrics, step: heard.append((step, sorted(metrics)))
+    accelerator.init_trackers = lambda name, config: heard.append((name, config["steps"]))
+    accelerator.end_training = lambda: heard.append(("end", None))
     run.trainer.config = dataclasses.replace(run.config, trackers=("tensorboard",))
+    run.trainer.step = lambda: (run.stop(), step())[1]
     run.go()
-    assert [step for step, _ in heard] == [1, 2, 3, 4] and heard[1][1] == ["critic_loss", "critic_norm"]
+    run.trainer.step = step
+    run.resume()
+    whole = ["run", 1, "end", "run", 2, 3, 4, "end"]
+    assert [what for what, _ in heard] == whole, "a record is open whenever something is logged"
+    assert heard[0] == ("run", 4) and heard[4][1] == ["critic_loss", "critic_norm"]
 
 
 @pytest.mark.parametrize("lora", [None, 2])

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from studio.train.distillation import Distillation, DistillConfig
+from studio.train.longtune import LongTuning
 from studio.train.running import Run, run
 from studio.train.snapshots import load_snapshot, newest, save_snapshot
 from tests.train import nets, victim
@@ -172,6 +173,7 @@ def test_damaged_checkpoints_are_refused(tmp_path, name, damage):
         (lambda s: s["config"].update(guidance=1.0), "was written with `guidance` 1.0, got 3.0"),
         (lambda s: s["config"].update(lora=4), "was written with `lora` 4"),
         (lambda s: s.update(processes=2), "2 processes with 2 clips an update, got 1 with 1; use batch=2"),
+        (lambda s: s["config"].update(batch=8, accumulate=2), "1 processes with 16 clips an update, got 1 with 1; use"),
     ],
 )
 def test_checkpoints_of_other_trainings_are_refused(tmp_path, change, message):
@@ -181,6 +183,22 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path, change, message):
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match=message):
         load_snapshot(victim.trainer(tmp_path), path)
+
+
+def test_what_the_advice_on_memory_names_goes_on(tmp_path):
+    fields = dataclasses.replace(victim.config(tmp_path), batch=2, recompute=False)
+    it = LongTuning(fields, nets.networks(), nets.PROMPTS)
+    it.step()
+    path = save_snapshot(it, tmp_path / "checkpoints", [{"step": 1}])
+    smaller = LongTuning(
+        dataclasses.replace(fields, batch=1, accumulate=2, recompute=True), nets.networks(), nets.PROMPTS
+    )
+    assert load_snapshot(smaller, path) == [{"step": 1}]
+    assert smaller.done == 1 and same(it, smaller)
+    smaller.step()
+    assert smaller.stream.video == it.stream.video + 1 and smaller.stream.cache.keys[0].shape[0] == 1
+    with pytest.raises(ValueError, match="with 2 clips an update, got 1 with 4; use batch=1"):
+        load_snapshot(LongTuning(dataclasses.replace(fields, accumulate=2), nets.networks(), nets.PROMPTS), path)
 
 
 def test_misfitting_weights_are_named_and_not_half_loaded(tmp_path):
