@@ -98,7 +98,7 @@ def test_a_finished_take_that_nobody_watched(lab: Any, open_notebook: Any, scree
     # A pinned head has a gaze of its own.
     page.get_by_label("Layer", exact=True).locator("visible=true").select_option("1")
     page.get_by_label("Head", exact=True).locator("visible=true").select_option("0")
-    page.get_by_text("of its attention (layer 1, head 0)").wait_for()
+    page.get_by_text("of its attention, layer 1, head 0").wait_for()
     near(shares(page, ".ls-inspect"), read(notebook, "player._relay._watch", at, "1, 0"))
     for name in ("Dark", "Light"):
         notebook.theme(f"JupyterLab {name}")
