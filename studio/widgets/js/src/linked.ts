@@ -12,6 +12,8 @@ export interface Shown {
 
 interface Told extends Shown {
   origin: string;
+  /** Who comes late asks what the others show. */
+  asking?: boolean;
 }
 
 /** The part of a BroadcastChannel that is used here. */
@@ -31,6 +33,7 @@ export class Linked {
   constructor(
     private readonly heard: (shown: Shown) => void,
     private readonly open: () => Channel = () => new BroadcastChannel(NAME) as Channel,
+    private readonly known: () => Shown | null = () => null,
   ) {}
 
   /** Find the others of a source. */
@@ -44,8 +47,12 @@ export class Linked {
     }
     this.channel.addEventListener("message", ({ data }) => {
       const told = data as Partial<Told> | null;
-      if (told !== null && typeof told === "object" && told.origin === this.origin) this.heard(told);
+      if (told === null || typeof told !== "object" || told.origin !== this.origin) return;
+      if (told.asking !== true) return this.heard(told);
+      const known = this.known();
+      if (known !== null) this.tell(known);
     });
+    this.channel.postMessage({ origin, asking: true });
   }
 
   tell(shown: Shown): void {

@@ -90,7 +90,7 @@ export class Store {
   /** The block that the views of the cache show where no film says it; null for the newest. */
   chosen: number | null = null;
   /** The other widgets of the same source. */
-  private readonly linked = new Linked((shown) => this.guard(() => this.follow(shown)));
+  private readonly linked = new Linked((shown) => this.guard(() => this.follow(shown)), undefined, () => this.choice);
   /** The latent frame whose slot is pointed at, in all views. */
   pointed: number | null = null;
   /** Why the kernel would not do what was asked for last. */
@@ -254,6 +254,13 @@ export class Store {
     this.pointed = frame;
     this.linked.tell({ pointed: frame });
     this.changed();
+  }
+
+  /** What was chosen here, for a view that comes late. */
+  private get choice(): Shown | null {
+    const { pin, chosen } = this;
+    if (chosen === null && pin.layer === null && pin.head === null) return null;
+    return this.hello?.frames === false ? { pin, chosen } : { pin };
   }
 
   /** Another widget of the same source points at something. */

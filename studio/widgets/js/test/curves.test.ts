@@ -82,6 +82,24 @@ describe("linked widgets", () => {
     expect(one.closed).toBe(true);
   });
 
+  it("tell those that come late what was chosen", () => {
+    for (const [origin, expected] of [["a", 1], ["b", 0]] as const) {
+      const [one, other] = pair();
+      const heard = vi.fn();
+      const early = new Linked(vi.fn(), () => one, () => ({ chosen: 6 }));
+      const late = new Linked(heard, () => other);
+      early.join("a");
+      late.join(origin);
+      expect(heard).toHaveBeenCalledTimes(expected);
+      if (expected > 0) expect(heard).toHaveBeenCalledWith({ origin: "a", chosen: 6 });
+    }
+    const [one, other] = pair();
+    const heard = vi.fn();
+    new Linked(vi.fn(), () => one).join("a");
+    new Linked(heard, () => other).join("a");
+    expect(heard).not.toHaveBeenCalled();
+  });
+
   it("are by themselves where there is no channel", () => {
     const alone = new Linked(vi.fn(), () => {
       throw new Error("no channels here");
