@@ -15,13 +15,15 @@ __all__ = ["Kind", "Part", "identify", "require"]
 
 Kind = Literal["dit", "vae", "text", "lora", "critic", "probe", "image-to-video", "vace", "clip", "optimizer", "other"]
 
+# The second name of a text encoder's embedding, for some programs the only one.
+_EMBEDDING = "encoder.embed_tokens.weight"
 # Names that only one kind of network has; the first match wins, so the narrower ones come first.
 _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("image-to-video", ("img_emb.proj.1.weight", "condition_embedder.image_embedder.norm1.weight")),
     ("vace", ("vace_patch_embedding.weight",)),
     ("dit", ("patch_embedding.weight", "condition_embedder.time_proj.weight")),
     ("vae", ("decoder.head.2.weight", "decoder.conv_out.weight")),
-    ("text", ("token_embedding.weight", "encoder.shared.weight", "shared.weight")),
+    ("text", ("token_embedding.weight", "encoder.shared.weight", "shared.weight", _EMBEDDING)),
     ("probe", ("heads.shape.weight",)),
     ("clip", ("visual.patch_embedding.weight", "vision_model.post_layernorm.weight")),
 )
@@ -225,5 +227,7 @@ def _text(source: Source) -> Part:
     if "token_embedding.weight" in source.entries:
         return Part(kind="text", source=source)
     own = "encoder.shared.weight" in source.entries
+    if not own and "shared.weight" not in source.entries:
+        source = source.renamed(lambda name: "shared.weight" if name == _EMBEDDING else name)
     rename: Callable[[str], str | None] = lambda name: to_official_name(name if own else f"encoder.{name}")  # noqa: E731
     return Part(kind="text", source=source.renamed(rename), layout="studio" if own else "diffusers")

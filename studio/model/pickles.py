@@ -68,11 +68,11 @@ def read_pickle(path: Path) -> Any:
             f"{path} must hold tensors only, got a pickle with code in it{what}, which would run when it is read; it "
             "was not opened. Ask its maker for safetensors"
         ) from None
-    except RuntimeError as error:
+    except Exception as error:  # a torn pickle fails in as many ways as it has instructions
         if "TorchScript" in str(error):
             raise ValueError(
                 f"{path} must hold tensors only, got a TorchScript program; it was not opened. Ask its maker "
                 "for safetensors"
             ) from None
-        first = str(error).split("\n", 1)[0][:200]
+        first = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint, got a damaged or other file ({first}); copy it anew") from error

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,37 @@ def test_a_home_folder_by_its_sign(root, monkeypatch):
     monkeypatch.setenv("HOME", str(root))
     monkeypatch.setenv("USERPROFILE", str(root))
     assert find(layout_of("~/g.pt")[0].path, base=layout_of("~/g.pt")[0].vae.path.parent).container == "generator"
+
+
+@pytest.mark.parametrize("damage", ["cut", "name", "instruction", "number"])
+def test_a_torn_pickle_within_a_whole_archive_is_named(root, damage):
+    torch.save({"generator": wrapped(dit_state())}, root / "whole.pt")
+    with zipfile.ZipFile(root / "whole.pt") as archive, zipfile.ZipFile(root / "g.pt", "w") as torn:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name.endswith("data.pkl"):
+                data = {
+                    "cut": data[: len(data) // 2],
+                    "name": data.replace(b"generator", b"gener\xa6tor", 1),
+                    "instruction": data[:2] + b"0" + data[2:],
+                    "number": data[:2] + b"h\x75" + data[2:],
+                }[damage]
+            torn.writestr(name, data)
+    with pytest.raises(ValueError, match=r"g\.pt must .* got"):
+        load(root / "g.pt")
+
+
+@pytest.mark.parametrize("names", ["shared", "both", "embed_tokens"])
+def test_the_embedding_of_a_text_encoder_under_either_name(wan, tmp_path, names):
+    folder = Path(shutil.copytree(wan, tmp_path / "m"))
+    (folder / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
+    left_out = {"shared": "encoder.embed_tokens.weight", "both": "", "embed_tokens": "shared.weight"}[names]
+    text = {name.removeprefix("encoder."): value for name, value in text_state().items()}
+    text["encoder.embed_tokens.weight"] = text["shared.weight"].clone()
+    write_shards(folder / "text_encoder", "model", {name: value for name, value in text.items() if name != left_out})
+    loaded = load(folder).text
+    assert isinstance(loaded, TextEncoder)
+    assert torch.equal(loaded.encoder.get_input_embeddings().weight, text["shared.weight"])
 
 
 # LongLive's own folder
