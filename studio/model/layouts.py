@@ -88,6 +88,7 @@ def find(
     base: Path | None = None,
     ema: bool | None = None,
     elsewhere: Callable[[], Iterable[Path]] = tuple,
+    called: Callable[[Path], str | None] = lambda file: None,
 ) -> Layout:
     """Find a model's networks.
 
@@ -97,6 +98,7 @@ def find(
         base: Folder of text encoder and VAE; None: the model's own, or looked for beside it and above.
         ema: Averaged weights or plain ones, where a checkpoint has both; None: plain ones first.
         elsewhere: More folders to look for a base in, asked if there is none near.
+        called: Tells the preset that a generator's file is by its name, or None.
 
     Returns:
         Where everything is.
@@ -107,7 +109,7 @@ def find(
     """
     where = _Where(base, elsewhere)
     if path.is_file():
-        return _generator(path, like, where, ema)
+        return _generator(path, like, where, ema, called(path))
     config = _json(path / "config.json")
     if "dit" in config:
         return _studio(path, config, base)
@@ -115,7 +117,8 @@ def find(
         return _diffusers(path, like, where)
     if stem_files(path, DIT_STEM):
         return _official(path, config, like, where)
-    return _generator(_only_generator(path), like, where, ema)
+    file = _only_generator(path)
+    return _generator(file, like, where, ema, called(file))
 
 
 def _only_generator(folder: Path) -> Path:
@@ -195,7 +198,9 @@ def generator_files(folder: Path) -> tuple[list[Path], list[ValueError]]:
     return found, refused
 
 
-def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, kind: str, causal: bool) -> Layout:
+def assemble(
+    part: Part, base: Base, like: ModelConfig | None, path: Path, *, kind: str, causal: bool, called: str | None = None
+) -> Layout:
     """Put a layout together and check it against the preset that it must be.
 
     Args:
@@ -205,6 +210,7 @@ def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, ki
         path: What was named.
         kind: As in `Layout`.
         causal: Whether the transformer generates block by block.
+        called: The preset to take among those that fit, where the file's name tells it.
 
     Raises:
         ValueError: If the transformer has other sizes than the preset, or is of the other kind.
@@ -216,8 +222,8 @@ def assemble(part: Part, base: Base, like: ModelConfig | None, path: Path, *, ki
     dit = dataclasses.replace(dit, eps=told.get("eps", dit.eps))
     if like is not None:
         _require_like(part, dit, like, causal)
-    known = like or _preset_of(dit, causal)
-    frame = known or base.model or PRESETS["longlive-1.3b" if causal else "wan2.1-t2v-1.3b"]
+    known = like or _preset_of(dit, causal, called)
+    frame = known or base.model or PRESETS[called or ("longlive-1.3b" if causal else "wan2.1-t2v-1.3b")]
     name = frame.name if known else path.name if path.is_dir() else path.stem.removesuffix(".safetensors.index")
     config = dataclasses.replace(frame, name=name, dit=dit, vae=base.vae_config, text=text, causal=causal)
     return Layout(
@@ -275,14 +281,14 @@ def _diffusers(folder: Path, like: ModelConfig | None, where: _Where) -> Layout:
     return assemble(part, base, like, folder, kind="diffusers", causal=causal)
 
 
-def _generator(file: Path, like: ModelConfig | None, where: _Where, ema: bool | None) -> Layout:
+def _generator(file: Path, like: ModelConfig | None, where: _Where, ema: bool | None, called: str | None) -> Layout:
     part = require(identify(open_source(file), ema=ema), "dit")
     own = file.name.startswith(DIT_STEM)
     # A flat file says nothing; a preset or a configuration does, and Wan2.1's own file name is that of the
     # bidirectional network.
     marked = own and "Causal" in str(_json(file.parent / "config.json").get("_class_name", ""))
     causal = part.is_generator or marked or (like.causal if like is not None else not own)
-    return assemble(part, _base_near(file, where), like, file, kind="generator", causal=causal)
+    return assemble(part, _base_near(file, where), like, file, kind="generator", causal=causal, called=called)
 
 
 class _Where(NamedTuple):
@@ -368,9 +374,9 @@ def _require_like(part: Part, dit: DiTConfig, like: ModelConfig, causal: bool) -
         raise ValueError(f"{part.source.path} must be {wanted} for {like.name!r}, got {what}; {hint}")
 
 
-def _preset_of(dit: DiTConfig, causal: bool) -> ModelConfig | None:
+def _preset_of(dit: DiTConfig, causal: bool, called: str | None = None) -> ModelConfig | None:
     # LongLive's window serves any causal generator of its sizes, so it is the one to take where nothing tells.
-    names = ("longlive-1.3b", *PRESETS)
+    names = (*([called] if called else []), "longlive-1.3b", *PRESETS)
     fits = (PRESETS[name] for name in names if PRESETS[name].dit == dit and PRESETS[name].causal == causal)
     return next(fits, None)
 

@@ -30,6 +30,7 @@ __all__ = [
     "advice",
     "base_named",
     "bases",
+    "called",
     "locate",
     "model_folders",
     "recipe_layout",
@@ -167,6 +168,20 @@ def bases() -> Iterator[Path]:
         found = _place(Needed(repository=repository, file=_BASE[0]), model_folders())
         if found is not None:
             yield found.parent
+
+
+def called(checkpoint: Path) -> str | None:
+    """The model that a checkpoint of a generator is by its public name; None where its name says nothing.
+
+    Args:
+        checkpoint: The file. A name that anything may have, as "model.pt", counts with its folder only.
+    """
+    for recipe in RECIPES.values():
+        parts = Path(recipe.dit[0].file).parts
+        telling = parts if Path(parts[-1]).stem == "model" else parts[-1:]
+        if not parts[-1].startswith(DIT_STEM) and checkpoint.absolute().parts[-len(telling) :] == telling:
+            return recipe.name
+    return None
 
 
 def base_named(name: str) -> Path:

@@ -32,7 +32,7 @@ from studio.model.memory import MemoryMode, mode_named
 from studio.model.pickles import is_pickle
 from studio.model.places import check_device, check_dtype
 from studio.model.quantize import RowLinear, check_quantization, quantized
-from studio.model.recipes import RECIPES, adapters_of, base_named, bases, recipe_layout
+from studio.model.recipes import RECIPES, adapters_of, base_named, bases, called, recipe_layout
 from studio.model.shards import write_shards
 from studio.model.sources import open_source
 from studio.model.text import (
@@ -258,7 +258,7 @@ def layout_of(name: str | Path, *, base: str | Path | None = None, ema: bool | N
     run = find_trained(path)
     if isinstance(run, Trained):
         return run.open(layout_of, base=base, ema=ema)
-    layout = find(run or path, base=base, ema=ema, elsewhere=bases)
+    layout = find(run or path, base=base, ema=ema, elsewhere=bases, called=called)
     return layout, adapters_of(path, layout.dit.path)
 
 

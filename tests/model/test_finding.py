@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from studio.config import PRESETS
 from studio.model.layouts import find
 from studio.model.pickles import is_pickle
 from studio.model.shards import write_shards
@@ -327,6 +328,33 @@ def test_the_folder_of_longlive_brings_its_adapter(root, inside):
     is_whole(load(place / "longlive_base.pt"))
     (place / "longlive_base.pt").rename(place / "mine.pt")
     is_whole(load(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("checkpoints/self_forcing_dmd.pt", "self-forcing-1.3b"),
+        ("self_forcing_dmd.pt", "self-forcing-1.3b"),
+        ("autoregressive_checkpoint_warp_4step_cfg2/model.pt", "causvid-1.3b"),
+        ("longlive_base.pt", "longlive-1.3b"),
+        ("model.pt", "longlive-1.3b"),
+    ],
+)
+@pytest.mark.parametrize("sizes", ["the preset's", "others"])
+def test_a_public_file_has_the_cache_and_noise_of_its_model(root, monkeypatch, name, preset, sizes):
+    if sizes == "the preset's":
+        dit = dataclasses.replace(DIT, heads=2, text_len=16, eps=1e-5)
+        text = dataclasses.replace(official.TEXT, text_len=16)
+        for one in [one for one in PRESETS if PRESETS[one].causal and one != "miniature"]:
+            tiny = dataclasses.replace(PRESETS[one], dit=dit, text=text, vae=official.VAE)
+            monkeypatch.setitem(PRESETS, one, tiny)
+    file = root / "m" / name
+    file.parent.mkdir(parents=True)
+    torch.save({"generator": wrapped(dit_state())}, file)
+    for path in (file, root / "m"):
+        config = layout_of(path)[0].config
+        assert (config.cache, config.sampler) == (PRESETS[preset].cache, PRESETS[preset].sampler)
+        assert (config.name == preset) == (sizes == "the preset's")
 
 
 # What loading is told
