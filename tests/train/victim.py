@@ -45,8 +45,8 @@ def main(folder: str, moment: str) -> None:
     else:
         write = snapshots._write
 
-        def half(path, tensors):
-            write(path, tensors)
+        def half(path, tensors, *more):
+            write(path, tensors, *more)
             if it.done == 6 and path.name == "optimizers.safetensors":
                 path.write_bytes(path.read_bytes()[:1000])
                 die()
