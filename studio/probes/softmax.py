@@ -79,7 +79,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     Returns:
         `[N, Q, K]` float32; each row sums to 1.
     """
-    logits = torch.einsum("qnd,knd->nqk", q.float(), k.float()) * q.shape[-1] ** -0.5
+    logits = _products(q.transpose(0, 1), k.permute(1, 2, 0)).mul_(q.shape[-1] ** -0.5)
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
     return logits.softmax(dim=-1)
@@ -113,3 +113,10 @@ def pool_over_slots(q: Tensor, k: Tensor, tokens: int, mask: Tensor | None = Non
         positions += weights.sum(dim=(0, 1))
     mass = torch.cat(by_query, dim=1).unflatten(1, (frames, count)).mean(dim=2)
     return mass, positions / (heads * len(asked))
+
+
+def _products(q: Tensor, k: Tensor) -> Tensor:
+    """`[N, Q, D]` times `[N, D, K]`, in float32."""
+    if q.is_cuda and q.dtype == k.dtype and q.dtype in (torch.bfloat16, torch.float16):
+        return torch.bmm(q, k, out_dtype=torch.float32)  # the same sums, without a copy of every key
+    return torch.bmm(q.float(), k.float())
