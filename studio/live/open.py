@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -66,6 +67,8 @@ def open(
     if seed is not None:
         seed = check_seed(seed)
     models = load_models(model, check_device(device), check_dtype(dtype), mode, **loading)
+    if timeline is None or timeline.length is None:
+        models = _endless(models)
     if models.dit.fused is not None:
         warm_up(models, progress)
     if timeline is None:
@@ -73,6 +76,15 @@ def open(
     elif seed is not None:
         timeline = timeline.with_seed(seed)
     return Session(models, timeline=timeline, policy=policy, lead=lead, load_s=time.perf_counter() - started)
+
+
+def _endless(models: Models) -> Models:
+    """The networks for a video without an end: of a cache that keeps everything, only what is looked at is kept."""
+    cache = models.config.cache
+    if cache.window is not None or cache.attend is None:
+        return models
+    bounded = dataclasses.replace(cache, window=cache.attend, sink=0, attend=None)
+    return dataclasses.replace(cast(Any, models), config=dataclasses.replace(models.config, cache=bounded))
 
 
 def load_models(

@@ -24,6 +24,7 @@ from tests.model import official
 from tests.model.official import DIT, dit_state, lora_state, text_state, vae_state, wrapped
 from tests.model.tiny import tiny_models
 
+NAME = "self-forcing-1.3b"
 TWO_HEADS = {"_class_name": "WanModel", "dim": DIT.dim, "num_heads": 2, "text_len": 16, "eps": 1e-5}
 
 
@@ -355,6 +356,28 @@ def test_a_public_file_has_the_cache_and_noise_of_its_model(root, monkeypatch, n
         config = layout_of(path)[0].config
         assert (config.cache, config.sampler) == (PRESETS[preset].cache, PRESETS[preset].sampler)
         assert (config.name == preset) == (sizes == "the preset's")
+
+
+def test_a_generator_that_keeps_everything_plays_without_an_end(root, monkeypatch):
+    import studio
+
+    monkeypatch.setitem(PRESETS, NAME, dataclasses.replace(
+        PRESETS[NAME], height=16, width=24, dit=dataclasses.replace(DIT, heads=2, text_len=16, eps=1e-5),
+        text=dataclasses.replace(official.TEXT, text_len=16), vae=official.VAE,
+    ))  # fmt: skip
+    torch.save({"generator_ema": wrapped(dit_state(), "model._fsdp_wrapped_module.")}, root / "self_forcing_dmd.pt")
+    seen, blocks = {}, 9
+    for length in (None, blocks):
+        timeline = studio.Timeline.of("a red fox").with_length(length)
+        with studio.open(root / "self_forcing_dmd.pt", timeline=timeline, device="cpu") as session:
+            assert session.name == NAME
+            cache = session.models.config.cache
+            assert (cache.window, cache.attend) == ((21, None) if length is None else (None, 21))
+            with session.frames() as frames:
+                seen[length] = [next(frames) for _ in range(blocks)]
+    # More than what is looked at: 27 latent frames, of which each block sees 21.
+    for endless, ended in zip(seen[None], seen[blocks], strict=True):
+        assert abs(endless.astype(int) - ended.astype(int)).max() <= 1
 
 
 # What loading is told
