@@ -47,7 +47,7 @@ import torch
 from studio.config import ModelConfig
 from studio.events import Event
 from studio.live.accuracy import accuracy
-from studio.live.open import check_device, check_dtype, load_models
+from studio.live.open import check_device, check_dtype, endless, load_models
 from studio.live.roofline import block_flops, decode_flops, matrix_product_flops
 from studio.live.session import Session
 from studio.live.warming import Progress, warm_up
@@ -122,7 +122,7 @@ def bench(
         }
         given = {name: value for name, value in asked.items() if value is not None}
         models = load_models(model, place, kind, "auto", **given)
-    figures = _measured(models, blocks, started, say, progress)
+    figures = _measured(endless(models), blocks, started, say, progress)
     compute = figures.pop("compute").split(", attention by")[0]  # the setting says it
     if exact:
         say("comparing")

@@ -68,7 +68,7 @@ def open(
         seed = check_seed(seed)
     models = load_models(model, check_device(device), check_dtype(dtype), mode, **loading)
     if timeline is None or timeline.length is None:
-        models = _endless(models)
+        models = endless(models)
     if models.dit.fused is not None:
         warm_up(models, progress)
     if timeline is None:
@@ -78,8 +78,15 @@ def open(
     return Session(models, timeline=timeline, policy=policy, lead=lead, load_s=time.perf_counter() - started)
 
 
-def _endless(models: Models) -> Models:
-    """The networks for a video without an end: of a cache that keeps everything, only what is looked at is kept."""
+def endless(models: Models) -> Models:
+    """The networks for a video without an end: of a cache that keeps everything, only what is looked at is kept.
+
+    Args:
+        models: networks.
+
+    Returns:
+        The same ones, with a configuration whose cache is bounded.
+    """
     cache = models.config.cache
     if cache.window is not None or cache.attend is None:
         return models

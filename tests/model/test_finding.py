@@ -360,12 +360,14 @@ def test_a_public_file_has_the_cache_and_noise_of_its_model(root, monkeypatch, n
 
 def test_a_generator_that_keeps_everything_plays_without_an_end(root, monkeypatch):
     import studio
+    from studio.live.bench import bench
 
     monkeypatch.setitem(PRESETS, NAME, dataclasses.replace(
         PRESETS[NAME], height=16, width=24, dit=dataclasses.replace(DIT, heads=2, text_len=16, eps=1e-5),
         text=dataclasses.replace(official.TEXT, text_len=16), vae=official.VAE,
     ))  # fmt: skip
     torch.save({"generator_ema": wrapped(dit_state(), "model._fsdp_wrapped_module.")}, root / "self_forcing_dmd.pt")
+    assert bench(root / "self_forcing_dmd.pt", blocks=2, device="cpu")["denoise_fps"] > 0
     seen, blocks = {}, 9
     for length in (None, blocks):
         timeline = studio.Timeline.of("a red fox").with_length(length)
