@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,8 @@ DRIFT = """\
 {seconds:g} s of one prompt, read in windows of {window:g} s: the first and the last. Attributes: shares read right;
 brightness and contrast in levels of 255; milliseconds to make a block of all films, not decoded, at the beginning and
 at the end."""
+# Colours of a film strip, a third of the bytes of all of them.
+TINTS = 256
 INK, SOFT = "#1d2129", "#5a6270"
 # The dark ones of the palette first: curves are thin.
 COLOURS = tuple(HEXES[i] for i in (5, 4, 2, 3, 0, 1))
@@ -108,6 +111,7 @@ class Strip:
             The path.
         """
         from matplotlib.figure import Figure
+        from PIL import Image
 
         seconds = [s for s in self.seconds if any(s in row for row in self.rows.values())]
         films, kinds = len(self.texts), list(self.rows)
@@ -126,7 +130,9 @@ class Strip:
                         one.set_title(f"{second:g} s", fontsize=6, color=SOFT, pad=2)
                 axes[0].set_ylabel(kind, fontsize=7, color=INK)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=110, format="png")
+        Image.open(drawn).convert("RGB").quantize(TINTS).save(path, optimize=True)
         return path
 
 

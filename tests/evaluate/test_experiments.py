@@ -220,8 +220,8 @@ def test_a_file_that_holds_something_else_stays(text, tmp_path, capsys):
 def test_a_strip_says_its_moments_over_the_first_row(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *to, **how: drawn.append(self) or savefig(self, *to, **how))
     strip = Strip((0.0, 0.5), fps=16, films=2)
     for kind in ("keep", "clear"):
         strip.add(kind, 0, torch.zeros(2, 9, 3, 16, 16), ["one", "two"])
