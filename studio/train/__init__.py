@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from studio.train.initialisation import InitialiseConfig, initialise, initialise_preset
     from studio.train.launching import launch
     from studio.train.longtune import LongTuneConfig, long_tune, long_tune_preset
-    from studio.train.networks import Networks, TaughtNetworks, TrainedNetworks, fresh_models
-    from studio.train.pocket import POCKET, pocket_models
+    from studio.train.networks import Networks, TaughtNetworks, TrainedNetworks, fresh_models, pocket_models
+    from studio.train.pocket import POCKET
     from studio.train.pretraining import PretrainConfig, pretrain, pretrain_preset
     from studio.train.running import Run
 
@@ -46,8 +46,8 @@ _ROOMS = {
     "initialisation": ("InitialiseConfig", "initialise", "initialise_preset"),
     "launching": ("launch",),
     "longtune": ("LongTuneConfig", "long_tune", "long_tune_preset"),
-    "networks": ("Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models"),
-    "pocket": ("POCKET", "pocket_models"),
+    "networks": ("Networks", "TaughtNetworks", "TrainedNetworks", "fresh_models", "pocket_models"),
+    "pocket": ("POCKET",),
     "pretraining": ("PretrainConfig", "pretrain", "pretrain_preset"),
     "running": ("Run",),
 }

@@ -21,6 +21,7 @@ from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.vae import VideoVAE
 from studio.model.weights import Models, layout_of, load, load_checked, read, save
 from studio.train.kinship import check_kin
+from studio.train.pocket import POCKET
 from studio.train.recipe import MatchingConfig
 from studio.world import vocabulary
 
@@ -33,6 +34,7 @@ __all__ = [
     "open_networks",
     "open_teacher",
     "open_transformer",
+    "pocket_models",
 ]
 
 
@@ -214,6 +216,21 @@ def open_transformer(name: str, *, role: str = "teacher") -> WanDiT:
     return network.eval().requires_grad_(False)
 
 
+def pocket_models(seed: int = 0) -> Models:
+    """The pocket model with fresh weights and the miniature's trained VAE.
+
+    Args:
+        seed: Seed of the weights.
+
+    Returns:
+        The networks on the CPU.
+
+    Raises:
+        FileNotFoundError: If the miniature's VAE is not there.
+    """
+    return fresh_models(POCKET, vae="miniature", seed=seed)
+
+
 def open_generator(name: str) -> Models:
     """Load the model that a training begins with.
 
@@ -227,17 +244,11 @@ def open_generator(name: str) -> Models:
         FileNotFoundError: If it is not there.
         ValueError: If a file is damaged or of another kind.
     """
-    return load(name) if not _fresh(name) else _pocket()
+    return load(name) if not _fresh(name) else pocket_models()
 
 
 def _fresh(name: str) -> bool:
     return name == "pocket" and not Path(name).exists()
-
-
-def _pocket() -> Models:
-    from studio.train.pocket import pocket_models
-
-    return pocket_models()
 
 
 def open_teacher(config: Taught) -> WanDiT:
@@ -255,7 +266,7 @@ def open_teacher(config: Taught) -> WanDiT:
     """
     if _fresh(config.generator):
         with tempfile.TemporaryDirectory() as folder:
-            save(_pocket(), folder)
+            save(pocket_models(), folder)
             check_kin(folder, config.teacher, called=config.generator)
     else:
         check_kin(config.generator, config.teacher)

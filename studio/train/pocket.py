@@ -6,10 +6,8 @@ It is there to try every training on; its pictures are of the size of a thumbnai
 from __future__ import annotations
 
 from studio.config import CacheConfig, DiTConfig, ModelConfig, SamplerConfig, TextConfig, preset
-from studio.model.weights import Models
-from studio.train.networks import fresh_models
 
-__all__ = ["POCKET", "pocket_models"]
+__all__ = ["POCKET"]
 
 _MINIATURE = preset("miniature")
 _CHANNELS = _MINIATURE.vae.z_dim
@@ -27,18 +25,3 @@ POCKET = ModelConfig(
     cache=CacheConfig(sink=3, window=3, positions="window", sink_policy="rewrite"),
     sampler=SamplerConfig(shift=3.0),
 )  # fmt: skip
-
-
-def pocket_models(seed: int = 0) -> Models:
-    """The pocket model with fresh weights and the miniature's trained VAE.
-
-    Args:
-        seed: Seed of the weights.
-
-    Returns:
-        The networks on the CPU.
-
-    Raises:
-        FileNotFoundError: If the miniature's VAE is not there.
-    """
-    return fresh_models(POCKET, vae="miniature", seed=seed)

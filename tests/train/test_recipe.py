@@ -134,8 +134,7 @@ def test_a_training_looks_before_it_loads(kin, monkeypatch):
 
 def test_the_pocket_model_is_known_by_name(tmp_path):
     from studio.train.initialisation import initialise_preset
-    from studio.train.networks import open_generator, open_teacher
-    from studio.train.pocket import pocket_models
+    from studio.train.networks import open_generator, open_teacher, pocket_models
 
     mine, named = pocket_models(), open_generator("pocket")
     assert all(torch.equal(a, b) for a, b in zip(mine.dit.parameters(), named.dit.parameters(), strict=True))
