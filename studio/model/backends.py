@@ -19,7 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BACKENDS", "Backend", "attention", "available", "backend_named", "choose", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "FP8",
+    "Backend",
+    "attention",
+    "available",
+    "backend_named",
+    "choose",
+    "use_backend",
+    "widened",
+]
 
 VARIABLE = "STUDIO_ATTENTION"
 

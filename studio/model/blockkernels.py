@@ -15,11 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from studio.model.backends import FP8
 from studio.model.rope import Rotary
 
 __all__ = ["attention_inputs", "gelu_rows"]
-
-FP8 = torch.float8_e4m3fn
 
 
 @triton.jit

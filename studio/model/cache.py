@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from studio.config import CacheConfig, DiTConfig, SinkPolicy
+from studio.model.backends import FP8
 from studio.model.rope import Rotary, rotary
 
 __all__ = ["CacheCall", "KVCache", "Slot"]
@@ -118,7 +119,7 @@ class KVCache:
         shape = (batch, capacity * self.tokens, dit.heads, dit.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(dit.layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(dit.layers)]
-        kept = torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype
+        kept = torch.bfloat16 if dtype == FP8 else dtype
         self._recent = torch.zeros((batch, capacity, *latents), device=device, dtype=kept)
         self._slots = [EMPTY] * capacity
         self.end = self.origin = 0

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from studio.model.backends import FP8
+
 __all__ = [
     "Fp8Linear",
     "Int8Linear",
@@ -50,7 +52,6 @@ LAYERS = {
     "fp8": {"WanDiT": _DIT_LARGE, "TextEncoder": _TEXT_LAYERS},
     "fp8-kv": {"WanDiT": _DIT_LARGE, "TextEncoder": _TEXT_LAYERS},
 }
-FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(FP8).max
 
 

@@ -53,6 +53,14 @@ def equal(ours, theirs) -> bool:
     return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.fixture
+def begun(models):
+    """A session whose block 1 is in its first step, and what holds it there."""
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        _consumer, blocker = under_way(session, models, call(1, FIRST))
+        yield session, blocker
+
+
 @pytest.mark.parametrize("policy", ["recache", "keep", "clear"])
 @pytest.mark.parametrize("block", [1, 4])
 def test_a_block_in_its_first_steps_begins_again(models, policy, block):
@@ -100,56 +108,51 @@ def test_a_block_that_began_with_a_recache_or_a_clear_is_left_alone(models, poli
         assert made(session, 2) == [(FOX, None), (SEA, policy)]
 
 
-def test_an_edit_does_not_reach_a_block_under_way(models):
-    with Session(models, timeline=Timeline.of(FOX)) as session:
-        _consumer, blocker = under_way(session, models, call(1, FIRST))
-        with pytest.raises(ValueError, match="not begun, 2 or later, got 1"):
-            session.switch(SEA, at=1)
-        with pytest.raises(ValueError, match="the past cannot be edited"):
-            session.timeline = session.timeline.put(Segment(SEA, 1))
-        blocker.remove()
-        assert made(session, 2) == [(FOX, None)] * 2
+def test_an_edit_does_not_reach_a_block_under_way(begun):
+    session, blocker = begun
+    with pytest.raises(ValueError, match="not begun, 2 or later, got 1"):
+        session.switch(SEA, at=1)
+    with pytest.raises(ValueError, match="the past cannot be edited"):
+        session.timeline = session.timeline.put(Segment(SEA, 1))
+    blocker.remove()
+    assert made(session, 2) == [(FOX, None)] * 2
 
 
-def test_the_last_of_several_switches_wins(models):
-    with Session(models, timeline=Timeline.of(FOX)) as session:
-        _consumer, blocker = under_way(session, models, call(1, FIRST))
-        assert [session.switch(prompt).effective_block for prompt in (SEA, SNOW)] == [1, 1]
-        blocker.remove()
-        assert made(session, 2) == [(FOX, None), (SNOW, "recache")]
-        assert session.timeline.segments == (Segment(FOX), Segment(SNOW, 1, policy="recache"))
+def test_the_last_of_several_switches_wins(begun):
+    session, blocker = begun
+    assert [session.switch(prompt).effective_block for prompt in (SEA, SNOW)] == [1, 1]
+    blocker.remove()
+    assert made(session, 2) == [(FOX, None), (SNOW, "recache")]
+    assert session.timeline.segments == (Segment(FOX), Segment(SNOW, 1, policy="recache"))
 
 
-def test_a_prompt_that_cannot_be_read_stops_there_and_is_mended_there(models):
-    with Session(models, timeline=Timeline.of(FOX)) as session:
-        _consumer, blocker = under_way(session, models, call(1, FIRST))
-        session.switch("boom")
-        blocker.remove()
-        wait_for(lambda: session.error)
-        assert "choked on boom" in session.error.message
-        assert session.switch(SEA).effective_block == 1
-        session.play()
-        assert made(session, 2) == [(FOX, None), (SEA, "recache")]
+def test_a_prompt_that_cannot_be_read_stops_there_and_is_mended_there(begun):
+    session, blocker = begun
+    session.switch("boom")
+    blocker.remove()
+    wait_for(lambda: session.error)
+    assert "choked on boom" in session.error.message
+    assert session.switch(SEA).effective_block == 1
+    session.play()
+    assert made(session, 2) == [(FOX, None), (SEA, "recache")]
 
 
-def test_leaving_the_take_leaves_no_block_open(models):
-    with Session(models, timeline=Timeline.of(FOX)) as session:
-        _consumer, blocker = under_way(session, models, call(1, FIRST))
-        session.switch(SEA)
-        session.restart()
-        blocker.remove()
-        assert made(session, 1) == [(FOX, None)]
-        assert session.timeline.segments[1:] == (Segment(SEA, 1, policy="recache"),)
+def test_leaving_the_take_leaves_no_block_open(begun):
+    session, blocker = begun
+    session.switch(SEA)
+    session.restart()
+    blocker.remove()
+    assert made(session, 1) == [(FOX, None)]
+    assert session.timeline.segments[1:] == (Segment(SEA, 1, policy="recache"),)
 
 
-def test_a_pause_after_the_switch_ends_with_the_block_made_again(models):
-    with Session(models, timeline=Timeline.of(FOX)) as session:
-        _consumer, blocker = under_way(session, models, call(1, FIRST))
-        session.switch(SEA)
-        session.pause()
-        blocker.remove()
-        wait_for(lambda: session.state == "paused")
-        assert made(session, 2) == [(FOX, None), (SEA, "recache")]
+def test_a_pause_after_the_switch_ends_with_the_block_made_again(begun):
+    session, blocker = begun
+    session.switch(SEA)
+    session.pause()
+    blocker.remove()
+    wait_for(lambda: session.state == "paused")
+    assert made(session, 2) == [(FOX, None), (SEA, "recache")]
 
 
 def test_who_watches_sees_the_whole_cache_before_the_switch_and_no_fault(models):

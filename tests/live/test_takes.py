@@ -591,14 +591,23 @@ def test_files_without_a_log(tmp_path):
             read_log(tmp_path / name)
 
 
-@pytest.mark.parametrize("resting", [0, 2**40])
-def test_frames_after_a_decode_that_failed_half_way_are_those_of_one_that_did_not(models, resting, monkeypatch):
-    monkeypatch.setattr("studio.live.take.RESTING", resting)
-    line = Timeline.of(FOX, length=6)
+@pytest.fixture(params=[0, 2**40])
+def resting(request, monkeypatch):
+    """Takes at rest keep nothing of their decoder, or all of it."""
+    monkeypatch.setattr("studio.live.take.RESTING", request.param)
+
+
+def frames_of(models, line: Timeline) -> np.ndarray:
+    """Every frame of a timeline with an end, made without a stop."""
     with Session(models, timeline=line) as session:
-        run(session, 6)
-        wanted = session.clip(0, session.stats.generated_frames)
-    calls = itertools.count()
+        run(session, line.length)
+        return session.clip(0, session.stats.generated_frames)
+
+
+@pytest.mark.usefixtures("resting")
+def test_frames_after_a_decode_that_failed_half_way_are_those_of_one_that_did_not(models):
+    line = Timeline.of(FOX, length=6)
+    wanted, calls = frames_of(models, line), itertools.count()
 
     def fail(*_):
         if next(calls) == 3:
@@ -615,13 +624,10 @@ def test_frames_after_a_decode_that_failed_half_way_are_those_of_one_that_did_no
     handle.remove()
 
 
-@pytest.mark.parametrize("resting", [0, 2**40])
-def test_a_take_left_while_it_decodes_goes_on_as_if_it_had_not_been(models, resting, monkeypatch):
-    monkeypatch.setattr("studio.live.take.RESTING", resting)
+@pytest.mark.usefixtures("resting")
+def test_a_take_left_while_it_decodes_goes_on_as_if_it_had_not_been(models):
     line = Timeline.of(FOX, length=5)
-    with Session(models, timeline=line) as session:
-        run(session, 5)
-        wanted = session.clip(0, session.stats.generated_frames)
+    wanted = frames_of(models, line)
     with Session(models, timeline=line) as session:
         run(session, 3)
         reached, release = threading.Event(), threading.Event()
