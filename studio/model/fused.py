@@ -208,7 +208,9 @@ def _feed_forward(ffn: nn.Module, x: Tensor, gelu_rows: GeluRows | None) -> Tens
     if quick is not None and isinstance(second, Fp8Linear) and not second._forward_hooks:
         rows, scale = quick(first(x).flatten(0, -2))
         return second.product(rows, scale, x.dtype).unflatten(0, x.shape[:-1])
-    if type(first) is not nn.Linear or first._forward_hooks or x.device.type != "cuda" or x.dtype == torch.float32:
+    # Under autocast the layers' weights are wider than what reaches them, and only the layers themselves know it.
+    alike = x.dtype == first.weight.dtype != torch.float32
+    if type(first) is not nn.Linear or first._forward_hooks or x.device.type != "cuda" or not alike:
         return ffn(x)
     hidden = torch.ops.aten._addmm_activation(first.bias, x.flatten(0, -2), first.weight.t(), use_gelu=True)
     return second(hidden.unflatten(0, x.shape[:-1]))
