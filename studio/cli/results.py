@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, metavar="WHAT", help="switches, minute, drift or page")
     parser.add_argument("--model", default="miniature", help="name or folder of a model (default: %(default)s)")
     parser.add_argument("--label", help="name of this model on the page (default: the model's)")
+    parser.add_argument("--note", metavar="TEXT", help="a remark that the page shows below these numbers")
     parser.add_argument("--clips", type=int, help="videos a seed (default: 48, 24 for a minute, 32 for drift)")
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="seeds of captions and noise (default: 0 1 2; 0 for drift)"
@@ -61,6 +62,8 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
         film = resultspage.Strip(VIEWS[options.kind]) if options.kind in VIEWS else None
         found = measure(options, lambda text: say(f"{text} ..."), film)
         found["command"] = command(options)
+        if options.note:
+            found["note"] = options.note
         found["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         results.setdefault(options.kind, {})[label] = found
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,7 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
     """
     folder, made = pictures(path), []
     folder.mkdir(parents=True, exist_ok=True)
-    text = ["# Results", "", HEAD.format(name=path.name), ""]
+    text = ["# Results", "", HEAD.format(name=path.name), "", *_side_by_side(results)]
     for kind, label, found in _entries(results):
         title, lines, figure = {"switches": _switches, "minute": _minute, "drift": _drift}[kind](found)
         text += [f"## {title}: {label}", "", *lines, ""]
@@ -159,6 +159,7 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
         names += [name for name in (f"{kind}-{slug(label)}.png",) if (folder / name).exists()]
         text += [line for name in names for line in (f"![{title}, {label}]({folder.name}/{name})", "")]
         text += [FOOT.format(**{**found, "seeds": ", ".join(map(str, found["seeds"]))}), ""]
+        text += [found["note"], ""] if found.get("note") else []
     page = path.with_suffix(".md")
     page.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
     return [page, *made]
@@ -168,6 +169,29 @@ def _entries(results: dict[str, Any]) -> Iterable[tuple[str, str, dict[str, Any]
     for kind in ("switches", "minute", "drift"):
         for label, found in results.get(kind, {}).items():
             yield kind, label, found
+
+
+def _side_by_side(results: dict[str, Any]) -> list[str]:
+    """What several models share of the tables below, a row a model; nothing for one model."""
+    text: list[str] = []
+    switches, drift = results.get("switches", {}), results.get("drift", {})
+    if len(switches) > 1:
+        rows = [
+            (label, policy, *(_percent(row[key]) for key in ("kept", "new", "alignment")), _plain(row["jump"]))
+            for label, found in switches.items()
+            for policy, row in found["policies"].items()
+        ]
+        text += [*_table(("switches", "policy", "kept", "new", "alignment", "jump"), rows), ""]
+    if len(drift) > 1:
+        caches = list(dict.fromkeys(name for found in drift.values() for name in found["caches"]))
+        rows = [(label, *(_ends(found["caches"].get(name)) for name in caches)) for label, found in drift.items()]
+        text += [*_table(("alignment, first → last window of drift", *caches), rows), ""]
+    return ["## Side by side", "", *text] if text else []
+
+
+def _ends(part: dict[str, Any] | None) -> str:
+    windows = part["windows"] if part else []
+    return " → ".join(_percent(window["alignment"]) for window in (*windows[:1], *windows[-1:]))
 
 
 def _percent(value: dict[str, float]) -> str:
