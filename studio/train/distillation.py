@@ -28,11 +28,9 @@ DISTILL_PRESETS: dict[str, dict[str, Any]] = {
     **MATCHING_PRESETS,
     "miniature": {
         **MATCHING_PRESETS["miniature"],
-        "steps": 3500,
-        "generator_rate": 2e-5,
-        "critic_rate": 2e-5,
+        "steps": 265,
         "batch": 64,
-        "average_from": 500,
+        "average_from": 90,
     },
 }
 

@@ -95,11 +95,11 @@ LONG_TUNE_PRESETS: dict[str, dict[str, Any]] = {
     **MATCHING_PRESETS,
     "miniature": {
         **MATCHING_PRESETS["miniature"],
-        "steps": 3000,
+        "steps": 874,
         "batch": 48,
         "max_length": 975,
         "average": 0.99,
-        "average_from": 200,
+        "average_from": 300,
         "lora": None,
     },
     "pocket": {**MATCHING_PRESETS["pocket"], "lora": None, "new_frames": 6, "max_length": 45},

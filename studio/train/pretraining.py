@@ -90,7 +90,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
     # On one GPU or more: clips are rendered and encoded there, about 30 times each is met under other noise.
     "miniature": {
         "generator": "miniature",
-        "steps": 16000,
+        "steps": 4200,
         "batch": 48,
         "generator_rate": 3e-4,
         "warmup": 200,
@@ -101,7 +101,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "pool": 2048,
         "renew_every": 20,
         "switched": 0.25,
-        "save_every": 4000,
+        "save_every": 1000,
         "export": True,
     },
     "pocket": {
