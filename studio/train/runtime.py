@@ -132,8 +132,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on its way to the device; a GPU is not waited for, so that the next step is prepared meanwhile."""
+    if device.type != "cuda":
+        return tensor.to(device)
     # Pinned memory has a place for every element, which a tensor spread out by `expand` has not.
-    return tensor.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
