@@ -21,6 +21,11 @@ from studio.train.sharding import is_sharded, whole
 
 __all__ = ["Learner", "make_accelerator", "make_optimizer", "start_trackers"]
 
+_SETTLED = (
+    "accelerate knows one device for the life of a process, and an earlier training here took {device}; "
+    "restart the kernel to train elsewhere{instead}"
+)
+
 
 class Learner:
     """One network with its optimiser: gradients over micro-batches and ranks, clipping, one step.
@@ -126,7 +131,8 @@ def make_accelerator(config: TrainConfig) -> Any:
 
     Raises:
         ImportError: If accelerate, or a tracker that is asked for, is not installed.
-        RuntimeError: If several processes were started and do not know each other.
+        RuntimeError: If several processes were started and do not know each other, or an earlier training of this
+            process has settled for another device.
         ValueError: If there is no such tracker.
     """
     try:
@@ -134,18 +140,24 @@ def make_accelerator(config: TrainConfig) -> Any:
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
     _check_trackers(config.trackers)
-    accelerator = Accelerator(
-        cpu=config.device == "cpu",
-        mixed_precision="no",
-        log_with=list(config.trackers) or None,
-        project_dir=config.out,
-    )
+    stays = config.device == "cpu"
+    try:
+        accelerator = Accelerator(
+            cpu=stays, mixed_precision="no", log_with=list(config.trackers) or None, project_dir=config.out
+        )
+    except ValueError as error:
+        if not stays:
+            raise
+        raise RuntimeError(_SETTLED.format(device="a GPU", instead="")) from error
     started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
     if accelerator.num_processes != started:
         raise RuntimeError(
             f"{started} processes were started and each would train alone, got {accelerator.num_processes} together; "
             "without a GPU use device='cpu' in all of them"
         )
+    kept_off = stays or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    if accelerator.device.type == "cpu" and torch.cuda.is_available() and not kept_off:
+        raise RuntimeError(_SETTLED.format(device="the processor", instead=", or give device='cpu'"))
     return accelerator
 
 

@@ -76,6 +76,34 @@ def test_processes_that_would_train_each_alone_are_stopped(monkeypatch):
         make_accelerator(DistillConfig(out="o", generator="g", teacher="t"))
 
 
+def test_a_process_that_has_settled_for_another_device_says_so(monkeypatch):
+    from studio.train.learner import make_accelerator
+
+    told = DistillConfig(out="o", generator="g", teacher="t", device="cpu")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert make_accelerator(told).device.type == "cpu"
+    # The same again is fine, and so is whatever there is where that is the processor.
+    assert (
+        make_accelerator(told).device.type
+        == make_accelerator(dataclasses.replace(told, device=None)).device.type
+        == "cpu"
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(RuntimeError, match=r"an earlier training here took the processor; .* or give device='cpu'"):
+        make_accelerator(dataclasses.replace(told, device=None))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert make_accelerator(dataclasses.replace(told, device=None)).device.type == "cpu"
+
+    def settled(**_):
+        raise ValueError("AcceleratorState has already been initialized")
+
+    monkeypatch.setattr("accelerate.Accelerator", settled)
+    with pytest.raises(RuntimeError, match="an earlier training here took a GPU; restart the kernel"):
+        make_accelerator(told)
+    with pytest.raises(ValueError, match="already been initialized"):
+        make_accelerator(dataclasses.replace(told, device=None))
+
+
 def test_what_cannot_be_launched_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"must be one of PretrainConfig, .* got TrainConfig"):
         launch(TrainConfig(out="o", generator="g"), 2)
