@@ -192,6 +192,31 @@ def test_the_command_writes_numbers_a_page_and_pictures(folder, tmp_path, capsys
     capsys.readouterr()
 
 
+def test_two_models_stand_side_by_side_and_a_remark_below_its_numbers(tmp_path, capsys):
+    def drift_of(first, last, **more):
+        windows = [
+            {"seconds": 10.0 * (i + 1), "alignment": {"mean": share, "spread": 0.0}, "right": {"shape": 1.0},
+             "brightness": {"mean": 9.0, "spread": 0.0}, "contrast": {"mean": 9.0, "spread": 0.0}}
+            for i, share in enumerate((first, 0.5, last))
+        ]  # fmt: skip
+        told = {"seconds": 30.0, "window": 10.0, "clips": 1, "seeds": [0], "hardware": "h", "torch": "t", "date": "d"}
+        caches = {name: {"windows": windows, "block_seconds": [0.1, 0.1]} for name in more.pop("caches", ("9+3",))}
+        return {"caches": caches, "command": "c", **told, **more}
+
+    out = tmp_path / "results.json"
+    out.write_text(json.dumps({"drift": {"early": drift_of(0.9, 0.7)}}))
+    page = out.with_suffix(".md")
+    assert main(["results", "page", "--out", str(out)]) == 0
+    assert "Side by side" not in page.read_text()
+    late = drift_of(0.8, 0.6, caches=("12+0",), note="Beside other work.")
+    out.write_text(json.dumps({"drift": {"early": drift_of(0.9, 0.7), "late": late}}))
+    assert main(["results", "page", "--out", str(out)]) == 0
+    text = page.read_text()
+    assert "| early | 90.0 → 70.0 |  |" in text and "| late |  | 80.0 → 60.0 |" in text
+    assert text.rstrip().endswith("Beside other work.") and text.count("Beside other work.") == 1
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
