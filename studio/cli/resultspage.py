@@ -148,7 +148,14 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
     """
     folder, made = pictures(path), []
     folder.mkdir(parents=True, exist_ok=True)
-    text = ["# Results", "", HEAD.format(name=path.name), "", *_side_by_side(results)]
+    text = ["# Results", "", HEAD.format(name=path.name), ""]
+    tables, curves = _side_by_side(results)
+    if tables:
+        text += ["## Side by side", "", *tables]
+    if curves is not None:
+        made.append(folder / "drift.svg")
+        curves.savefig(made[-1], metadata={"Date": None})
+        text += [f"![Drift, side by side]({folder.name}/{made[-1].name})", ""]
     for kind, label, found in _entries(results):
         title, lines, figure = {"switches": _switches, "minute": _minute, "drift": _drift}[kind](found)
         text += [f"## {title}: {label}", "", *lines, ""]
@@ -171,8 +178,8 @@ def _entries(results: dict[str, Any]) -> Iterable[tuple[str, str, dict[str, Any]
             yield kind, label, found
 
 
-def _side_by_side(results: dict[str, Any]) -> list[str]:
-    """What several models share of the tables below, a row a model; nothing for one model."""
+def _side_by_side(results: dict[str, Any]) -> tuple[list[str], Any]:
+    """What several models share of the tables below, a row a model, and their curves; nothing for one model."""
     text: list[str] = []
     switches, drift = results.get("switches", {}), results.get("drift", {})
     if len(switches) > 1:
@@ -182,11 +189,34 @@ def _side_by_side(results: dict[str, Any]) -> list[str]:
             for policy, row in found["policies"].items()
         ]
         text += [*_table(("switches", "policy", "kept", "new", "alignment", "jump"), rows), ""]
-    if len(drift) > 1:
-        caches = list(dict.fromkeys(name for found in drift.values() for name in found["caches"]))
-        rows = [(label, *(_ends(found["caches"].get(name)) for name in caches)) for label, found in drift.items()]
-        text += [*_table(("alignment, first → last window of drift", *caches), rows), ""]
-    return ["## Side by side", "", *text] if text else []
+    if len(drift) < 2:
+        return text, None
+    caches = list(dict.fromkeys(name for found in drift.values() for name in found["caches"]))
+    rows = [(label, *(_ends(found["caches"].get(name)) for name in caches)) for label, found in drift.items()]
+    text += [*_table(("alignment, first → last window of drift", *caches), rows), ""]
+    return text, _curves(drift, caches)
+
+
+def _curves(drift: dict[str, Any], caches: Sequence[str]) -> Any:
+    """Alignment over time: a picture a cache, all to one scale, and in each a line a model, the last one strongest."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.75, 2.5), layout="constrained")
+    pictures = figure.subplots(1, len(caches), sharey=True, squeeze=False)[0]
+    for axes, cache in zip(pictures, caches, strict=True):
+        found = {label: part["caches"][cache]["windows"] for label, part in drift.items() if cache in part["caches"]}
+        for index, (label, windows) in enumerate(found.items()):
+            axes.plot(
+                [window["seconds"] for window in windows], [100 * window["alignment"]["mean"] for window in windows],
+                color=COLOURS[index % len(COLOURS)], label=label, linewidth=2 if index + 1 == len(found) else 1.2,
+            )  # fmt: skip
+        axes.set_title("window {}, sink {}".format(*cache.split("+")), fontsize=8, color=INK)
+        axes.set_xlabel("seconds", fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=6, frameon=False, loc="lower left")
+    pictures[0].set_ylabel("alignment (%)", fontsize=7)
+    return figure
 
 
 def _ends(part: dict[str, Any] | None) -> str:

@@ -207,12 +207,13 @@ def test_two_models_stand_side_by_side_and_a_remark_below_its_numbers(tmp_path, 
     out.write_text(json.dumps({"drift": {"early": drift_of(0.9, 0.7)}}))
     page = out.with_suffix(".md")
     assert main(["results", "page", "--out", str(out)]) == 0
-    assert "Side by side" not in page.read_text()
+    assert "Side by side" not in page.read_text() and not (tmp_path / "results" / "drift.svg").exists()
     late = drift_of(0.8, 0.6, caches=("12+0",), note="Beside other work.")
     out.write_text(json.dumps({"drift": {"early": drift_of(0.9, 0.7), "late": late}}))
     assert main(["results", "page", "--out", str(out)]) == 0
     text = page.read_text()
     assert "| early | 90.0 → 70.0 |  |" in text and "| late |  | 80.0 → 60.0 |" in text
+    assert "(results/drift.svg)" in text and (tmp_path / "results" / "drift.svg").stat().st_size > 1000
     assert text.rstrip().endswith("Beside other work.") and text.count("Beside other work.") == 1
     capsys.readouterr()
 
