@@ -29,8 +29,8 @@ def open(model: Any = "miniature", **options: Any) -> Session:
 
 def compare(
     model: Any = "miniature",
-    first: str = "a red fox runs in the snow",
-    then: str = "the red fox sleeps in the snow",
+    first: str = "a red fox sleeps in the snow",
+    then: str = "the red fox runs in the snow",
     *,
     at: int = 6,
     blocks: int = 10,

@@ -28,13 +28,17 @@ def pages() -> Any:
 PAGES = pages()
 
 
-def run(name: str, folder: Path) -> Any:
+def run(name: str, folder: Path, tell: str | None = None) -> Any:
+    """Run a lesson; `tell` is an expression whose value its last cell tells as JSON."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
     for cell in notebook.cells:
         # Others on this machine must not count: processor time of two threads, not the clock on the wall.
         cell.source = cell.source.replace("started = time", "__import__('torch').set_num_threads(2)\nstarted = time")
         cell.source = cell.source.replace("time.perf_counter()", "time.process_time()")
+    if tell is not None:
+        source = f"display({{'application/json': {tell}}}, raw=True)"
+        notebook.cells.append(nbformat.v4.new_code_cell(source))
     client = nbclient.NotebookClient(
         notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(REPOSITORY)}}
     )
@@ -90,10 +94,16 @@ def errors(notebook: Any) -> list[str]:
 
 @pytest.mark.slow
 def test_the_recache_lab(tmp_path: Path) -> None:
-    notebook = run("03_recache_lab.ipynb", tmp_path)
+    notebook = run("03_recache_lab.ipynb", tmp_path, "{run.name: [shown(run), SWITCH] for run in lab.runs}")
     assert errors(notebook) == []
+    (told,) = outputs(notebook, "application/json")
+    notebook.cells.pop()
+    for name, (line, at) in told.items():
+        # The second prompt is seen in the end, with *keep* later than with the others.
+        assert line[-1] > 0.9 > line[at - 1]
+        assert (line[at + 1] > 0.9) == (name != "keep")
     pictures = figures(notebook)
-    assert len(pictures) == 8  # keep, three policies, films, residue, words, old words by policy
+    assert len(pictures) == 9  # keep, three policies, films, residue, what is shown, words, old words by policy
     assert all(len(base64.b64decode(picture)) > 5000 for picture in pictures)
     (ablation,) = [text for text in outputs(notebook, "text/markdown") if "recache (s)" in text]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ablation.splitlines()[2:]]
