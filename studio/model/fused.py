@@ -28,6 +28,8 @@ __all__ = ["Fused"]
 
 # Compiled kernels are made for one shape each; the block's own comes first, others have to be worth it.
 _SHAPES = 4
+# The kind of device on which the kernel of a product can end with the GELU.
+_GELU_ENDS = "cuda"
 
 Written = tuple[Tensor, Tensor] | None
 GeluRows = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -210,7 +212,7 @@ def _feed_forward(ffn: nn.Module, x: Tensor, gelu_rows: GeluRows | None) -> Tens
         return second.product(rows, scale, x.dtype).unflatten(0, x.shape[:-1])
     # Under autocast the layers' weights are wider than what reaches them, and only the layers themselves know it.
     alike = x.dtype == first.weight.dtype != torch.float32
-    if type(first) is not nn.Linear or first._forward_hooks or x.device.type != "cuda" or not alike:
+    if type(first) is not nn.Linear or first._forward_hooks or x.device.type != _GELU_ENDS or not alike:
         return ffn(x)
     hidden = torch.ops.aten._addmm_activation(first.bias, x.flatten(0, -2), first.weight.t(), use_gelu=True)
     return second(hidden.unflatten(0, x.shape[:-1]))

@@ -374,11 +374,12 @@ class Run:
             with _ending_between_steps(self._stop):
                 while self.trainer.done < self.config.steps and not self._stopping():
                     self._one()
+                # What was learnt is written as whole as the steps are: seconds, after what may have been days.
                 self._save()
-            if self.writes:
-                self.save_generator()
-            if self.config.export:
-                self.export()
+                if self.writes:
+                    self.save_generator()
+                if self.config.export:
+                    self.export()
             self._state = "finished" if self.trainer.done >= self.config.steps else "stopped"
         except (RuntimeError, MemoryError) as error:
             self._torn = True
@@ -502,7 +503,10 @@ def _ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def _ending_between_steps(stop: threading.Event) -> Iterator[None]:
-    """Turn the first interrupt into a request to stop; a second one, unless it is the first one's echo, interrupts."""
+    """Turn the first interrupt into a request to stop; a second one, unless it is the first one's echo, interrupts.
+
+    One that comes when the steps are over asks for nothing more: what is written then is written to its end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

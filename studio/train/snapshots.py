@@ -181,23 +181,27 @@ def _fill(trainer: Trainer, weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _moments(trainer: Trainer) -> dict[str, Tensor]:
+    # From the optimiser itself: what its `state_dict` gives may be wrapped up for others.
     return {
         f"{role}.{index}.{name}": torch.as_tensor(value)
         for role, learner in trainer.learners.items()
-        for index, moments in learner.optimizer.state_dict()["state"].items()
-        for name, value in moments.items()
+        for index, parameter in enumerate(learner.parameters)
+        for name, value in learner.optimizer.state.get(parameter, {}).items()
     }
 
 
 def _fill_moments(trainer: Trainer, moments: Mapping[str, Tensor]) -> None:
     for role, learner in trainer.learners.items():
         whole = learner.optimizer.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         for key, value in moments.items():
             owner, index, name = key.split(".")
             if owner == role:
                 own = learner.parameters[int(index)]
-                state.setdefault(int(index), {})[name] = spread(value, own) if value.shape == own.shape else value
+                kept = spread(value, own) if value.shape == own.shape else value
+                # A count that was a plain number is one again.
+                plain = not value.dim() and not value.is_floating_point()
+                state.setdefault(int(index), {})[name] = value.item() if plain else kept
         learner.optimizer.load_state_dict({**whole, "state": state})
 
 

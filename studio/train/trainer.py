@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.config import ModelConfig
+from studio.model.compiling import anew
 from studio.model.dit import WanDiT
 from studio.model.vae import set_convolutions
 from studio.sampler import BlockPlan, Noise, NoiseSource, make_cache, rollout
@@ -148,7 +149,12 @@ class Trainer(ABC):
 
     def fast(self, network: WanDiT) -> Compiled:
         """A network for passes over whole clips, compiled where the configuration wants it and a GPU is there."""
-        return compiled(network, self.device, self.config.compile)
+
+        def run(*arguments: Any, **options: Any) -> Tensor:
+            return network(*arguments, **options)
+
+        # Trainings of one process follow each other, and each compiles the code of the same class several times.
+        return compiled(anew(run), self.device, self.config.compile)
 
     def finish_step(self, changed: bool = True) -> None:
         """Count the step, and let the average follow the generator.
@@ -221,7 +227,8 @@ class Trainer(ABC):
         """Text embeddings `[B, text_len, text_dim]` of the `index`-th batch's prompts and of their switches."""
         first = index * self.accelerator.num_processes * self.config.batch
         pairs = [self.prompts(first + row) for row in self.rows]
-        with torch.no_grad():
+        # Whoever asks from within mixed precision gets the same embeddings as who does not, as a resumed video must.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return tuple(self.networks.encode(list(texts)).to(self.device) for texts in zip(*pairs, strict=True))  # type: ignore[return-value]
 
     def noise(self, *parts: int | str) -> Noise:

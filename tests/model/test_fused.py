@@ -10,6 +10,7 @@ from torch import nn
 
 from studio.config import CacheConfig
 from studio.model import fused
+from studio.model.cache import KVCache
 from studio.model.lora import Adapters, LoRA, Pair
 from studio.model.quantize import Fp8Linear, Int8Linear, quantized, stacked
 from studio.sampler import BlockPlan, NoiseSource, rollout
@@ -89,6 +90,26 @@ def test_a_listener_hears_the_same_and_changes_nothing():
     for mine, yours in zip(quick.heard, plain.heard, strict=True):
         for got, expected in zip(mine[2:], yours[2:], strict=True):
             torch.testing.assert_close(got, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_halves_are_those_of_the_plain_blocks_where_products_end_with_the_gelu(monkeypatch, mixed):
+    """As on a GPU: under autocast weights are wider than what reaches them, else both are halves."""
+    monkeypatch.setattr(fused, "_GELU_ENDS", "cpu")
+    taken, product = [], torch.ops.aten._addmm_activation
+    monkeypatch.setattr(torch.ops.aten, "_addmm_activation", lambda *a, **k: taken.append(1) or product(*a, **k))
+    kind, found = torch.float32 if mixed else torch.bfloat16, []
+    noise, config = NoiseSource(3, (1, 3, *tiny.LATENT)), CacheConfig(sink=3, window=6)
+    for fuse in (False, True):
+        network = tiny.dit().to(kind)
+        network = network.fuse(compiled=False) if fuse else network
+        cache = KVCache(config, tiny.DIT, grid=tiny.GRID, latents=tiny.LATENT, block=3, dtype=torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            plan = [BlockPlan(text=tiny.text())] * 5
+            blocks = [block.latents for block in rollout(network, cache, plan, noise, tiny.SAMPLER)]
+        found.append(torch.cat(blocks, dim=1).float())
+    assert bool(taken) is not mixed
+    assert (found[1] - found[0]).norm() < 0.05 * found[0].norm()
 
 
 def test_passes_with_gradients_and_whole_clips_run_the_plain_blocks(monkeypatch):

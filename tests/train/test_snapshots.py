@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from studio.model.text import TextEncoder, WordTokenizer
+from studio.model.weights import load
 from studio.train.distillation import Distillation, DistillConfig
 from studio.train.longtune import LongTuning
 from studio.train.running import Run, run
@@ -137,6 +140,82 @@ def test_an_interrupt_and_its_echo_are_one_and_a_later_one_ends_the_step(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         two.go()
     assert two.state == "failed" and newest(tmp_path / "later" / "checkpoints") is None
+
+
+@pytest.mark.parametrize("during", ["save_generator", "export"])
+def test_what_is_written_at_the_end_is_written_whole_though_it_is_interrupted(tmp_path, monkeypatch, during):
+    def begin():
+        it = nets.networks()
+        it.text = TextEncoder(it.config.text, WordTokenizer(("a", "fox")))
+        changes = {"steps": 100, "seconds": 1e-6, "export": True}
+        return Run(LongTuning(dataclasses.replace(victim.config(tmp_path), **changes), it, nets.PROMPTS), writes=True)
+
+    current = begin()
+    write = getattr(current, during)
+    monkeypatch.setattr(current, during, lambda: signal.raise_signal(signal.SIGINT) or write())
+    current.go()
+    assert current.state == "stopped" and not current.history, "its time was over before the first step"
+    assert (tmp_path / "generator.safetensors").exists() and load(tmp_path / "model").config.name == "tiny"
+
+
+def test_a_second_interrupt_while_it_is_written_interrupts(tmp_path, monkeypatch):
+    current = Run(victim.trainer(tmp_path), writes=True)
+    step = current.trainer.step
+    current.trainer.step = lambda: signal.raise_signal(signal.SIGINT) or step()
+    monkeypatch.setattr(current, "save_generator", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("studio.train.running._ECHO", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        current.go()
+    assert current.state == "failed" and newest(tmp_path / "checkpoints").name == "step-00000001"
+
+
+def test_a_finished_run_that_is_begun_again_writes_what_is_missing(tmp_path):
+    def again():
+        it = nets.networks()
+        it.text = TextEncoder(it.config.text, WordTokenizer(("a", "fox")))
+        return run(LongTuning(dataclasses.replace(victim.config(tmp_path), steps=2, export=True), it, nets.PROMPTS))
+
+    first = again()
+    state = load(tmp_path / "model").dit.state_dict()
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "generator.safetensors").unlink()
+    second = again()
+    assert second.state == "finished" and curve(second.history) == curve(first.history)
+    assert (tmp_path / "generator.safetensors").exists()
+    found = load(tmp_path / "model").dit.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+class Wrapped(torch.optim.AdamW):
+    """Keeps a count as a plain number, and gives its state wrapped up, as optimisers with moments of eight bits do."""
+
+    def state_dict(self):
+        found = super().state_dict()
+        found["state"] = {i: {"step": int(s["step"]), "wrapped": s} for i, s in found["state"].items()}
+        return found
+
+    def load_state_dict(self, state_dict):
+        for state in state_dict["state"].values():
+            assert type(state["calls"]) is int, "a plain number comes back as one"
+        super().load_state_dict(state_dict)
+
+    def step(self, closure=None):
+        super().step(closure)
+        for state in self.state.values():
+            state["calls"] = state.get("calls", 0) + 1
+
+
+def test_an_optimiser_may_keep_plain_numbers_and_wrap_its_state_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("studio.train.learner.make_optimizer", lambda parameters, rate, _: Wrapped(parameters, lr=rate))
+    straight = run(victim.trainer(tmp_path / "straight"))
+    first = victim.trainer(tmp_path / "other")
+    rows = [first.step() for _ in range(4)]
+    history = [{"step": i + 1, "seconds": 0.0, **row} for i, row in enumerate(rows)]
+    save_snapshot(first, tmp_path / "other" / "checkpoints", history)
+    resumed = run(victim.trainer(tmp_path / "other"))
+    assert curve(resumed.history) == curve(straight.history) and same(resumed.trainer, straight.trainer)
+    counts = {state["calls"] for state in resumed.trainer.critic.optimizer.state.values()}
+    assert counts == {victim.STEPS}
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
