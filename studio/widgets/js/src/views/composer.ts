@@ -11,7 +11,7 @@ const SHOWN_WORDS = 4;
 
 const POLICIES: readonly [string, string][] = [
   ["recache", "re-reads what was shown under the new prompt: changes soon, without a cut"],
-  ["keep", "leaves the memory as it is: the old prompt lingers for a while"],
+  ["keep", "leaves the memory as it is: the old prompt can linger for a while"],
   ["clear", "forgets what was shown: changes soon, with a cut"],
 ];
 
