@@ -173,8 +173,9 @@ class TeacherForcedContext:
 
     A clean frame plays the committed cache, a noisy one the block being denoised. Each block asks only the frames that
     the cache would show it. After a switch at `recached` the earlier frames see each other fully, as a recache computes
-    them. On a GPU the blocks that see nothing of each other cost nothing (FlexAttention); elsewhere a mask hides them.
-    No tap hears such a pass, because its keys are not those of one query.
+    them. On a GPU the blocks that see nothing of each other cost nothing (FlexAttention); elsewhere, and where a clip
+    is shorter than such a block or heads are too narrow, a mask hides them. No tap hears such a pass, because its keys
+    are not those of one query.
 
     Args:
         config: Sink, window and positions.
@@ -184,7 +185,7 @@ class TeacherForcedContext:
         head_dim: Channels of a head.
         recached: Latent frame before which everything was recached, or `None`; at most the cache's capacity.
         device: Where the tables live.
-        flex: Whether FlexAttention attends; `None`: on a GPU.
+        flex: Whether FlexAttention attends; `None`: on a GPU, where it can and has something to leave out.
 
     Raises:
         ValueError: If the frames are not whole blocks, the cache has no window, or `recached` is too late.
@@ -230,7 +231,7 @@ class TeacherForcedContext:
         self.turn = rotary(positions, *grid, head_dim)
         self.moved = torch.tensor([frame for frame, _ in moved], dtype=torch.long, device=device)
         self.moved_turn = rotary(torch.tensor([at for _, at in moved], device=device), *grid, head_dim)
-        flex = torch.device(device).type == "cuda" if flex is None else flex
+        flex = _flexes(torch.device(device).type, head_dim, self.frames * self.tokens) if flex is None else flex
         self.sight = _Sight(table, self.tokens, flex)
         self.noisy_sight = _Sight(table[frames:], self.tokens, flex)
         self.memory: dict[int, tuple[Tensor, Tensor]] | None = None
@@ -347,6 +348,11 @@ def _runs(table: Tensor) -> tuple[Tensor, Tensor]:
     most = max(len(runs) for runs in rows)
     filled = torch.tensor([[*runs, *[(0, 0)] * (most - len(runs))] for runs in rows], device=table.device)
     return filled[:, :, 0].T.contiguous(), filled[:, :, 1].T.contiguous()
+
+
+def _flexes(device: str, head_dim: int, asking: int) -> bool:
+    """Whether FlexAttention serves: its products have 16 channels or more, and it leaves out 128 tokens at a time."""
+    return device == "cuda" and head_dim >= 16 and asking >= 128
 
 
 @functools.cache

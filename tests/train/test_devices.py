@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from studio.model.attention import _flexes
 from studio.model.text import TextEncoder, WordTokenizer
 from studio.train.distillation import Distillation, DistillConfig
 from studio.train.longtune import LongTuneConfig, LongTuning
@@ -49,6 +50,15 @@ def test_whatever_is_sent_is_pinned_with_a_place_for_every_element(monkeypatch, 
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     assert torch.equal(sent(tensor, torch.device("cuda")), tensor)
     assert sent(tensor, torch.device("cpu")) is tensor
+
+
+@pytest.mark.parametrize(
+    ("device", "head_dim", "asking", "serves"),
+    [("cuda", 64, 1344, True), ("cuda", 16, 128, True), ("cuda", 12, 1344, False), ("cuda", 64, 36, False),
+     ("cpu", 64, 1344, False)],
+)  # fmt: skip
+def test_blocks_are_left_out_where_heads_are_wide_and_clips_long_enough(device, head_dim, asking, serves):
+    assert _flexes(device, head_dim, asking) is serves
 
 
 def test_prompts_are_read_in_full_precision_whoever_asks(tmp_path):
