@@ -82,7 +82,8 @@ def merged_state(dit: nn.Module) -> dict[str, Tensor]:
         dit: A network, with or without adapters; it stays as it is.
 
     Returns:
-        Name to weight; weights without an adapter are the network's own.
+        Name to weight; weights without an adapter are the network's own, those with one float32, since small updates
+        would be lost in the rounding of frozen halves.
     """
     state = whole_state(dit)
     merged = {}
@@ -92,7 +93,7 @@ def merged_state(dit: nn.Module) -> dict[str, Tensor]:
         stem = name.removesuffix(".base_layer.weight")
         if stem != name:
             up, down = (state[f"{stem}.lora_{part}{_ADAPTER}"] for part in ("B", "A"))
-            value = (value.float() + up.float() @ down.float()).to(value.dtype)
+            value = value.float() + up.float() @ down.float()
         merged[name.replace(".base_layer.", ".")] = value
     return merged
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from studio.train import draws
-from studio.train.lora import add_lora, load_lora, lora_state
+from studio.train.lora import add_lora, load_lora, lora_state, merged_state
 from studio.train.prompts import PromptList, WorldPrompts, read_prompts
 from tests.contracts import tiny
 
@@ -149,3 +149,19 @@ def test_misfitting_adapters_are_refused():
         add_lora(tiny.dit(), 0)
     with pytest.raises(ValueError, match="call `add_lora` first"):
         lora_state(tiny.dit())
+
+
+def test_small_updates_of_frozen_halves_are_not_lost_in_the_merge():
+    dit = add_lora(tiny.dit().to(torch.bfloat16), 2)
+    layer = dit.blocks[0].ffn[0]
+    frozen = layer.base_layer.weight.float()
+    with torch.no_grad():
+        layer.lora_A["default"].weight.fill_(1e-3)
+        layer.lora_B["default"].weight.fill_(1e-2)
+    large = frozen[frozen.abs() > 0.1]
+    assert torch.equal((large + 2e-5).bfloat16().float(), large), "halves would lose it"
+    merged = merged_state(dit)
+    assert merged.keys() == tiny.dit().state_dict().keys()
+    change = merged["blocks.0.ffn.0.weight"] - frozen
+    torch.testing.assert_close(change, torch.full_like(frozen, 2e-5), atol=1e-7, rtol=0)
+    assert merged["patch_embedding.weight"].dtype == torch.bfloat16
