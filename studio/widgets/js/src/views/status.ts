@@ -17,8 +17,8 @@ export class StatusView {
       "slow link, picture quality ", value("quality"),
     );
     this.switched = h(
-      "span", { hidden: true, title: "The last switch: frame shown when it was asked for, first frame under the new prompt, seconds until that was generated" },
-      "switch at frame ", value("asked"), " → ", value("force"), value("late"),
+      "span", { hidden: true, title: "The last switch: first frame under the new prompt; of one asked for while playing also the frame shown then, and seconds until the first was generated" },
+      "switch at frame ", value("asked"), value("force"), value("late"),
     );
     this.element = h(
       "footer", { class: "ls-status ls-num", "aria-label": "Speed" },
@@ -56,9 +56,11 @@ export class StatusView {
     const last = this.store.switches.findLast((item) => item.effective_frame <= this.store.film.end);
     show(this.switched, last !== undefined);
     if (last === undefined) return;
-    set("asked", String(last.requested_frame));
+    // One that stood in the timeline was waited for by nobody.
+    const waited = last.latency_s;
+    set("asked", waited === null ? "" : `${last.requested_frame} → `);
     set("force", String(last.effective_frame));
-    set("late", last.latency_s === null ? "" : ` · ${last.latency_s.toFixed(2)} s`);
+    set("late", waited === null ? "" : ` · ${waited.toFixed(2)} s`);
   }
 }
 
