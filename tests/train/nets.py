@@ -9,6 +9,7 @@ from torch import Tensor
 
 from studio.config import CacheConfig, DiTConfig, ModelConfig, TextConfig, VAEConfig
 from studio.model.dit import WanDiT
+from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.vae import VideoVAE
 from studio.train.networks import Networks
 from studio.train.prompts import PromptList
@@ -29,13 +30,18 @@ CONFIG = ModelConfig(
 PROMPTS = PromptList([("a fox", "a red fox"), ("a cat", "a blue cat"), ("rain", "snow")])
 
 
-def dit(seed: int) -> WanDiT:
+def dit(seed: int, config: ModelConfig = CONFIG, spread: float = 0.1) -> WanDiT:
     torch.manual_seed(seed)
-    network = WanDiT(CONFIG.dit)
+    network = WanDiT(config.dit)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(spread * torch.randn_like(parameter))
     return network
+
+
+def reader(config: ModelConfig = CONFIG) -> TextEncoder:
+    """A text encoder that computes, where `encode` is a table."""
+    return TextEncoder(config.text, WordTokenizer(("a", "fox", "red", "cat")))
 
 
 def encode(prompts: list[str]) -> Tensor:
@@ -52,3 +58,12 @@ def networks(config: ModelConfig = CONFIG) -> Networks:
     torch.manual_seed(9)
     vae = VideoVAE(config.vae)
     return Networks(config=config, generator=dit(0), teacher=dit(1), critic=dit(1), encode=encode, vae=vae)
+
+
+def reading() -> Networks:
+    """Networks whose texts are read by an encoder, which can be exported and whose precision can be told."""
+    whole = networks()
+    torch.manual_seed(4)
+    whole.text = reader()
+    whole.encode = whole.text.encode
+    return whole

@@ -9,24 +9,13 @@ import torch
 from torch import Tensor
 
 from studio.model.attention import _flexes
-from studio.model.text import TextEncoder, WordTokenizer
 from studio.train.distillation import Distillation, DistillConfig
 from studio.train.longtune import LongTuneConfig, LongTuning
-from studio.train.networks import Networks
 from studio.train.runtime import Compiled, sent
 from studio.train.snapshots import load_snapshot, save_snapshot
 from tests.train import nets
 
 FIELDS = {"generator": "tiny", "teacher": "tiny", "frames": 6, "batch": 2, "critic_updates": 2, "device": "cpu"}
-
-
-def reading() -> Networks:
-    """Networks with a text encoder that computes, so that its precision can be told."""
-    whole = nets.networks()
-    torch.manual_seed(4)
-    whole.text = TextEncoder(whole.config.text, WordTokenizer(("a", "fox", "red", "cat")))
-    whole.encode = whole.text.encode
-    return whole
 
 
 @pytest.mark.parametrize(
@@ -62,7 +51,7 @@ def test_blocks_are_left_out_where_heads_are_wide_and_clips_long_enough(device, 
 
 
 def test_prompts_are_read_in_full_precision_whoever_asks(tmp_path):
-    it = Distillation(DistillConfig(out=str(tmp_path), precision="bf16", **FIELDS), reading(), nets.PROMPTS)
+    it = Distillation(DistillConfig(out=str(tmp_path), precision="bf16", **FIELDS), nets.reading(), nets.PROMPTS)
     outside = it.encoded(0)
     with it.autocast():
         inside = it.encoded(0)
@@ -74,7 +63,7 @@ def test_prompts_are_read_in_full_precision_whoever_asks(tmp_path):
 def test_a_video_in_mixed_precision_goes_on_bit_for_bit(tmp_path, options):
     def trainer() -> LongTuning:
         fields = {**FIELDS, "lora": None, "recompute": False, "new_frames": 3, "max_length": 18, **options}
-        return LongTuning(LongTuneConfig(out=str(tmp_path), precision="bf16", **fields), reading(), nets.PROMPTS)
+        return LongTuning(LongTuneConfig(out=str(tmp_path), precision="bf16", **fields), nets.reading(), nets.PROMPTS)
 
     whole, first, resumed = trainer(), trainer(), trainer()
     rows = [whole.step() for _ in range(4)]

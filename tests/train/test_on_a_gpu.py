@@ -7,6 +7,7 @@ a checkpoint and a model; a second one goes on from there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,6 @@ import torch
 
 from studio.config import CacheConfig
 from studio.model.attention import TeacherForcedContext
-from studio.model.dit import WanDiT
-from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.vae import VideoVAE
 from studio.model.weights import load
 from studio.shapes import VideoShape
@@ -56,17 +55,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def networks(recipe: str) -> TrainedNetworks:
     """Random networks of a recipe, always the same."""
-
-    def network(seed: int) -> WanDiT:
-        torch.manual_seed(seed)
-        made = WanDiT(CONFIG.dit)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-        return made
-
+    network = functools.partial(nets.dit, config=CONFIG, spread=0.05)
     torch.manual_seed(9)
-    text, vae = TextEncoder(CONFIG.text, WordTokenizer(("a", "fox", "red", "cat"))), VideoVAE(CONFIG.vae)
+    text, vae = nets.reader(CONFIG), VideoVAE(CONFIG.vae)
     parts: dict[str, Any] = {"config": CONFIG, "generator": network(0), "encode": text.encode, "vae": vae, "text": text}
     if recipe == "pretrain":
         return TrainedNetworks(**parts)

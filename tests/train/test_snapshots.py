@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio.model.text import TextEncoder, WordTokenizer
 from studio.model.weights import load
 from studio.train.distillation import Distillation, DistillConfig
 from studio.train.longtune import LongTuning
@@ -144,13 +143,9 @@ def test_an_interrupt_and_its_echo_are_one_and_a_later_one_ends_the_step(tmp_pat
 
 @pytest.mark.parametrize("during", ["save_generator", "export"])
 def test_what_is_written_at_the_end_is_written_whole_though_it_is_interrupted(tmp_path, monkeypatch, during):
-    def begin():
-        it = nets.networks()
-        it.text = TextEncoder(it.config.text, WordTokenizer(("a", "fox")))
-        changes = {"steps": 100, "seconds": 1e-6, "export": True}
-        return Run(LongTuning(dataclasses.replace(victim.config(tmp_path), **changes), it, nets.PROMPTS), writes=True)
-
-    current = begin()
+    changes = {"steps": 100, "seconds": 1e-6, "export": True}
+    tuning = LongTuning(dataclasses.replace(victim.config(tmp_path), **changes), nets.reading(), nets.PROMPTS)
+    current = Run(tuning, writes=True)
     write = getattr(current, during)
     monkeypatch.setattr(current, during, lambda: signal.raise_signal(signal.SIGINT) or write())
     current.go()
@@ -171,9 +166,8 @@ def test_a_second_interrupt_while_it_is_written_interrupts(tmp_path, monkeypatch
 
 def test_a_finished_run_that_is_begun_again_writes_what_is_missing(tmp_path):
     def again():
-        it = nets.networks()
-        it.text = TextEncoder(it.config.text, WordTokenizer(("a", "fox")))
-        return run(LongTuning(dataclasses.replace(victim.config(tmp_path), steps=2, export=True), it, nets.PROMPTS))
+        fields = dataclasses.replace(victim.config(tmp_path), steps=2, export=True)
+        return run(LongTuning(fields, nets.reading(), nets.PROMPTS))
 
     first = again()
     state = load(tmp_path / "model").dit.state_dict()
