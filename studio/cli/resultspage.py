@@ -154,7 +154,7 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
         text += ["## Side by side", "", *tables]
     if curves is not None:
         made.append(folder / "drift.svg")
-        curves.savefig(made[-1], metadata={"Date": None})
+        _save(curves, made[-1])
         text += [f"![Drift, side by side]({folder.name}/{made[-1].name})", ""]
     for kind, label, found in _entries(results):
         title, lines, figure = {"switches": _switches, "minute": _minute, "drift": _drift}[kind](found)
@@ -162,7 +162,7 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
         names = [f"{kind}-{slug(label)}.svg"] if figure is not None else []
         if figure is not None:
             made.append(folder / names[0])
-            figure.savefig(made[-1], metadata={"Date": None})
+            _save(figure, made[-1])
         names += [name for name in (f"{kind}-{slug(label)}.png",) if (folder / name).exists()]
         text += [line for name in names for line in (f"![{title}, {label}]({folder.name}/{name})", "")]
         text += [FOOT.format(**{**found, "seeds": ", ".join(map(str, found["seeds"]))}), ""]
@@ -199,23 +199,14 @@ def _side_by_side(results: dict[str, Any]) -> tuple[list[str], Any]:
 
 def _curves(drift: dict[str, Any], caches: Sequence[str]) -> Any:
     """Alignment over time: a picture a cache, all to one scale, and in each a line a model, the last one strongest."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.75, 2.5), layout="constrained")
-    pictures = figure.subplots(1, len(caches), sharey=True, squeeze=False)[0]
+    figure, pictures = _axes(len(caches))
     for axes, cache in zip(pictures, caches, strict=True):
         found = {label: part["caches"][cache]["windows"] for label, part in drift.items() if cache in part["caches"]}
         for index, (label, windows) in enumerate(found.items()):
-            axes.plot(
-                [window["seconds"] for window in windows], [100 * window["alignment"]["mean"] for window in windows],
-                color=COLOURS[index % len(COLOURS)], label=label, linewidth=2 if index + 1 == len(found) else 1.2,
-            )  # fmt: skip
+            last = index + 1 == len(found)
+            _line(axes, windows, color=COLOURS[index % len(COLOURS)], label=label, linewidth=2 if last else 1.2)
         axes.set_title("window {}, sink {}".format(*cache.split("+")), fontsize=8, color=INK)
-        axes.set_xlabel("seconds", fontsize=7)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=6, frameon=False, loc="lower left")
-    pictures[0].set_ylabel("alignment (%)", fontsize=7)
     return figure
 
 
@@ -254,7 +245,7 @@ def _switches(found: dict[str, Any]) -> tuple[str, list[str], Any]:
 
 
 def _minute(found: dict[str, Any]) -> tuple[str, list[str], Any]:
-    lines, figure, axes = [], *_axes("alignment (%)", "seconds")
+    lines, (figure, (axes,)) = [], _axes()
     for colour, (policy, parts) in zip(COLOURS, found["policies"].items(), strict=False):
         ends = [found["seconds"] * (index + 1) for index in range(len(parts))]
         head = (policy, *(f"{end - found['seconds']:g} to {end:g} s" for end in ends))
@@ -275,7 +266,7 @@ def _minute(found: dict[str, Any]) -> tuple[str, list[str], Any]:
 
 
 def _drift(found: dict[str, Any]) -> tuple[str, list[str], Any]:
-    lines, figure, axes = [], *_axes("alignment (%)", "seconds")
+    lines, (figure, (axes,)) = [], _axes()
     rows = []
     for colour, (name, part) in zip(COLOURS, found["caches"].items(), strict=False):
         windows = part["windows"]
@@ -289,10 +280,7 @@ def _drift(found: dict[str, Any]) -> tuple[str, list[str], Any]:
                 " → ".join(f"{1000 * value:.0f}" for value in part["block_seconds"]),
             )
         )  # fmt: skip
-        axes.plot(
-            [window["seconds"] for window in windows], [100 * window["alignment"]["mean"] for window in windows],
-            color=colour, label=name,
-        )  # fmt: skip
+        _line(axes, windows, color=colour, label=name)
     keys = list(next(iter(found["caches"].values()))["windows"][0]["right"])
     head = ("window + sink", "alignment, first", "last", *keys, "brightness", "contrast", "ms a block")
     lines += _table(head, rows)
@@ -301,16 +289,32 @@ def _drift(found: dict[str, Any]) -> tuple[str, list[str], Any]:
     return "Drift", lines, figure
 
 
-def _axes(label: str, below: str) -> tuple[Any, Any]:
+def _axes(pictures: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of alignment over time, and its pictures, side by side and to one scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.75, 2.4), layout="constrained")
-    axes = figure.subplots()
-    axes.set_ylabel(label, fontsize=7)
-    axes.set_xlabel(below, fontsize=7)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    found = list(figure.subplots(1, pictures, sharey=True, squeeze=False)[0])
+    found[0].set_ylabel("alignment (%)", fontsize=7)
+    for axes in found:
+        axes.set_xlabel("seconds", fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, found
+
+
+def _line(axes: Any, windows: Sequence[dict[str, Any]], **look: Any) -> None:
+    """Alignment over the windows of a film."""
+    seconds, shares = zip(*((window["seconds"], 100 * window["alignment"]["mean"]) for window in windows), strict=True)
+    axes.plot(seconds, shares, **look)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """The same curves are the same bytes."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _finish(axes: Any) -> None:

@@ -187,8 +187,10 @@ def test_the_command_writes_numbers_a_page_and_pictures(folder, tmp_path, capsys
         assert (tmp_path / "results" / name).stat().st_size > 1000
         assert f"results/{name}" in page
     # The page alone is made again, the same.
+    curves = {path: path.read_bytes() for path in (tmp_path / "results").glob("*.svg")}
     assert main(["results", "page", "--out", str(out)]) == 0
     assert out.with_suffix(".md").read_text() == page
+    assert len(curves) == 2 and all(path.read_bytes() == before for path, before in curves.items())
     capsys.readouterr()
 
 
