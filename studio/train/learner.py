@@ -137,6 +137,7 @@ def make_accelerator(config: TrainConfig) -> Any:
     """
     try:
         from accelerate import Accelerator
+        from accelerate.utils import parse_flag_from_env
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install 'longlive-studio[train]'") from error
     _check_trackers(config.trackers)
@@ -155,7 +156,7 @@ def make_accelerator(config: TrainConfig) -> Any:
             f"{started} processes were started and each would train alone, got {accelerator.num_processes} together; "
             "without a GPU use device='cpu' in all of them"
         )
-    kept_off = stays or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    kept_off = stays or parse_flag_from_env("ACCELERATE_USE_CPU")
     if accelerator.device.type == "cpu" and torch.cuda.is_available() and not kept_off:
         raise RuntimeError(_SETTLED.format(device="the processor", instead=", or give device='cpu'"))
     return accelerator

@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from studio.model.compiling import anew
+
 __all__ = [
     "KERNELS",
     "Budget",
@@ -157,9 +159,14 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], compiling: bool, options: dict[str, Any] | None = None) -> None:
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            return function(*arguments, **options)
+
         self.function = function
-        # Each shape has its own kernels: those for any shape are slower, and a training knows few.
-        self.fast = torch.compile(function, dynamic=False, options=options) if compiling else function
+        # Code of its own: trainings of one process follow each other, and each compiles that of the same class several
+        # times. Each shape has its own kernels: those for any shape are slower, and a training knows few.
+        self.fast = torch.compile(anew(run), dynamic=False, options=options) if compiling else function
         self.mode, self.error = ("compiled" if compiling else "eager"), ""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:

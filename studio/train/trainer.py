@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from studio.config import ModelConfig
-from studio.model.compiling import anew
 from studio.model.dit import WanDiT
 from studio.model.vae import set_convolutions
 from studio.sampler import BlockPlan, Noise, NoiseSource, make_cache, rollout
@@ -149,12 +148,7 @@ class Trainer(ABC):
 
     def fast(self, network: WanDiT) -> Compiled:
         """A network for passes over whole clips, compiled where the configuration wants it and a GPU is there."""
-
-        def run(*arguments: Any, **options: Any) -> Tensor:
-            return network(*arguments, **options)
-
-        # Trainings of one process follow each other, and each compiles the code of the same class several times.
-        return compiled(anew(run), self.device, self.config.compile)
+        return compiled(network, self.device, self.config.compile)
 
     def finish_step(self, changed: bool = True) -> None:
         """Count the step, and let the average follow the generator.
