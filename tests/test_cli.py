@@ -390,17 +390,31 @@ def test_evaluate_hands_over_and_prints(monkeypatch, capsys):
 
     calls = []
 
-    def evaluate(model, *, captions, device, say):
-        calls.append((model, captions, device))
+    def evaluate(model, *, captions, seed, device, steps, guidance, say):
+        calls.append((model, captions, seed, device, steps, guidance))
         say("reading")
         return {"probe_accuracy": {"shape": 1.0}, "captions": captions}
 
     monkeypatch.setattr(studio.evaluate, "evaluate", evaluate)
-    assert cli.main(["evaluate", "--model", "mine", "--captions", "3", "--device", "cpu", "--json"]) == 0
+    words = [
+        "--model",
+        "mine",
+        "--captions",
+        "3",
+        "--seed",
+        "5",
+        "--device",
+        "cpu",
+        "--steps",
+        "7",
+        "--guidance",
+        "1.5",
+    ]
+    assert cli.main(["evaluate", *words, "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out) == {"probe_accuracy": {"shape": 1.0}, "captions": 3}
     assert said.err == "reading ...\n"
-    assert calls == [("mine", 3, "cpu")]
+    assert calls == [("mine", 3, 5, "cpu", 7, 2.0)]
     assert cli.main(["evaluate"]) == 0
     assert "probe_accuracy    shape 1.0" in capsys.readouterr().out
 

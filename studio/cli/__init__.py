@@ -266,6 +266,9 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--captions", type=int, default=200, help="held-out captions to generate (default: %(default)s)"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of captions and noise (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="network calls of a bidirectional model's clip (default: 20)")
+    parser.add_argument("--guidance", type=float, help="weight of its prompt, 1 for no guidance (default: 2.5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_model(parser)
 
@@ -274,8 +277,9 @@ def _evaluate(options: Any) -> int:
     from studio.evaluate import evaluate  # type: ignore[attr-defined]
 
     report = evaluate(
-        options.model, captions=options.captions, device=options.device, say=lambda text: say(f"{text} ...")
-    )
+        options.model, captions=options.captions, seed=options.seed, device=options.device, steps=options.steps,
+        guidance=options.guidance, say=lambda text: say(f"{text} ..."),
+    )  # fmt: skip
     tell(json.dumps(report, indent=2, ensure_ascii=False) if options.json else _table(report))
     return 0
 

@@ -22,6 +22,8 @@ from studio.model.vae import VAEStream
 from studio.model.weights import Models, load
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.shapes import VideoShape
+from studio.solvers import EulerSolver
+from studio.whole import check_guidance, whole_clips
 from studio.world import ATTRIBUTES, Scene, SceneBatch, all_scenes, caption, render
 
 SECONDS = 5.0
@@ -30,6 +32,8 @@ SWITCH_SECONDS = 2.5
 END_SECONDS = 1.5
 _BATCH = {"cpu": 8, "cuda": 50}
 _RENDERED = 4
+# The walk of a bidirectional model: what the causal initialisation of the miniature takes, scale 1.5 in its words.
+_STEPS, _GUIDANCE = 20, 2.5
 
 
 def evaluate(
@@ -38,8 +42,10 @@ def evaluate(
     captions: int = 200,
     seed: int = 0,
     device: str | torch.device | None = None,
-    policies: Sequence[Policy] = POLICIES,
+    policies: Sequence[Policy] | None = None,
     batch: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
     say: Callable[[str], None] = lambda text: None,
     keep: Callable[[str, Tensor, list[str]], None] | None = None,
     **loading: Any,
@@ -47,15 +53,19 @@ def evaluate(
     """Measure how often generated clips show what their captions say, before and after a switch.
 
     A clip of 5 s is generated for each held-out caption and read by the probe. The same clip is generated again with a
-    switch of one attribute at 2.5 s, once a policy, and its last 1.5 s are read: the new attribute and those kept.
+    switch of one attribute at 2.5 s, once a policy, and its last 1.5 s are read: the new attribute and those kept. A
+    bidirectional model, such as the teacher that `studio.train.pretrain` makes, knows no switch: its clips are walked
+    by Euler steps under guidance and read whole.
 
     Args:
         model: name or folder of a model that ships a probe.
         captions: number of held-out captions, at least 1.
         seed: seed of captions and noise.
         device: where to compute; None for a GPU where there is one.
-        policies: what a switch does to the cache, each measured.
+        policies: what a switch does to the cache, each measured; None for all that the model can.
         batch: clips generated side by side; None: by the device.
+        steps: network calls of a bidirectional model's clip; None for 20.
+        guidance: weight of its prompt against the empty one, as for `studio.clip`; None for 2.5, and 1 for none.
         say: takes a line of progress now and then.
         keep: takes (kind, clips `[B, T, 3, H, W]`, captions) of every batch, as for contact sheets; kind is "plain" or
             a policy.
@@ -64,16 +74,19 @@ def evaluate(
     Returns:
         JSON-ready: `probe_accuracy` on rendered clips and `probe_accuracy_reconstructed` through the VAE, `attributes`
         of the generated clips, `after_switch` by policy with `new` and `kept`, each a share by attribute; `captions`
-        their number, and `seconds`, `seed`, `hardware` and `versions`.
+        their number, `walk` the steps and guidance of a bidirectional model, and `seconds`, `seed`, `hardware` and
+        `versions`.
 
     Raises:
         FileNotFoundError: if there is no such model, or it has no probe.
-        ValueError: if a number makes no sense.
+        ValueError: if a number makes no sense, or asks for what the model does not do.
     """
     if captions < 1:
         raise ValueError(f"`captions` must be at least 1, got {captions}; use 200")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     probe, models = load_probe(model, place), load(model, device=place, **loading)
+    walk = _walk(models, policies, steps, guidance)
+    policies = (POLICIES if policies is None else policies) if walk is None else ()
     started = time.perf_counter()
     rendered, rebuilt = probe_accuracy(models, probe, clips=captions, seed=seed, say=say)
     plain = Tally()
@@ -83,7 +96,10 @@ def evaluate(
     for begin in range(0, captions, size):
         say(f"generating captions {begin + 1} to {min(begin + size, captions)} of {captions}")
         part = trials[begin : begin + size]
-        clips = generate(models, part, seed=seed + begin, policies=policies)
+        if walk is None:
+            clips = generate(models, part, seed=seed + begin, policies=policies)
+        else:
+            clips = {"plain": generate_whole(models, part, seed=seed + begin, **walk)}
         _count(probe, models, part, clips, plain, switched)
         if keep is not None:
             for kind, pixels in clips.items():
@@ -96,6 +112,7 @@ def evaluate(
             policy: {"new": new.shares(), "kept": kept.shares()} for policy, (new, kept) in switched.items()
         },
         "captions": captions,
+        **({} if walk is None else {"walk": walk}),
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
         "hardware": hardware(place),
@@ -186,6 +203,44 @@ def generate(models: Models, trials: Sequence[Trial], *, seed: int, policies: Se
         rest = go_on(copy.deepcopy(cache), stream.clone(), later, total - before, policy)
         clips[policy] = torch.cat([start, rest], dim=1)
     return {"plain": torch.cat([start, go_on(cache, stream, text, total - before)], dim=1), **clips}
+
+
+def generate_whole(models: Models, trials: Sequence[Trial], *, seed: int, steps: int, guidance: float) -> Tensor:
+    """Generate the clips of some trials side by side, by a bidirectional network and Euler steps.
+
+    Args:
+        models: the networks.
+        trials: what to generate.
+        seed: seed of the noise.
+        steps: network calls.
+        guidance: weight of the prompt against the empty one.
+
+    Returns:
+        Clips `[B, T, 3, H, W]` in [-1, 1], as long as those of `generate`.
+
+    Raises:
+        ValueError: if a number makes no sense.
+    """
+    shape, solver = VideoShape.of(models.config), EulerSolver(steps, shift=models.config.sampler.shift)
+    frames, texts = shape.blocks_for(SECONDS) * shape.block, [trial.text for trial in trials]
+    return torch.cat(
+        list(whole_clips(models, texts, frames=frames, solver=solver, guidance=guidance, seed=seed)), dim=1
+    )
+
+
+def _walk(
+    models: Models, policies: Sequence[Policy] | None, steps: int | None, guidance: float | None
+) -> dict[str, Any] | None:
+    """How a bidirectional model's clips are made; None for a causal model."""
+    name = models.config.name
+    if models.config.causal:
+        if steps is not None or guidance is not None:
+            raise ValueError(f"`steps` and `guidance` are for bidirectional models, {name!r} is causal; leave them out")
+        return None
+    if policies:
+        raise ValueError(f"{name!r} makes whole clips and knows no switch; leave `policies` out")
+    steps, guidance = _STEPS if steps is None else steps, _GUIDANCE if guidance is None else guidance
+    return {"steps": EulerSolver(steps).steps, "guidance": check_guidance(guidance)}
 
 
 def switch_block(shape: VideoShape) -> int:

@@ -408,7 +408,10 @@ def _check(clips: int, seeds: Sequence[int]) -> None:
 
 def _opened(model: str | Path, device: str | torch.device | None) -> tuple[Models, Probe, torch.device]:
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return load(model, device=place), load_probe(model, place), place
+    models = load(model, device=place)
+    if not models.config.causal:
+        raise ValueError(f"`{models.config.name}` makes whole clips, without switch or cache; use a causal model")
+    return models, load_probe(model, place), place
 
 
 def _origin(models: Models, place: torch.device, clips: int, seeds: Sequence[int]) -> dict[str, Any]:

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from studio.live.engine import Models, to_uint8
 from studio.live.open import check_device, check_dtype, load_models
 from studio.model.memory import MemoryMode
-from studio.sampler import NoiseSource
 from studio.shapes import VideoShape
-from studio.solvers import SOLVERS, FlowSolver, solve
+from studio.solvers import SOLVERS
 from studio.timeline import check_prompt, check_seed
+from studio.whole import check_guidance, whole_clips
 
 _SECONDS = 5.0
 
@@ -69,53 +68,14 @@ def clip(
         check_prompt(text)
     if solver not in SOLVERS:
         raise ValueError(f"`solver` must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    if not 0 < seconds < float("inf") or not 0 <= guidance < float("inf"):
-        raise ValueError(f"`seconds` must be positive and `guidance` at least 0, got {seconds} and {guidance}")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"`seconds` must be positive and finite, got {seconds}; use 5.0")
     walk = SOLVERS[solver](steps, shift=shift)
-    seed = check_seed(seed)
+    seed, guidance = check_seed(seed), check_guidance(guidance)
     models = load_models(model, check_device(device), check_dtype(dtype), mode)
-    if models.config.causal:
-        raise ValueError(f"`{models.config.name}` goes block by block and can be steered; use studio.open")
-    return to_uint8(_pixels(models, _Guided(models, prompt, negative, guidance, progress, steps), walk, seconds, seed))
-
-
-class _Guided:
-    """The flow that a solver follows: the prompt's, led away from the negative one's."""
-
-    def __init__(
-        self,
-        models: Models,
-        prompt: str,
-        negative: str,
-        guidance: float,
-        progress: Callable[[int, int], None],
-        steps: int,
-    ) -> None:
-        self._dit, self._guidance, self._progress, self._steps, self._done = models.dit, guidance, progress, steps, 0
-        texts = [prompt] if guidance == 1 else [prompt, negative]
-        with torch.no_grad():
-            # One condition a side, so that both run one after the other: a clip is large and memory is not.
-            self._sides = [models.dit.condition(models.text.encode([text])) for text in texts]
-
-    def __call__(self, x: Tensor, timestep: Tensor) -> Tensor:
-        times = timestep[:, None].expand(x.shape[:2])
-        flows = [self._dit(x, times, side).float() for side in self._sides]
-        self._done += 1
-        self._progress(self._done, self._steps)
-        if len(flows) == 1:
-            return flows[0]
-        return flows[1] + self._guidance * (flows[0] - flows[1])
-
-
-@torch.inference_mode()
-def _pixels(models: Models, flow: _Guided, walk: FlowSolver, seconds: float, seed: int) -> Tensor:
-    config, parameter = models.config, next(models.vae.parameters())
-    shape = VideoShape.of(config)
-    count = shape.latent_frame_at(max(0, round(seconds * shape.fps) - 1)) + 1
-    device = next(models.dit.parameters()).device
-    noise = NoiseSource(seed, shape.latents(1, count), device=device)(0, 0)
-    latents = solve(walk, flow, noise)
-    stream = models.vae.stream()
-    # Block by block, so that a long clip needs no more memory than a short one.
-    parts = [models.vae.decode(part.to(parameter), stream).float().cpu() for part in latents.split(shape.block, dim=1)]
-    return torch.cat(parts, dim=1)
+    shape = VideoShape.of(models.config)
+    parts = whole_clips(
+        models, [prompt], frames=shape.latent_frame_at(max(0, round(seconds * shape.fps) - 1)) + 1, solver=walk,
+        negative=negative, guidance=guidance, seed=seed, progress=progress,
+    )  # fmt: skip
+    return to_uint8(torch.cat([part.cpu() for part in parts], dim=1))

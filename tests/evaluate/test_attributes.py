@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from studio.evaluate import evaluate
-from studio.evaluate.attributes import draw_trials, generate, switch_block
+from studio.evaluate.attributes import draw_trials, generate, generate_whole, switch_block
 from studio.evaluate.reading import Tally, load_probe, read_attributes
 from studio.model.probe import Probe, ProbeConfig
-from studio.model.weights import save, write
+from studio.model.weights import load, save, write
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.shapes import VideoShape
 from studio.world import ATTRIBUTES, Scene, held_out, parse
@@ -74,6 +74,44 @@ def test_another_network_instead_of_the_probe(folder, tmp_path):
     (tmp_path / "probe.safetensors").write_bytes((folder / "vae.safetensors").read_bytes())
     with pytest.raises(ValueError, match="must hold 'probe' weights, got 'vae'"):
         load_probe(tmp_path, "cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher(folder, tmp_path_factory):
+    path, models = tmp_path_factory.mktemp("teacher"), tiny_models()
+    save(dataclasses.replace(models, config=dataclasses.replace(models.config, causal=False)), path)
+    (path / "probe.safetensors").write_bytes((folder / "probe.safetensors").read_bytes())
+    return path
+
+
+def test_a_bidirectional_model_is_read_by_whole_clips(teacher):
+    seen = []
+    report = evaluate(
+        teacher, captions=3, batch=2, steps=2, guidance=3, keep=lambda kind, clips, texts: seen.append((kind, clips))
+    )
+    assert report["walk"] == {"steps": 2, "guidance": 3} and report["after_switch"] == {}
+    assert set(report["attributes"]) == set(ATTRIBUTES)
+    assert [kind for kind, _ in seen] == ["plain", "plain"]
+    models, trials = load(teacher), draw_trials(3, 0)
+    clips = generate_whole(models, trials[2:], seed=2, steps=2, guidance=3)
+    assert torch.allclose(seen[1][1], clips, atol=1e-6) and clips.shape[1] >= math.ceil(5 * models.config.fps)
+    weaker = generate_whole(models, trials[2:], seed=2, steps=2, guidance=1)
+    assert not torch.allclose(clips, weaker, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bidirectional", "options", "message"),
+    [
+        (False, {"steps": 4}, "for bidirectional models"),
+        (False, {"guidance": 2.0}, "for bidirectional models"),
+        (True, {"policies": ("keep",)}, "knows no switch"),
+        (True, {"steps": 0}, "`steps` must be"),
+        (True, {"guidance": -1.0}, "`guidance` must be"),
+    ],
+)
+def test_what_a_model_does_not_do(folder, teacher, bidirectional, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(teacher if bidirectional else folder, captions=1, **options)
 
 
 def test_trials_are_held_out_and_change_one_attribute():

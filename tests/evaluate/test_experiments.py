@@ -170,6 +170,13 @@ def test_numbers_that_make_no_sense(folder, experiment):
         experiment(folder, seeds=())
 
 
+@pytest.mark.parametrize("experiment", [switches, minute, drift])
+def test_a_model_of_whole_clips_is_refused(models, tmp_path, experiment):
+    save(dataclasses.replace(models, config=dataclasses.replace(models.config, causal=False)), tmp_path)
+    with pytest.raises(ValueError, match="makes whole clips"):
+        experiment(tmp_path)
+
+
 def test_the_command_writes_numbers_a_page_and_pictures(folder, tmp_path, capsys):
     out = tmp_path / "results.json"
     words = ["--model", str(folder), "--label", "tiny one", "--clips", "1", "--seeds", "0", "--out", str(out)]

@@ -9,7 +9,7 @@ from pathlib import Path
 WORDS = frozenset({"calm", "comms", "config", "shapes", "screens", "timeline", "schedule", "events", "formats"})
 ROOMS = {
     **dict.fromkeys(WORDS, "words"),
-    **dict.fromkeys(("sampler", "solvers", "probes"), "loop"),
+    **dict.fromkeys(("sampler", "solvers", "whole", "probes"), "loop"),
     "opening": "facade",
     **{room: room for room in ("model", "live", "train", "evaluate", "world", "widgets", "cli")},
 }
