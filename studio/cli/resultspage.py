@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,19 @@ def _side_by_side(results: dict[str, Any]) -> tuple[list[str], Any]:
 
 
 def _curves(drift: dict[str, Any], caches: Sequence[str]) -> Any:
-    """Alignment over time: a picture a cache, all to one scale, and in each a line a model, the last one strongest."""
+    """Alignment over time: a picture a cache, all to one scale, and in each a line a model; below, one legend."""
     figure, pictures = _axes(len(caches))
+    lines: dict[str, Any] = {}
     for axes, cache in zip(pictures, caches, strict=True):
-        found = {label: part["caches"][cache]["windows"] for label, part in drift.items() if cache in part["caches"]}
-        for index, (label, windows) in enumerate(found.items()):
-            last = index + 1 == len(found)
-            _line(axes, windows, color=COLOURS[index % len(COLOURS)], label=label, linewidth=2 if last else 1.2)
+        for (label, found), colour in zip(drift.items(), cycle(COLOURS), strict=False):
+            if cache in found["caches"]:
+                line = _line(axes, found["caches"][cache]["windows"], color=colour, label=label, linewidth=1.4)
+                lines.setdefault(label, line)
         axes.set_title("window {}, sink {}".format(*cache.split("+")), fontsize=8, color=INK)
-        axes.legend(fontsize=6, frameon=False, loc="lower left")
+    columns = min(3, len(lines))
+    figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(lines) // columns))
+    shown = [lines[label] for label in drift]
+    figure.legend(handles=shown, fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -303,10 +308,10 @@ def _axes(pictures: int = 1) -> tuple[Any, list[Any]]:
     return figure, found
 
 
-def _line(axes: Any, windows: Sequence[dict[str, Any]], **look: Any) -> None:
-    """Alignment over the windows of a film."""
+def _line(axes: Any, windows: Sequence[dict[str, Any]], **look: Any) -> Any:
+    """Draws alignment over the windows of a film."""
     seconds, shares = zip(*((window["seconds"], 100 * window["alignment"]["mean"]) for window in windows), strict=True)
-    axes.plot(seconds, shares, **look)
+    return axes.plot(seconds, shares, **look)[0]
 
 
 def _save(figure: Any, path: Path) -> None:
