@@ -7,7 +7,7 @@ can read them, without either side importing the other. Nothing here imports tor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ class DecodedBlock:
     switch: Switch | None = None
     take: int = 0
 
+    def __repr__(self) -> str:
+        height, width = self.frames.shape[1:3]
+        where = f"frames {self.first_frame} to {self.end_frame - 1} of take {self.take}"
+        return f"<DecodedBlock {self.index}: {where}, {width}x{height}, {self.prompt!r}>"
+
     @property
     def end_frame(self) -> int:
         """Pixel frame number just past the last frame."""
@@ -122,6 +127,15 @@ class Stats:
     next_frame_s: float | None = None
     dropped_frames: int = 0
     device_state: str = ""
+
+    def __str__(self) -> str:
+        """One figure a line, those that have been measured."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in found.items()}
+        return "\n".join(f"{name:<17} {shown[name]}" for name, value in found.items() if value not in (None, ""))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,3 +55,16 @@ def test_an_unknown_kind_is_named():
 
 def test_states_are_those_of_the_contract():
     assert set(STATES) == {"idle", "warming", "playing", "paused", "waiting", "finished", "error", "closed"}
+
+
+def test_figures_are_shown_a_line_each_and_only_the_measured_ones():
+    stats = Stats(generated_fps=12.364349606, vae_ms=484.40005, generated_blocks=3, device_state="0.9 of 2 cores")
+    lines = dict(line.split(maxsplit=1) for line in str(stats).splitlines())
+    assert lines["generated_fps"] == "12.36" and lines["vae_ms"] == "484.4" and lines["generated_blocks"] == "3"
+    assert lines["device_state"] == "0.9 of 2 cores" and "played_fps" not in lines
+    assert repr(stats).startswith("Stats(generated_fps=12.364349606,")
+
+
+def test_a_block_shows_where_it_is_and_not_its_pixels():
+    block = DecodedBlock(index=1, first_frame=9, frames=np.zeros((12, 4, 6, 3), np.uint8), prompt="a fox", segment=0)
+    assert repr(block) == "<DecodedBlock 1: frames 9 to 20 of take 0, 6x4, 'a fox'>"

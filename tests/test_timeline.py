@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio import formats
-from studio.timeline import MAX_BLOCKS, MAX_PROMPT, MAX_SEED, Segment, Timeline, check_prompt
+from studio.timeline import (
+    MAX_BLOCKS,
+    MAX_PROMPT,
+    MAX_SEED,
+    Marker,
+    Segment,
+    Timeline,
+    Transition,
+    Weighted,
+    check_prompt,
+)
 
 FOX, SEA, MOON = "a red fox runs in the snow", "a whale swims in the sea", "the moon rises"
 
@@ -418,3 +428,18 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         Timeline.of("two\nlines").save(path)
     assert path.read_text() == FOX + "\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_timeline_reads_as_a_list_of_what_happens_when():
+    timeline = Timeline.of("a fox", "a cat", blocks=7, length=12).put(
+        Segment("rain", 10, policy="keep", blend=(Weighted("snow", 3),), transition=Transition(2))
+    )
+    assert str(dataclasses.replace(timeline, markers=(Marker(7, "here"),))).splitlines() == [
+        "Timeline of 0:08.81, 12 blocks, 16 frames/s, seed 0",
+        "  0:00.00  block  0  a fox",
+        "  0:05.06  block  7  a cat",
+        "  0:05.06  block  7  marker 'here'",
+        "  0:07.31  block 10  25% rain + 75% snow (keep, over 2 blocks, linear)",
+    ]
+    assert str(Timeline.of("a fox")).startswith("Timeline without an end, 16 frames/s, seed 0\n")
+    assert eval(repr(timeline)) == timeline

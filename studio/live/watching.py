@@ -305,6 +305,11 @@ class Watching:
         self._end = weakref.finalize(self, observer.release, observer.hold())
         self._end.atexit = False
 
+    def __repr__(self) -> str:
+        count, faults = len(self.readings), len(self.warnings)
+        state = f"ended: {self.trouble}" if self.trouble else f"{faults} warnings"
+        return f"<Watching: {count} blocks read, {state}>"
+
     @property
     def readings(self) -> tuple[BlockReading, ...]:
         """The kept readings of the current take, old to new; the oldest go when they take too much memory."""

@@ -82,6 +82,16 @@ class Models:
     text: TextEncoder | CachedText
     adapters: Adapters | None = None
 
+    def __repr__(self) -> str:
+        networks = {"transformer": self.dit, "VAE": self.vae, "text encoder": self.text}
+        sizes = ", ".join(
+            f"{name} {sum(one.numel() for one in network.parameters()) / 1e6:,.1f} M"
+            for name, network in networks.items()
+            if isinstance(network, torch.nn.Module)
+        )
+        first = next(self.dit.parameters())
+        return f"<Models {self.config.name}: {sizes} parameters, {first.dtype}, {first.device}>".replace("torch.", "")
+
     def to(self, device: torch.device | str) -> Models:
         """The same networks, moved to a device; a text encoder that was put elsewhere stays and sends there."""
         for network in (self.dit, self.vae):

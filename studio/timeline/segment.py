@@ -137,6 +137,15 @@ class Segment:
         if self.transition is not None and not isinstance(self.transition, Transition):
             raise ValueError(f"`transition` must be a Transition, got {shorten(self.transition)}; as Transition(4)")
 
+    def __str__(self) -> str:
+        """The prompt, or a blend's prompts with their shares, and how it takes over."""
+        parts = self.parts
+        text = self.prompt if len(parts) == 1 else " + ".join(f"{share:.0%} {prompt}" for prompt, share in parts)
+        how = [self.policy, self.sink_policy and f"sink: {self.sink_policy}"]
+        how += [self.transition and f"over {self.transition.blocks} blocks, {self.transition.kind}"]
+        said = ", ".join(filter(None, how))
+        return f"{text} ({said})" if said else text
+
     @property
     def parts(self) -> tuple[tuple[str, float], ...]:
         """The prompts in force and their shares, which add up to 1; equal prompts are one, those of weight 0 none."""

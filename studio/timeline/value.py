@@ -70,6 +70,24 @@ class Timeline:
                     f"use {last + 1} or more, or remove the segment"
                 )
 
+    def __str__(self) -> str:
+        """What happens when: a line a segment or marker, with time and block."""
+        length = "without an end" if self.length is None else f"of {self._time(self.length)}, {self.length} blocks"
+        lines = [f"Timeline {length}, {self.fps:g} frames/s, seed {self.seed}"]
+        places: list[tuple[int, str]] = [(item.start, str(item)) for item in self.segments]
+        places += [(item.block, f"marker {item.name!r}") for item in self.markers]
+        width = len(str(max(block for block, _ in places)))
+        for block, text in sorted(places, key=lambda place: place[0]):
+            lines.append(f"  {self._time(block)}  block {block:>{width}}  {text}")
+        return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _time(self, block: int) -> str:
+        minutes, seconds = divmod(self.start_seconds(block), 60)
+        return f"{minutes:.0f}:{seconds:05.2f}"
+
     @classmethod
     def of(cls, *prompts: str, blocks: int = SEGMENT_BLOCKS, seed: int = 0, length: int | None = None) -> Timeline:
         """Build a timeline of prompts that follow each other at equal distances.

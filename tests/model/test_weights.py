@@ -240,3 +240,10 @@ def test_one_file_that_is_a_pickle(tmp_path):
         read(tmp_path / "probe.safetensors", kind="probe")
     with pytest.raises(FileNotFoundError, match=r"vae\.safetensors is missing"):
         read(tmp_path / "vae.safetensors")
+
+
+def test_models_say_their_sizes_and_not_their_layers():
+    models = tiny_models()
+    said = repr(models)
+    assert said.startswith("<Models tiny: transformer ") and said.endswith("parameters, float32, cpu>")
+    assert "VAE" in said and "text encoder" in said and "\n" not in said
