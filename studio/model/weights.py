@@ -307,7 +307,7 @@ def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16)
 
 
 def folder_of(name: str | Path) -> Path:
-    """The folder of a shipped model or the given folder.
+    """The folder of a shipped model, the given folder, or the whole model that a run of a training wrote into it.
 
     Args:
         name: name of a shipped model, or a path.
@@ -324,7 +324,8 @@ def folder_of(name: str | Path) -> Path:
     if path is not None and path.is_file():
         raise ValueError(f"`name` must be a model's name or folder, got the file {path}; name the folder it lies in")
     if path is not None and (path / "config.json").exists():
-        return path
+        written = find_trained(path)
+        return written if isinstance(written, Path) else path
     shipped = {folder.name: folder for folder in _shipped()}
     if str(name) in shipped:
         return shipped[str(name)]

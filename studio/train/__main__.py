@@ -13,7 +13,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ def _reader(kind: Any, optional: bool) -> Callable[[str], Any]:
         if optional and word.lower() == "none":
             return None
         if typing.get_origin(kind) is tuple:
+            if word.lower() == "none":
+                return ()
             return tuple(typing.get_args(kind)[0](part) for part in word.split(",") if part)
         return kind(word)
 
@@ -101,13 +103,18 @@ def configured(config: type, recipe: str, presets: dict[str, Any] | None, words:
     parser = parser_for(config, recipe, presets)
     options = vars(parser.parse_args(words))
     if presets is None:
-        return config(**options), False
+        try:
+            return config(**options), False
+        except ValueError as error:
+            parser.error(str(error))
     preset, saved, file, shown = (options.pop(name) for name in ("preset", "config", "file", "print"))
     if sum(bool(given) for given in (preset, saved, file)) > 1:
         parser.error("use one of CONFIG, --preset and --config")
     saved = saved or file
     try:
         fields = presets[preset] if preset else json.loads(Path(saved).read_text(encoding="utf-8")) if saved else {}
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"{saved} must hold the fields of one configuration, got {type(fields).__name__}")
         return from_dict(config, {**fields, **options}), shown
     except (OSError, ValueError) as error:
         parser.error(f"{saved}: {error}" if isinstance(error, json.JSONDecodeError) else str(error))

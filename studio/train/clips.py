@@ -31,15 +31,23 @@ class WorldClips:
         seed: Seed of everything drawn.
         split: Which combinations of attributes are shown: "train", "held_out" or "all".
         device: Where they are painted.
+        fps: Frames a second.
     """
 
     # Half a minute of first frames, so that no moment of the world is special.
     LATEST_START = 480
 
     def __init__(
-        self, frames: int, size: int, *, seed: int = 0, split: str = "train", device: torch.device | str = "cpu"
+        self,
+        frames: int,
+        size: int,
+        *,
+        seed: int = 0,
+        split: str = "train",
+        device: torch.device | str = "cpu",
+        fps: float = 16,
     ) -> None:
-        self.frames, self.size, self.seed, self.split, self.device = frames, size, seed, split, device
+        self.frames, self.size, self.seed, self.split, self.device, self.fps = frames, size, seed, split, device, fps
 
     def __call__(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """See `Clips`."""
@@ -49,7 +57,7 @@ class WorldClips:
             scene = SceneBatch.sample(1, source, self.device, split=self.split)
             start = int(torch.randint(self.LATEST_START, (), generator=source))
             with torch.no_grad():
-                pixels.append(render(scene, frames=self.frames, size=self.size, start=start).pixels)
+                pixels.append(render(scene, frames=self.frames, size=self.size, start=start, fps=self.fps).pixels)
             prompts += scene.captions(draws.key(self.seed, "caption", index))
         return torch.cat(pixels), prompts
 

@@ -129,7 +129,9 @@ def make_clips(
         names = words.sample(list(ATTRIBUTES), words.choice((1, 1, 1, 2, 4)))
         shown = switched(batch, names, generator)
         options |= {"after": shown, "switch_frame": start + shape.frames_of(kind.switch)}
-    pixels = render(batch, frames=shape.frames_of(frames), start=start, size=shape.height, **options).pixels
+    pixels = render(
+        batch, frames=shape.frames_of(frames), start=start, size=shape.height, fps=shape.fps, **options
+    ).pixels
     with autocast(device):
         latents = vae.encode(pixels).float()
     return MadeClips(pixels=pixels, latents=latents, before=batch.scenes(), shown=shown.scenes())

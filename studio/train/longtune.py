@@ -158,7 +158,10 @@ class LongTuning(MatchingTrainer):
 
     def state(self) -> dict[str, Any]:
         """See `MatchingTrainer.state`."""
-        return {} if self.stream is None else {**self.stream.plain(), **self.stream.tensors()}
+        if self.stream is None:
+            return {}
+        begun = (self.stream.video + 1) * self._clips
+        return {"clips": begun, **self.stream.plain(), **self.stream.tensors()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `MatchingTrainer.restore`."""
@@ -168,13 +171,18 @@ class LongTuning(MatchingTrainer):
             self.stream.fill(state)
 
     def begin_anew(self, state: dict[str, Any]) -> None:
-        """See `MatchingTrainer.begin_anew`; the next videos are begun."""
-        self.stream, self._first = None, state.get("video", -1) + 1
+        """See `MatchingTrainer.begin_anew`; the next videos are begun, of prompts that no video has had."""
+        self.stream, self._first = None, -(-state.get("clips", 0) // self._clips)
 
     def release(self) -> None:
         """See `Trainer.release`."""
         super().release()
         self.stream = None
+
+    @property
+    def _clips(self) -> int:
+        """Videos that are rolled out side by side, of all processes."""
+        return self.accelerator.num_processes * self.config.batch
 
     def _current(self) -> Stream:
         if self.stream is None:

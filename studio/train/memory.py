@@ -147,7 +147,7 @@ def _smaller(config: TrainConfig) -> Iterator[dict[str, Any]]:
     """Settings that need less and less, those first that change the result least."""
     changes: dict[str, Any] = {}
     if not config.recompute:
-        changes = {**changes, "recompute": True}
+        changes = {"recompute": True, **({"compile": False} if config.compile else {})}
         yield changes
     batch, accumulate = config.batch, config.accumulate
     while batch > 1 and batch % 2 == 0:
@@ -158,7 +158,7 @@ def _smaller(config: TrainConfig) -> Iterator[dict[str, Any]]:
         changes = {**changes, "precision": "bf16"}
         yield changes
     if config.lora is None:
-        changes = {**changes, "lora": 256}
+        changes = {**changes, "lora": 256, **({"fuse": False} if getattr(config, "fuse", False) else {})}
         yield changes
 
 

@@ -22,6 +22,7 @@ from studio.train import draws
 from studio.train.clips import Clips, WorldClips
 from studio.train.dmd import guided
 from studio.train.networks import TrainedNetworks, open_generator
+from studio.train.prompts import PromptPair, Prompts
 from studio.train.recipe import TrainConfig, check_number, check_shares, check_whole
 from studio.train.recompute import recomputed
 from studio.train.runtime import sent
@@ -71,6 +72,11 @@ class PretrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prompts is not None:
+            raise ValueError(
+                f"`prompts` alone teach a network nothing of pictures, got {self.prompts!r}; leave them out for the "
+                "miniature's world, or give `clips` with their prompts"
+            )
         check_number(self, "shift", above=True)
         check_number(self, "guidance", above=False)
         check_whole(self, "solver_steps", 1)
@@ -83,7 +89,8 @@ class PretrainConfig(TrainConfig):
             if self.pool is None:
                 raise ValueError("`renew_every` needs a `pool` that is renewed, got None; use pool=2048")
         if self.switched and not 0 < self.switch_frame < self.frames:
-            raise ValueError(f"`switch_frame` must lie in 1..{self.frames - 1}, got {self.switch_frame}; use 3")
+            remedy = f"use {min(3, self.frames - 1)}" if self.frames > 1 else "use switched=0"
+            raise ValueError(f"`switch_frame` must lie in 1..{self.frames - 1}, got {self.switch_frame}; {remedy}")
 
 
 PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
@@ -144,7 +151,9 @@ class Pretraining(LossTrainer):
             if shape.height != shape.width:
                 raise ValueError(f"the miniature's world is square, got {shape.height}x{shape.width}; give `clips`")
             frames = shape.frames_of(config.frames)
-            clips = WorldClips(frames, shape.height, seed=config.seed, device=self.device)
+            clips = WorldClips(frames, shape.height, seed=config.seed, device=self.device, fps=shape.fps)
+        if given:
+            self.prompts = _prompts_of(clips)
         self.clips = clips
         self._pooled: dict[int, tuple[Tensor, Tensor]] = {}
         self._network = self.fast(networks.generator)
@@ -244,6 +253,16 @@ class Pretraining(LossTrainer):
             return guided(prompted, unprompted, config.guidance)
 
         return solve(EulerSolver(config.solver_steps, shift=config.shift), flow, noise)
+
+
+def _prompts_of(clips: Clips) -> Prompts:
+    """The prompts of given clips, which previews take."""
+
+    def pair(index: int) -> PromptPair:
+        (prompt,) = clips([index])[1]
+        return prompt, prompt
+
+    return pair
 
 
 def _open(config: PretrainConfig) -> TrainedNetworks:

@@ -15,7 +15,7 @@ import torch
 from studio.train import draws
 from studio.world import ATTRIBUTES, SceneBatch, switched
 
-__all__ = ["GivenPrompts", "PromptList", "PromptPair", "Prompts", "WorldPrompts", "read_prompts"]
+__all__ = ["GivenPrompts", "PromptList", "PromptPair", "Prompts", "WorldPrompts", "checked_source", "read_prompts"]
 
 PromptPair = tuple[str, str]
 
@@ -89,6 +89,27 @@ class PromptList:
         order = list(range(len(self.pairs)))
         random.Random(draws.key(self.seed, "order", turn)).shuffle(order)
         return order
+
+
+def checked_source(source: Prompts) -> Prompts:
+    """A source whose every answer is looked at before it is used.
+
+    Args:
+        source: Gives a pair of prompts for a video's index.
+
+    Returns:
+        The same source; it raises ValueError for an answer that is no pair of texts, naming the index.
+    """
+
+    def checked(index: int) -> PromptPair:
+        given = source(index)
+        first, second = (None, None) if isinstance(given, str) else _checked(given, index)
+        if first is None or second is None:
+            wanted = "a pair of texts, a prompt and what it may switch to"
+            raise ValueError(f"`prompts({index})` must be {wanted}, got {given!r}")
+        return first, second
+
+    return checked
 
 
 def read_prompts(path: Path | str, seed: int = 0, *, after: Path | str | None = None) -> PromptList:

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
@@ -33,7 +33,7 @@ from studio.train.networks import TrainedNetworks
 from studio.train.ranks import shared_sum
 from studio.train.recipe import TrainConfig
 from studio.train.sharding import whole_state
-from studio.train.snapshots import load_snapshot, newest, save_snapshot
+from studio.train.snapshots import agreed, held, load_snapshot, newest, require_shared, save_snapshot
 from studio.train.trainer import Trainer
 
 __all__ = ["Playing", "Run", "run"]
@@ -89,9 +89,10 @@ class Run:
         monitor: Monitor | None = None,
         *,
         writes: bool = False,
-        pausing: Iterable[Playing] = (),
+        pausing: Playing | Iterable[Playing] = (),
     ) -> None:
-        self.trainer, self.report, self.writes, self.pausing = trainer, report, writes, tuple(pausing)
+        self.trainer, self.report, self.writes = trainer, report, writes
+        self.pausing: tuple[Playing, ...] = tuple(pausing) if isinstance(pausing, Iterable) else (pausing,)
         self.monitor = monitor or TextMonitor(report)
         self.folder = Path(trainer.config.out)
         self.history: list[dict[str, float]] = []
@@ -101,12 +102,15 @@ class Run:
         self._error: BaseException | None = None
         self._torn = False
         self._until: float | None = None
-        self._turns = _Turns()
+        self._turns, self._hold = _Turns(), ExitStack()
+        if trainer.config.export:
+            self._require_whole()
         free = free_memory(trainer.device)
         need = check_memory(trainer.config, trainer.networks, free)
         self.memory = f"will need about {need}, {(free + need.weights) / _GIB:.2f} GiB are there"
         self.report(self.memory)
-        found = newest(self.folder / "checkpoints")
+        found = agreed(newest(self.folder / "checkpoints"))
+        require_shared(self.folder / "checkpoints", trainer.accelerator)
         if found is not None:
             self.history = load_snapshot(trainer, found)
             self.report(f"goes on from step {trainer.done}")
@@ -249,7 +253,7 @@ class Run:
         trainer, vae = self.trainer, self.networks.vae
         if vae is None:
             raise RuntimeError("a preview needs a VAE; give the networks one")
-        text = self.networks.encode([prompt or self.preview_prompt]).to(trainer.device)
+        text = self.networks.encode([self.preview_prompt if prompt is None else prompt]).to(trainer.device)
         with torch.no_grad(), self.averaged():
             pixels = vae.decode(trainer.sample(text, "preview").to(next(vae.parameters()).dtype))[0]
         return ((pixels.float().movedim(1, -1) + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
@@ -270,9 +274,9 @@ class Run:
         Raises:
             RuntimeError: If the networks have no VAE or no text encoder to be written.
         """
+        self._require_whole()
         nets = self.networks
-        if nets.vae is None or nets.text is None:
-            raise RuntimeError("a whole model needs VAE and text encoder; give the networks `vae` and `text`")
+        assert nets.vae is not None and nets.text is not None
         folder = self.folder / "model" if folder is None else Path(folder)
         config = self.trainer.exported_config
         with self.averaged():
@@ -285,6 +289,12 @@ class Run:
             save(Models(config=config, dit=dit, vae=nets.vae, text=nets.text), folder, dtype)
         self._hand_on_probe(folder)
         return folder
+
+    def _require_whole(self) -> None:
+        if self.networks.vae is None or self.networks.text is None:
+            raise RuntimeError(
+                "a whole model needs VAE and text encoder; give the networks `vae` and `text`, or set `export` to False"
+            )
 
     def _hand_on_probe(self, folder: Path) -> None:
         """What reads the pictures of the model that it began with reads those of this one."""
@@ -335,11 +345,13 @@ class Run:
                 raise RuntimeError("the training ended within a step, before its first checkpoint; begin a new run")
             self.history = load_snapshot(self.trainer, found)
             self._torn = False
-        self._stop.clear()
-        self._pause.clear()
-        # Here, where the caller is: what a thread displays belongs to no cell.
-        self.monitor.begin(self)
-        self._error, self._state = None, "running"
+        with ExitStack() as hold:
+            hold.enter_context(held(self.folder, writes=self.trainer.accelerator.is_main_process))
+            self._stop.clear()
+            self._pause.clear()
+            # Here, where the caller is: what a thread displays belongs to no cell.
+            self.monitor.begin(self)
+            self._error, self._state, self._hold = None, "running", hold.pop_all()
 
     def _guarded(self) -> None:
         try:
@@ -348,6 +360,10 @@ class Run:
             self._error = error
 
     def _work(self) -> None:
+        with self._hold:
+            self._train_and_tell()
+
+    def _train_and_tell(self) -> None:
         self._until = None if self.config.seconds is None else time.monotonic() + self.config.seconds
         resting = [one for one in self.pausing if one.state in ("warming", "playing", "waiting")]
         for one in resting:
@@ -360,13 +376,19 @@ class Run:
             if self._state == "running":
                 self._state = "failed"
             self.monitor.end(self)
-            for one in resting:
-                one.play()
             if self.config.trackers:
                 self.trainer.accelerator.end_training()
+            for one in resting:
+                self._play_on(one)
         if said:
             # Outside the handler: the error's frames, which held the step's tensors, are gone by now.
             raise MemoryError(self._out_of_memory(said))
+
+    def _play_on(self, one: Playing) -> None:
+        try:
+            one.play()
+        except Exception as error:  # Somebody closed it meanwhile, which is nothing to the training.
+            self.report(f"{one!r} does not play on: {error}")
 
     def _train(self) -> str:
         """Train until the end or an interruption; returns what was said if memory ran out, which leaves it failed."""
@@ -457,7 +479,7 @@ def run(
     *,
     wait: bool = True,
     show: bool | None = None,
-    pausing: Iterable[Playing] = (),
+    pausing: Playing | Iterable[Playing] = (),
 ) -> Run:
     """Train to the end, or to the interruption, and write the generator.
 

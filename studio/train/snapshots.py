@@ -11,10 +11,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,10 +26,11 @@ from torch import Tensor, nn
 
 from studio.config import to_dict
 from studio.train.averages import WeightAverage
+from studio.train.ranks import shared_sum
 from studio.train.sharding import spread, whole
 from studio.train.trainer import Trainer
 
-__all__ = ["load_snapshot", "newest", "save_snapshot"]
+__all__ = ["agreed", "held", "load_snapshot", "newest", "require_shared", "save_snapshot"]
 
 _PREFIX, _ASIDE = "step-", ".part-"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
@@ -33,6 +38,8 @@ _FREE = {
     *("out", "steps", "seconds", "save_every", "keep", "export", "device", "trackers", "preview_every"),
     *("compile", "fuse", "shard", "recompute"),
 }
+# Seconds after which a file that one process made must be seen by all; network disks take a while.
+_SEEN_WITHIN = 10.0
 # How the clips of an update are dealt out, besides the number of processes.
 _DEALT = ("batch", "accumulate")
 
@@ -41,6 +48,89 @@ def newest(folder: Path | str) -> Path | None:
     """The last whole checkpoint of a training's folder, or `None`."""
     found = sorted(path for path in Path(folder).glob(f"{_PREFIX}*") if (path / "state.json").is_file())
     return found[-1] if found else None
+
+
+def agreed(found: Path | None) -> Path | None:
+    """The checkpoint to go on from, if all processes found the same; every rank calls it.
+
+    Args:
+        found: What this process found, see `newest`.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: On every rank, if they found different ones: mixed networks would train on in silence.
+    """
+    mark = float(0 if found is None else 1 + zlib.crc32(found.name.encode()) % 1_000_003)
+    world, total, squares = (shared_sum(value) for value in (1.0, mark, mark * mark))
+    if world * squares != total * total:
+        here = "none" if found is None else str(found)
+        raise ValueError(
+            f"`out` must be one folder for all processes; they found different checkpoints there, this one {here}; "
+            "name a folder on a disk that all hosts share, or copy the checkpoint to each"
+        )
+    return found
+
+
+def require_shared(folder: Path, accelerator: Any) -> None:
+    """Refuse a folder of checkpoints that is not one and the same for all processes; every rank calls it.
+
+    Args:
+        folder: It is made.
+        accelerator: Of the training.
+
+    Raises:
+        ValueError: On every rank, if one does not see what the first one writes there.
+    """
+    if accelerator.num_processes == 1:
+        return
+    mark = folder / ".shared"
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    accelerator.wait_for_everyone()
+    until = time.monotonic() + _SEEN_WITHIN
+    while not mark.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    seen = shared_sum(float(mark.exists()))
+    if accelerator.is_main_process:
+        mark.unlink(missing_ok=True)
+    if seen != accelerator.num_processes:
+        blind = accelerator.num_processes - seen
+        raise ValueError(
+            f"`out` must be one folder for all processes, got {folder.parent}, where {blind:g} of them do not see what "
+            "the first one writes; name a folder on a disk that all hosts share"
+        )
+
+
+@contextmanager
+def held(folder: Path, *, writes: bool) -> Iterator[None]:
+    """Inside, no other training writes into a folder: two would rotate away each other's checkpoints.
+
+    Args:
+        folder: The training's; it is made.
+        writes: Whether this process is the one that writes there; the others hold nothing.
+
+    Raises:
+        RuntimeError: If a training has it.
+    """
+    if not writes:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # The system lets go of it when a process dies, however it dies; a training may end in another thread than it began.
+    lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RuntimeError(
+            f"a training is running in {folder}; call its `stop()`, wait for its end, or give another `out`"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_snapshot(trainer: Trainer, folder: Path | str, history: list[dict[str, float]]) -> Path:

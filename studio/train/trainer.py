@@ -20,7 +20,7 @@ from studio.train.averages import WeightAverage
 from studio.train.learner import Learner, make_accelerator
 from studio.train.lora import add_lora, merged_state
 from studio.train.networks import TrainedNetworks
-from studio.train.prompts import GivenPrompts, PromptList, Prompts, WorldPrompts, read_prompts
+from studio.train.prompts import GivenPrompts, PromptList, Prompts, WorldPrompts, checked_source, read_prompts
 from studio.train.recipe import TrainConfig
 from studio.train.runtime import Compiled, compiled, cosine, sent
 from studio.train.sharding import shard
@@ -38,7 +38,7 @@ def _bytes(network: nn.Module) -> int:
 
 def _source(config: TrainConfig, given: GivenPrompts | None) -> Prompts:
     if given is not None:
-        return given if callable(given) else PromptList(given, config.seed)
+        return checked_source(given) if callable(given) else PromptList(given, config.seed)
     if config.prompts is not None:
         return read_prompts(config.prompts, config.seed, after=config.switch_prompts)
     return WorldPrompts(config.seed)

@@ -56,7 +56,7 @@ class Training(Generic[Config]):
         networks: TrainedNetworks | None = None,
         wait: bool = True,
         show: bool | None = None,
-        pausing: Iterable[Playing] = (),
+        pausing: Playing | Iterable[Playing] = (),
         **data: Any,
     ) -> Run:
         """Train; goes on from the newest checkpoint in the configuration's folder, if there is one.

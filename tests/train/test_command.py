@@ -30,6 +30,16 @@ def test_lists_are_written_with_commas():
     assert printed("long_tune", "--preset", "wan2.1-t2v-1.3b", "--out", "o", "--switch-frames", "").switches == ()
 
 
+def test_a_file_of_something_else_and_a_list_of_nothing(tmp_path, capsys):
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(SystemExit):
+        printed("distill", str(tmp_path / "list.json"))
+    assert "must hold the fields of one configuration, got list" in capsys.readouterr().err
+    assert (
+        printed("distill", "--preset", "miniature", "--out", "o", "--teacher", "t", "--trackers", "none").trackers == ()
+    )
+
+
 def test_a_saved_configuration_with_options_over_it(tmp_path):
     mine = LongTuneConfig(out="o", generator="g", teacher="t", switch_frames=(21,))
     path = str(mine.save(tmp_path / "c.json"))
@@ -47,6 +57,8 @@ def test_a_saved_configuration_with_options_over_it(tmp_path):
         (["distill", "nowhere.json"], "nowhere.json"),
         (["distill", __file__], "test_command.py: "),
         (["distill", "--stepz", "3"], "unrecognized"),
+        (["vae", "--out", "o", "--frames", "16"], "`frames`"),
+        (["pretrain", "--preset", "miniature", "--out", "o", "--frames", "3"], "use 2"),
         (["long_tune", "--switch-frames", "a,b"], "invalid"),
         (["initialise", "--out", "o", "--generator", "g", "--teacher", "t", "--steps", "0"], "at least 1"),
     ],

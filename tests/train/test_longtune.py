@@ -265,3 +265,13 @@ def test_misfits_with_the_networks_are_named(tmp_path):
     state = it.state()
     with pytest.raises(ValueError, match=r"`keys\.1` of a kept cache must have shape"):
         it.restore({key: value for key, value in state.items() if key != "keys.1"})
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_videos_that_are_begun_anew_have_prompts_of_their_own(tmp_path, batch):
+    before = trainer(tmp_path, batch=4, accumulate=1)
+    before.stream = before._begin(2)
+    after = trainer(tmp_path, batch=batch)
+    after.begin_anew({key: value for key, value in before.state().items() if not isinstance(value, torch.Tensor)})
+    asked = after._first * batch
+    assert 12 <= asked < 12 + batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 
 from studio.train.distillation import Distillation, DistillConfig
 from studio.train.longtune import LongTuneConfig
-from studio.train.memory import check_memory, estimate_memory, free_memory
+from studio.train.memory import _smaller, advice, check_memory, estimate_memory, free_memory
 from studio.train.running import run
+from studio.train.training import TRAININGS, training
 from tests.train import nets
 
 
@@ -105,3 +107,26 @@ def test_a_run_checks_before_its_first_step(monkeypatch, tmp_path):
     with pytest.raises(MemoryError, match="needs about"):
         run(it)
     assert it.done == 0
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_setting_that_the_advice_names_is_one(name):
+    kind = training(name)
+    for preset in kind.presets:
+        told = {"out": "o", "generator": "g", **({} if name == "pretrain" else {"teacher": "t"})}
+        whole = kind.preset(preset, **{**told, "batch": 4, "precision": "no", "lora": None})
+        seen = list(_smaller(whole))
+        assert seen
+        for changes in seen:
+            dataclasses.replace(whole, **changes)
+        if whole.compile and not whole.recompute:
+            assert advice(whole) == "use recompute=True, compile=False"
+
+
+@pytest.mark.parametrize("name", ["distill", "long_tune"])
+def test_a_preset_that_compiles_is_refused_with_settings_that_fit(name):
+    own = {"new_frames": 3, "max_length": 15} if name == "long_tune" else {}
+    small = training(name).preset("miniature", out="o", teacher="t", frames=6, batch=8, **own)
+    need = estimate_memory(small, nets.networks())
+    with pytest.raises(MemoryError, match=r"use recompute=True, compile=False"):
+        check_memory(small, nets.networks(), need.total - need.weights - 1)

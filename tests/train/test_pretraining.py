@@ -152,3 +152,19 @@ def test_presets_and_misfits(tmp_path):
         Pretraining(config(tmp_path), TrainedNetworks.of(wide))
     with pytest.raises(ValueError, match="must have 3 latent frames"):
         trainer(tmp_path, ClipList(torch.zeros(1, 9, 3, 16, 16), ["a"])).step()
+
+
+def test_prompts_alone_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`prompts` alone"):
+        config(tmp_path, prompts="p.txt")
+
+
+def test_previews_of_given_clips_take_their_prompts(tmp_path):
+    it = trainer(tmp_path, ClipList(torch.zeros(2, 5, 3, 16, 16), ["a fox", "a cat"]))
+    assert [it.prompts(index)[0] for index in range(3)] == ["a fox", "a cat", "a fox"]
+
+
+def test_the_worlds_clips_are_as_fast_as_the_model():
+    slow, quick = (WorldClips(5, 16, fps=fps)([0])[0] for fps in (8, 16))
+    assert torch.equal(slow[:, 0], WorldClips(5, 16, fps=8)([0])[0][:, 0])
+    assert not torch.equal(slow[:, 1:], quick[:, 1:])

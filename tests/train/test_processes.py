@@ -15,19 +15,21 @@ import torch
 from safetensors.torch import load_file
 
 from studio.train.running import Run
+from studio.train.snapshots import save_snapshot
 from tests.train import member
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSSES, NORMS = 1e-5, 1e-4
 
 
-def launch(folder: Path, recipe: str) -> list[subprocess.Popen]:
+def launch(folder: Path, recipe: str, program: str = "member") -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port,
               "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    command = [sys.executable, "-m", "tests.train.member", str(folder), "1", recipe]
+    words = [str(folder), "1", recipe] if program == "member" else [str(folder)]
+    command = [sys.executable, "-m", f"tests.train.{program}", *words]
     return [
         subprocess.Popen(command, cwd=ROOT, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -79,3 +81,18 @@ def agree(rows: list[dict[str, float]], alone: dict[str, float], when: str) -> N
     assert rows[0] == rows[1] and rows[0].keys() == alone.keys()
     for name, value in alone.items():
         assert rows[0][name] == pytest.approx(value, rel=LOSSES if name.endswith("loss") else NORMS), f"{when}: {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False])
+def test_processes_without_a_common_folder_are_refused(tmp_path, kept):
+    if kept:  # a checkpoint that was copied to the first host alone
+        alone = member.trainer(tmp_path / "host-0", 2, "distill")
+        alone.step()
+        save_snapshot(alone, tmp_path / "host-0" / "checkpoints", [])
+    said = []
+    for process in launch(tmp_path, "", "apart"):
+        said.append(process.communicate(timeout=120)[0])
+        assert process.returncode == 0, said
+    assert all("`out` must be one folder for all processes" in text for text in said), said
+    assert ("different checkpoints" in said[0]) == kept

@@ -9,8 +9,9 @@ import torch
 
 from studio.train import draws
 from studio.train.lora import add_lora, load_lora, lora_state, merged_state
-from studio.train.prompts import PromptList, WorldPrompts, read_prompts
+from studio.train.prompts import PromptList, WorldPrompts, checked_source, read_prompts
 from tests.contracts import tiny
+from tests.train import nets
 
 
 def test_draws_are_told_apart_by_every_part():
@@ -165,3 +166,11 @@ def test_small_updates_of_frozen_halves_are_not_lost_in_the_merge():
     change = merged["blocks.0.ffn.0.weight"] - frozen
     torch.testing.assert_close(change, torch.full_like(frozen, 2e-5), atol=1e-7, rtol=0)
     assert merged["patch_embedding.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("answer", ["ab", "a fox", ("a fox", None), ("", "b"), 3, None, ("a", "b", "c")])
+def test_a_function_that_gives_no_pair_of_texts_is_told_so(answer):
+    source = checked_source(lambda index: answer)
+    with pytest.raises(ValueError, match="must be a"):
+        source(2)
+    assert checked_source(nets.PROMPTS)(1) == nets.PROMPTS(1)

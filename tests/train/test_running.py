@@ -458,3 +458,51 @@ def test_a_run_whose_beginning_is_gone_says_so(tmp_path):
 
     save(tiny_models(), tmp_path / "start", torch.float32)
     assert load(tmp_path / "run", base=tmp_path / "start").config.name == "tiny"
+
+
+class Closing:
+    """A player that somebody closes while the training runs."""
+
+    state = "playing"
+
+    def pause(self) -> None:
+        self.state = "paused"
+
+    def play(self) -> None:
+        raise RuntimeError("the session is closed; open a new one")
+
+
+def test_a_player_that_was_closed_meanwhile_costs_nothing(tmp_path):
+    said = []
+    run = Run(Distillation(config(tmp_path), nets.networks(), nets.PROMPTS), said.append, pausing=Closing())
+    assert run.go().state == "finished"
+    assert any("the session is closed" in line for line in said)
+
+
+def test_two_trainings_do_not_write_into_one_folder(tmp_path):
+    first = fresh(tmp_path, steps=400)
+    first.start()
+    try:
+        second = fresh(tmp_path, steps=400)
+        with pytest.raises(RuntimeError, match=r"a training is running in .*run; call its `stop\(\)`"):
+            second.go()
+        assert second.state == "ready"
+    finally:
+        first.stop()
+    ended = fresh(tmp_path, steps=first.trainer.done + 1).go()
+    assert ended.state == "finished" and first.resume is not None
+
+
+def test_what_cannot_be_exported_is_said_before_the_first_step(tmp_path):
+    with pytest.raises(RuntimeError, match="text encoder"):
+        fresh(tmp_path, export=True)
+
+
+def test_the_probe_comes_along_from_the_model_that_a_run_wrote(tmp_path):
+    began = tmp_path / "began"
+    (began / "model").mkdir(parents=True)
+    for name in ("config.json", "probe.safetensors"):
+        (began / "model" / name).write_text("{}")
+    (began / "config.json").write_text('{"generator": "miniature", "out": "began"}')
+    run = Run(Distillation(config(tmp_path, generator=str(began)), whole(), nets.PROMPTS))
+    assert (run.export() / "probe.safetensors").read_text() == "{}"
