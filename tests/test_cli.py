@@ -414,7 +414,7 @@ def test_evaluate_hands_over_and_prints(monkeypatch, capsys):
     said = capsys.readouterr()
     assert json.loads(said.out) == {"probe_accuracy": {"shape": 1.0}, "captions": 3}
     assert said.err == "reading ...\n"
-    assert calls == [("mine", 3, 5, "cpu", 7, 2.0)]
+    assert calls == [("mine", 3, 5, "cpu", 7, 1.5)]
     assert cli.main(["evaluate"]) == 0
     assert "probe_accuracy    shape 1.0" in capsys.readouterr().out
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from studio.config import POLICIES
+
 TEXT = "measure what switches, a minute and minutes do to a model's films, and make a page of it"
 MORE = """switches   10 s with a switch at 5 s, under each policy
 minute     six prompts of 10 s each
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="seeds of captions and noise (default: 0 1 2; 0 for drift)"
     )
-    parser.add_argument("--policies", nargs="+", help="policies to compare (default: all; recache for a minute)")
+    parser.add_argument(
+        "--policies", nargs="+", choices=POLICIES, help="policies to compare (default: all; recache for a minute)"
+    )
     parser.add_argument(
         "--caches", nargs="+", metavar="W+S", help="windows and sinks, for drift (default: 9+3 12+0 21+0)"
     )
@@ -59,7 +63,7 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
     results = resultspage.read(options.out)
     if options.kind != "page":
         label = options.label or options.model
-        film = resultspage.Strip(VIEWS[options.kind]) if options.kind in VIEWS else None
+        film = strip(options)
         found = measure(options, lambda text: say(f"{text} ..."), film)
         found["command"] = command(options)
         if options.note:
@@ -69,7 +73,10 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if film is not None:
-            tell(str(film.save(resultspage.pictures(options.out) / f"{options.kind}-{resultspage.slug(label)}.png")))
+            name = resultspage.slugs(results[options.kind])[label]
+            path = film.save(resultspage.pictures(options.out) / f"{options.kind}-{name}.png")
+            if path is not None:
+                tell(str(path))
     for path in resultspage.write(results, options.out):
         tell(str(path))
     return 0
@@ -77,6 +84,16 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
 
 # Seconds of the films that the page shows.
 VIEWS = {"switches": (4.5, 4.9, 5.2, 5.6, 6.5, 8.0, 9.9), "drift": (2.0, 30.0, 60.0, 120.0, 180.0, 239.0)}
+
+
+def strip(options: Any) -> Any:
+    """What keeps the moments that the page shows, at the model's frames a second; None for an experiment without."""
+    if options.kind not in VIEWS:
+        return None
+    from studio.cli import resultspage
+    from studio.model.weights import layout_of
+
+    return resultspage.Strip(VIEWS[options.kind], fps=layout_of(options.model)[0].config.fps)
 
 
 def measure(options: Any, say: Callable[[str], None], film: Any = None) -> dict[str, Any]:

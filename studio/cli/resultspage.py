@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -28,7 +29,7 @@ MINUTE = """\
 *alignment*: probability of what the prompt in force names; *kept*: of what its switch left alone; below: shares read
 right."""
 DRIFT = """\
-{seconds:g} s of one prompt, read in windows of {window:g} s: the first and the last. Attributes: shares read right;
+{seconds:g} s of one prompt, read {windows}. Attributes: shares read right;
 brightness and contrast in levels of 255; milliseconds to make a block of all films, not decoded, at the beginning and
 at the end."""
 # Colours of a film strip, a third of the bytes of all of them.
@@ -67,8 +68,40 @@ def pictures(path: Path) -> Path:
 
 
 def slug(label: str) -> str:
-    """A label as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "model"
+    """A label as part of a file's name; with a hash of the label where the name cannot hold its letters."""
+    name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+    lossy = not name or any(letter.isalnum() and not letter.isascii() for letter in label)
+    return _hashed(name or "model", label) if lossy else name
+
+
+def slugs(labels: Iterable[str]) -> dict[str, str]:
+    """Labels as parts of names of files, no two the same.
+
+    Args:
+        labels: the labels of one kind, in the order of the file: of two that are alike the first keeps the plain name.
+
+    Returns:
+        Label to name.
+    """
+    found: dict[str, str] = {}
+    for label in labels:
+        name = slug(label)
+        found[label] = _hashed(name, label) if name in found.values() else name
+    return found
+
+
+def _hashed(name: str, label: str) -> str:
+    return f"{name}-{hashlib.sha256(label.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
+def _marked(label: str) -> str:
+    """A label for Markdown, where it means nothing but itself; in a table's cell as well."""
+    return re.sub(r"([\\`|*<$\[\]])", r"\\\1", label)
+
+
+def _unmathematical(text: str) -> str:
+    """A text for matplotlib, which takes what stands between two dollars as mathematics."""
+    return text.replace("$", r"\$")
 
 
 class Strip:
@@ -102,23 +135,26 @@ class Strip:
                 picture = pixels[: self.films, index].float().clamp(-1, 1).cpu().numpy()
                 row[second] = ((picture.transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path) -> Path | None:
         """Draw what was kept, films one below the other, a row each for every kind.
 
         Args:
             path: the file, .png.
 
         Returns:
-            The path.
+            The path; None where the films ended before the first moment, and a file of longer films is taken away.
         """
         from matplotlib.figure import Figure
         from PIL import Image
 
         seconds = [s for s in self.seconds if any(s in row for row in self.rows.values())]
+        if not seconds:
+            path.unlink(missing_ok=True)
+            return None
         films, kinds = len(self.texts), list(self.rows)
         figure = Figure(figsize=(1.02 * len(seconds) + 0.7, (1.05 * len(kinds) + 0.3) * films), layout="constrained")
         for part, text in zip(figure.subfigures(films, 1, squeeze=False)[:, 0], range(films), strict=True):
-            part.suptitle(self.texts[text], fontsize=7, color=INK)
+            part.suptitle(_unmathematical(self.texts[text]), fontsize=7, color=INK)
             grid = part.subplots(len(kinds), len(seconds), squeeze=False)
             for row, (axes, kind) in enumerate(zip(grid, kinds, strict=True)):
                 for one, second in zip(axes, seconds, strict=True):
@@ -157,15 +193,15 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
         made.append(folder / "drift.svg")
         _save(curves, made[-1])
         text += [f"![Drift, side by side]({folder.name}/{made[-1].name})", ""]
-    for kind, label, found in _entries(results):
+    for kind, label, name, found in _entries(results):
         title, lines, figure = {"switches": _switches, "minute": _minute, "drift": _drift}[kind](found)
-        text += [f"## {title}: {label}", "", *lines, ""]
-        names = [f"{kind}-{slug(label)}.svg"] if figure is not None else []
+        text += [f"## {title}: {_marked(label)}", "", *lines, ""]
+        names = [f"{kind}-{name}.svg"] if figure is not None else []
         if figure is not None:
             made.append(folder / names[0])
             _save(figure, made[-1])
-        names += [name for name in (f"{kind}-{slug(label)}.png",) if (folder / name).exists()]
-        text += [line for name in names for line in (f"![{title}, {label}]({folder.name}/{name})", "")]
+        names += [f"{kind}-{name}.png"] if (folder / f"{kind}-{name}.png").exists() else []
+        text += [line for file in names for line in (f"![{title}, {_marked(label)}]({folder.name}/{file})", "")]
         text += [FOOT.format(**{**found, "seeds": ", ".join(map(str, found["seeds"]))}), ""]
         text += [found["note"], ""] if found.get("note") else []
     page = path.with_suffix(".md")
@@ -173,10 +209,11 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
     return [page, *made]
 
 
-def _entries(results: dict[str, Any]) -> Iterable[tuple[str, str, dict[str, Any]]]:
+def _entries(results: dict[str, Any]) -> Iterable[tuple[str, str, str, dict[str, Any]]]:
     for kind in ("switches", "minute", "drift"):
+        names = slugs(results.get(kind, {}))
         for label, found in results.get(kind, {}).items():
-            yield kind, label, found
+            yield kind, label, names[label], found
 
 
 def _side_by_side(results: dict[str, Any]) -> tuple[list[str], Any]:
@@ -185,7 +222,7 @@ def _side_by_side(results: dict[str, Any]) -> tuple[list[str], Any]:
     switches, drift = results.get("switches", {}), results.get("drift", {})
     if len(switches) > 1:
         rows = [
-            (label, policy, *(_percent(row[key]) for key in ("kept", "new", "alignment")), _plain(row["jump"]))
+            (_marked(label), policy, *(_percent(row[key]) for key in ("kept", "new", "alignment")), _plain(row["jump"]))
             for label, found in switches.items()
             for policy, row in found["policies"].items()
         ]
@@ -193,7 +230,7 @@ def _side_by_side(results: dict[str, Any]) -> tuple[list[str], Any]:
     if len(drift) < 2:
         return text, None
     caches = list(dict.fromkeys(name for found in drift.values() for name in found["caches"]))
-    rows = [(label, *(_ends(found["caches"].get(name)) for name in caches)) for label, found in drift.items()]
+    rows = [(_marked(label), *(_ends(found["caches"].get(name)) for name in caches)) for label, found in drift.items()]
     text += [*_table(("alignment, first → last window of drift", *caches), rows), ""]
     return text, _curves(drift, caches)
 
@@ -205,7 +242,8 @@ def _curves(drift: dict[str, Any], caches: Sequence[str]) -> Any:
     for axes, cache in zip(pictures, caches, strict=True):
         for (label, found), colour in zip(drift.items(), cycle(COLOURS), strict=False):
             if cache in found["caches"]:
-                line = _line(axes, found["caches"][cache]["windows"], color=colour, label=label, linewidth=1.4)
+                windows, shown = found["caches"][cache]["windows"], _unmathematical(label)
+                line = _line(axes, windows, color=colour, label=shown, linewidth=1.4)
                 lines.setdefault(label, line)
         axes.set_title("window {}, sink {}".format(*cache.split("+")), fontsize=8, color=INK)
     columns = min(3, len(lines))
@@ -289,7 +327,9 @@ def _drift(found: dict[str, Any]) -> tuple[str, list[str], Any]:
     keys = list(next(iter(found["caches"].values()))["windows"][0]["right"])
     head = ("window + sink", "alignment, first", "last", *keys, "brightness", "contrast", "ms a block")
     lines += _table(head, rows)
-    lines += ["", DRIFT.format(**found)]
+    several = any(len(part["windows"]) > 1 for part in found["caches"].values())
+    read = f"in windows of {found['window']:g} s: the first and the last" if several else "as a whole"
+    lines += ["", DRIFT.format(seconds=found["seconds"], windows=read)]
     _finish(axes)
     return "Drift", lines, figure
 
@@ -311,7 +351,8 @@ def _axes(pictures: int = 1) -> tuple[Any, list[Any]]:
 def _line(axes: Any, windows: Sequence[dict[str, Any]], **look: Any) -> Any:
     """Draws alignment over the windows of a film."""
     seconds, shares = zip(*((window["seconds"], 100 * window["alignment"]["mean"]) for window in windows), strict=True)
-    return axes.plot(seconds, shares, **look)[0]
+    # A line of one point is not seen.
+    return axes.plot(seconds, shares, **({"marker": "o", "ms": 3} if len(seconds) == 1 else {}), **look)[0]
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from studio.config import POLICIES, Policy
+from studio.evaluate.checking import check_policies, check_whole
 from studio.evaluate.reading import Tally, load_probe, read_attributes
 from studio.model.cache import KVCache
+from studio.model.places import check_device
 from studio.model.probe import Probe
 from studio.model.vae import VAEStream
 from studio.model.weights import Models, load
@@ -62,8 +64,8 @@ def evaluate(
         captions: number of held-out captions, at least 1.
         seed: seed of captions and noise.
         device: where to compute; None for a GPU where there is one.
-        policies: what a switch does to the cache, each measured; None for all that the model can.
-        batch: clips generated side by side; None: by the device.
+        policies: what a switch does to the cache, each measured, or none of them; None for all that the model can.
+        batch: clips generated side by side, at least 1; None: by the device.
         steps: network calls of a bidirectional model's clip; None for 20.
         guidance: weight of its prompt against the empty one, as for `studio.clip`; None for 2.5, and 1 for none.
         say: takes a line of progress now and then.
@@ -79,13 +81,22 @@ def evaluate(
 
     Raises:
         FileNotFoundError: if there is no such model, or it has no probe.
-        ValueError: if a number makes no sense, or asks for what the model does not do.
+        ValueError: if a number, a policy or the device makes no sense, or asks for what the model does not do.
     """
-    if captions < 1:
-        raise ValueError(f"`captions` must be at least 1, got {captions}; use 200")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    probe, models = load_probe(model, place), load(model, device=place, **loading)
+    check_whole("captions", captions, least=1, use=200)
+    check_whole("seed", seed, least=None, use=0)
+    if policies is not None:
+        check_policies(policies, least=0)
+    if batch is not None:
+        check_whole("batch", batch, least=1, use=_BATCH["cpu"])
+    if steps is not None:
+        EulerSolver(steps)
+    if guidance is not None:
+        check_guidance(guidance)
+    place = check_device(device)
+    models = load(model, device=place, **loading)
     walk = _walk(models, policies, steps, guidance)
+    probe = load_probe(model, place)
     policies = (POLICIES if policies is None else policies) if walk is None else ()
     started = time.perf_counter()
     rendered, rebuilt = probe_accuracy(models, probe, clips=captions, seed=seed, say=say)
@@ -239,8 +250,7 @@ def _walk(
         return None
     if policies:
         raise ValueError(f"{name!r} makes whole clips and knows no switch; leave `policies` out")
-    steps, guidance = _STEPS if steps is None else steps, _GUIDANCE if guidance is None else guidance
-    return {"steps": EulerSolver(steps).steps, "guidance": check_guidance(guidance)}
+    return {"steps": _STEPS if steps is None else steps, "guidance": _GUIDANCE if guidance is None else guidance}
 
 
 def switch_block(shape: VideoShape) -> int:
@@ -277,7 +287,8 @@ def probe_accuracy(
             say(f"reading rendered clips {begin + 1} to {min(begin + 40, clips)} of {clips}")
         part = rng.choices(scenes, k=min(_RENDERED, clips - begin))
         batch = SceneBatch.of(part, rng.randrange(2**31), like.device)
-        pixels = render(batch, frames=frames, size=config.height, start=rng.randrange(200)).pixels
+        start = rng.randrange(200)
+        pixels = render(batch, frames=frames, size=config.height, start=start, fps=config.fps).pixels
         rendered.add(read_attributes(probe, pixels), part, [whole] * len(part))
         stream = models.vae.stream()
         chunks = models.vae.encode(pixels.to(like.dtype)).split(shape.block, dim=1)

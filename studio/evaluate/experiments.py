@@ -18,8 +18,10 @@ from torch import Tensor
 
 from studio.config import POLICIES, CacheConfig, Policy
 from studio.evaluate.attributes import draw_trials, hardware
+from studio.evaluate.checking import check_policies, check_seconds, check_seeds, check_whole
 from studio.evaluate.films import Act, Piece, Reading, play, read_window
 from studio.evaluate.reading import load_probe
+from studio.model.places import check_device
 from studio.model.probe import Probe
 from studio.model.weights import Models, load
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
@@ -72,6 +74,7 @@ def switches(
         ValueError: If a number makes no sense.
     """
     _check(clips, seeds)
+    check_policies(policies, least=1)
     models, probe, place = _opened(model, device)
     results: dict[str, dict[str, list[float]]] = {policy: {} for policy in policies}
     for seed in seeds:
@@ -137,6 +140,8 @@ def minute(
         ValueError: If a number makes no sense.
     """
     _check(clips, seeds)
+    check_policies(policies, least=1)
+    check_seconds("seconds", seconds, use=10)
     models, probe, place = _opened(model, device)
     results: dict[str, list[dict[str, list[Any]]]] = {
         policy: [{} for _ in range(len(STORY) + 1)] for policy in policies
@@ -190,26 +195,41 @@ def drift(
         seeds: Seeds of captions and noise.
         caches: Window and sink in latent frames, as "9+3"; each is measured.
         seconds: Length of the films.
-        window: Length of what is read together; at least a block.
+        window: Length of what is read together, at least a block; the last window goes on to the film's end, so that it
+            may be longer or shorter by half of this, and a film of up to one and a half windows is read as one.
         device: Where to compute; `None` for a GPU where there is one.
         say: Takes a line of progress.
         keep: Takes cache, first frame, pixels `[B, T, 3, H, W]` and prompts of every block of the first seed.
 
     Returns:
-        JSON-ready: by cache `windows` (a list with `seconds`, the window's end, `alignment`, `right` by attribute,
-        `brightness` and `contrast` in levels of 255) and `block_seconds`, the median of the first and of the last
-        tenth of the blocks without decoding.
+        JSON-ready: by cache `windows` (a list with `seconds`, the window's end, for the last the film's, `alignment`,
+        `right` by attribute, `brightness` and `contrast` in levels of 255) and `block_seconds`, the median of the first
+        and of the last tenth of the blocks without decoding.
 
     Raises:
         FileNotFoundError: If there is no such model, or it has no probe.
         ValueError: If a number or a cache makes no sense.
     """
     _check(clips, seeds)
+    check_seconds("seconds", seconds, use=240)
+    check_seconds("window", window, use=10)
+    if isinstance(caches, str) or not caches:
+        raise ValueError(f"`caches` must be several as {', '.join(CACHES)}, got {caches!r}; put one into a list")
+    for name in caches:
+        cache_named(name, CacheConfig())
     models, probe, place = _opened(model, device)
+    shape = VideoShape.of(models.config)
+    block = shape.seconds(shape.block * shape.temporal_factor)
+    if window < block:
+        raise ValueError(f"`window` must be at least a block of {block:g} s, got {window}; use 10")
+    configs = {name: cache_named(name, models.config.cache) for name in caches}
+    for cache in configs.values():
+        # Refuses what does not fit the model, before the first film.
+        replace(models.config, cache=cache)
     parts = max(1, round(seconds / window))
     results: dict[str, Any] = {}
-    for name in caches:
-        cache, rows, times = cache_named(name, models.config.cache), [{} for _ in range(parts)], []
+    for name, cache in configs.items():
+        rows, times = [{} for _ in range(parts)], []
         for seed in seeds:
             say(f"seed {seed}: {clips} films of {seconds:g} s, cache {name}")
             scenes, texts = _drawn(clips, seed)
@@ -225,18 +245,20 @@ def drift(
                 row.setdefault("right", []).append(_shares(reading, scenes))
                 row.setdefault("brightness", []).append(float(reading.brightness.mean()))
                 row.setdefault("contrast", []).append(float(reading.contrast.mean()))
+        # No block begins in the last window when that is shorter than a block: the one before reads to the end.
+        while not rows[-1]:
+            rows.pop()
         tenth = max(1, len(times) // 10)
         results[name] = {
             "windows": [
                 {
-                    "seconds": window * (index + 1),
+                    "seconds": window * (index + 1) if index + 1 < len(rows) else float(seconds),
                     "alignment": _spread(row["alignment"]),
                     "right": _means(row["right"]),
                     "brightness": _spread(row["brightness"]),
                     "contrast": _spread(row["contrast"]),
                 }
                 for index, row in enumerate(rows)
-                if row
             ],
             "block_seconds": [round(_median(times[:tenth]), 5), round(_median(times[-tenth:]), 5)],
         }
@@ -400,14 +422,12 @@ def _drawn(clips: int, seed: int) -> tuple[list[Scene], list[str]]:
 
 
 def _check(clips: int, seeds: Sequence[int]) -> None:
-    if clips < 1:
-        raise ValueError(f"`clips` must be at least 1, got {clips}; use 48")
-    if not seeds:
-        raise ValueError("`seeds` must name at least one seed, got none")
+    check_whole("clips", clips, least=1, use=48)
+    check_seeds(seeds)
 
 
 def _opened(model: str | Path, device: str | torch.device | None) -> tuple[Models, Probe, torch.device]:
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = check_device(device)
     models = load(model, device=place)
     if not models.config.causal:
         raise ValueError(f"`{models.config.name}` makes whole clips, without switch or cache; use a causal model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from studio.world import ATTRIBUTES, Scene
 
 # Frames the probe looks at together; it was trained on windows of about this length.
 WINDOW = 40
+# Frames that may stay unread.
+_SPARE = WINDOW // 4
 
 
 def load_probe(model: str | Path, device: torch.device | str) -> Probe:
@@ -43,6 +46,9 @@ def load_probe(model: str | Path, device: torch.device | str) -> Probe:
 def attribute_scores(probe: Probe, pixels: Tensor) -> dict[str, Tensor]:
     """Probabilities of every attribute; those of long clips are averaged over several windows.
 
+    Windows are as few as read all frames but at most a quarter of a window, and stand at equal distances from the first
+    frame to the last; a clip of up to one and a quarter windows is read in one, from its first frame.
+
     Args:
         probe: the probe.
         pixels: [B, T, 3, H, W] in [-1, 1].
@@ -51,7 +57,7 @@ def attribute_scores(probe: Probe, pixels: Tensor) -> dict[str, Tensor]:
         Attribute to probabilities [B, values].
     """
     frames = pixels.shape[1]
-    count = max(1, round(frames / WINDOW))
+    count = max(1, math.ceil((frames - _SPARE) / WINDOW))
     starts = [(frames - min(frames, WINDOW)) * i // max(1, count - 1) for i in range(count)]
     scores: dict[str, Tensor] = {}
     for start in starts:

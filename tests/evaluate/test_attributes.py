@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from studio.evaluate import evaluate
-from studio.evaluate.attributes import draw_trials, generate, generate_whole, switch_block
-from studio.evaluate.reading import Tally, load_probe, read_attributes
+from studio.evaluate.attributes import draw_trials, generate, generate_whole, probe_accuracy, switch_block
+from studio.evaluate.reading import Tally, attribute_scores, load_probe, read_attributes
 from studio.model.probe import Probe, ProbeConfig
 from studio.model.weights import load, save, write
 from studio.sampler import BlockPlan, NoiseSource, make_cache, rollout
 from studio.shapes import VideoShape
-from studio.world import ATTRIBUTES, Scene, held_out, parse
+from studio.world import ATTRIBUTES, Scene, held_out, parse, render
 from tests.model.tiny import tiny_models
 
 SIZES = ProbeConfig(classes={name: len(values) for name, values in ATTRIBUTES.items()}, width=16, levels=2, size=16)
@@ -61,6 +61,46 @@ def test_batches_of_any_size_see_every_caption(folder):
 def test_no_captions(folder, captions):
     with pytest.raises(ValueError, match="`captions` must be at least 1"):
         evaluate(folder, captions=captions)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"captions": 2.5}, "`captions` must be a whole number, got 2.5"),
+        ({"seed": None}, "`seed` must be a whole number, got None"),
+        ({"batch": 0}, "`batch` must be at least 1, got 0"),
+        ({"batch": -1}, "`batch` must be at least 1, got -1"),
+        ({"batch": True}, "`batch` must be a whole number, got True"),
+        ({"policies": ("recahce", "keep")}, "some of recache, keep, clear, got 'recahce'"),
+        ({"policies": "keep"}, "got 'keep'; put it into a list"),
+        ({"policies": ("keep", "clear", "keep")}, "different ones"),
+        ({"steps": 0}, "`steps` must be"),
+        ({"guidance": float("nan")}, "`guidance` must be"),
+        ({"device": "cuda:99"}, "`device` must be here"),
+        ({"device": "nowhere"}, "`device` must be as"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_loaded(folder, monkeypatch, options, message):
+    def loaded(*_, **__):
+        raise AssertionError("something was loaded before all was checked")
+
+    for name in ("load", "load_probe"):
+        monkeypatch.setattr(f"studio.evaluate.attributes.{name}", loaded)
+    with pytest.raises(ValueError, match=message):
+        evaluate(folder, **{"captions": 1, **options})
+
+
+def test_the_probe_is_read_on_clips_at_the_frames_a_second_of_the_model(monkeypatch):
+    models, asked = tiny_models(), []
+
+    def noted(batch, **options):
+        asked.append(options["fps"])
+        return render(batch, **options)
+
+    monkeypatch.setattr("studio.evaluate.attributes.render", noted)
+    models = dataclasses.replace(models, config=dataclasses.replace(models.config, fps=8))
+    probe_accuracy(models, Probe(SIZES), clips=1, seed=0)
+    assert asked == [8]
 
 
 def test_a_model_without_a_probe(tmp_path):
@@ -160,6 +200,32 @@ def test_clips_of_any_length_are_read(frames):
     found = read_attributes(Probe(SIZES), torch.zeros(2, frames, 3, 16, 16))
     assert len(found) == 2
     assert all(found[0][name] in ATTRIBUTES[name] for name in ATTRIBUTES)
+
+
+class Noting(Probe):
+    """A probe that notes which frames it is shown; a frame's value is its number."""
+
+    def forward(self, pixels):
+        self.windows = [*getattr(self, "windows", []), [int(i) for i in pixels[0, :, 0, 0, 0]]]
+        return super().forward(pixels)
+
+
+@pytest.mark.parametrize("frames", [1, 24, 40, 41, 48, 50, 51, 59, 81, 84, 96, 100, 131, 156, 165, 168, 260])
+def test_a_probe_is_shown_all_frames_but_a_quarter_of_a_window(frames):
+    probe = Noting(SIZES).requires_grad_(False)
+    attribute_scores(probe, torch.arange(frames).float().view(1, -1, 1, 1, 1).expand(1, -1, 3, 16, 16))
+    seen = {index for window in probe.windows for index in window}
+    assert all(len(window) == min(frames, 40) for window in probe.windows)
+    assert frames - len(seen) <= 10 and 0 in seen
+
+
+# The lengths that the published figures were read at.
+@pytest.mark.parametrize(("frames", "windows"), [(24, 1), (41, 1), (81, 2), (84, 2), (156, 4), (165, 4), (168, 4)])
+def test_published_lengths_keep_their_windows(frames, windows):
+    probe = Noting(SIZES).requires_grad_(False)
+    attribute_scores(probe, torch.arange(frames).float().view(1, -1, 1, 1, 1).expand(1, -1, 3, 16, 16))
+    starts = [(frames - min(frames, 40)) * i // max(1, windows - 1) for i in range(windows)]
+    assert [window[0] for window in probe.windows] == starts
 
 
 def test_only_what_counts_is_counted():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import math
+import re
 
 import pytest
 import torch
 
-from studio.cli import main
-from studio.cli.resultspage import Strip, read
+from studio.cli import main, results
+from studio.cli.resultspage import Strip, read, slugs
 from studio.config import CacheConfig
 from studio.evaluate.attributes import draw_trials, generate
 from studio.evaluate.experiments import STORY, cache_named, drift, minute, story, switches
@@ -152,6 +155,22 @@ def test_drift_reports_every_window_and_cache(folder):
         assert all(seconds > 0 for seconds in part["block_seconds"])
 
 
+@pytest.mark.parametrize(
+    ("seconds", "window", "ends"),
+    [
+        (1, 10, [1]),
+        (2.8, 2, [2.8]),
+        (3, 2, [2, 3]),
+        (4.6, 2, [2, 4.6]),
+        # No block begins in the quarter of a second at the end.
+        (1.75, 0.5, [0.5, 1, 1.75]),
+    ],
+)
+def test_windows_of_drift_say_what_they_cover(folder, seconds, window, ends):
+    report = drift(folder, clips=1, seeds=(0,), caches=("6+3",), seconds=seconds, window=window)
+    assert [row["seconds"] for row in report["caches"]["6+3"]["windows"]] == ends
+
+
 def test_names_of_caches():
     like = CacheConfig(positions="window")
     assert cache_named("21+0", like) == CacheConfig(window=21, sink=0, positions="window")
@@ -168,6 +187,52 @@ def test_numbers_that_make_no_sense(folder, experiment):
         experiment(folder, clips=0)
     with pytest.raises(ValueError, match="at least one seed"):
         experiment(folder, seeds=())
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    def loaded(*_, **__):
+        raise AssertionError("something was loaded before all was checked")
+
+    for name in ("load", "load_probe"):
+        monkeypatch.setattr(f"studio.evaluate.experiments.{name}", loaded)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options", "message"),
+    [
+        *((one, {"clips": 1.5}, "`clips` must be a whole number, got 1.5") for one in (switches, minute, drift)),
+        *((one, {"seeds": (0, None)}, "`seeds` must be a whole number, got None") for one in (switches, minute, drift)),
+        *((one, {"seeds": (0, 1, 0)}, "different ones, got 0, 1, 0") for one in (switches, minute, drift)),
+        *((one, {"policies": ("recahce", "keep")}, "keep, clear, got 'recahce'") for one in (switches, minute)),
+        *((one, {"policies": "keep"}, "got 'keep'; put it into a list") for one in (switches, minute)),
+        *((one, {"policies": ()}, "at least 1 of recache, keep, clear") for one in (switches, minute)),
+        *((one, {"policies": ("keep", "keep")}, "different ones, got keep, keep") for one in (switches, minute)),
+        *((minute, {"seconds": bad}, "`seconds` must be positive") for bad in (0, -1, math.inf, math.nan)),
+        *((drift, {"seconds": bad}, "`seconds` must be positive") for bad in (0, -1, math.inf, math.nan)),
+        *((drift, {"window": bad}, "`window` must be positive") for bad in (0, -1, math.inf, math.nan)),
+        (drift, {"caches": ()}, "9\\+3, 12\\+0, 21\\+0, got"),
+        (drift, {"caches": "9+3"}, "got '9\\+3'; put one into a list"),
+        (drift, {"caches": ("9+3", "9-3")}, "as 9\\+3, got '9-3'"),
+        *((one, {"device": "cuda:99"}, "`device` must be here") for one in (switches, minute, drift)),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_anything_is_loaded(unread, folder, experiment, options, message):
+    with pytest.raises(ValueError, match=message):
+        experiment(folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0.25}, "`window` must be at least a block of 0.375 s, got 0.25"),
+        ({"caches": ("6+3", "8+0")}, "multiple of the block size 3, got 8"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_anything_is_made(folder, monkeypatch, options, message):
+    monkeypatch.setattr("studio.evaluate.experiments.play", None)
+    with pytest.raises(ValueError, match=message):
+        drift(folder, clips=1, seconds=3, **options)
 
 
 @pytest.mark.parametrize("experiment", [switches, minute, drift])
@@ -227,6 +292,67 @@ def test_two_models_stand_side_by_side_and_a_remark_below_its_numbers(tmp_path, 
     capsys.readouterr()
 
 
+def test_labels_have_files_of_their_own_and_stand_in_tables_as_they_are(tmp_path, capsys):
+    part = {name: {"mean": 9.0, "spread": 0.0} for name in ("alignment", "brightness", "contrast")}
+    windows = [{"seconds": end, "right": {"shape": 1.0}, **part} for end in (10.0, 15.0)]
+    told = {"seconds": 15.0, "window": 10.0, "clips": 1, "seeds": [0], "hardware": "h", "torch": "t", "date": "d"}
+    found = {"caches": {"9+3": {"windows": windows, "block_seconds": [0.1, 0.1]}}, "command": "c", **told}
+    labels = ["модель А", "модель Б", "Model A", "model-a", "a|b [c]", r"$\nothing{$", "$x^^2$ \\$y_{$"]
+    out = tmp_path / "results.json"
+    out.write_text(json.dumps({"drift": dict.fromkeys(labels, found)}))
+    assert main(["results", "page", "--out", str(out)]) == 0
+    text = out.with_suffix(".md").read_text(encoding="utf-8")
+    names = re.findall(r"\(results/(drift-.+\.svg)\)", text)
+    assert len(set(names)) == len(labels) and all((tmp_path / "results" / name).exists() for name in names)
+    assert "drift-model-a.svg" in names
+    assert r"| a\|b \[c\] | 900.0" in text and r"## Drift: a\|b \[c\]" in text
+    assert r"| \$\\nothing{\$ | 900.0" in text
+    capsys.readouterr()
+
+
+def test_names_of_files_keep_to_their_labels():
+    assert slugs(["before DMD", "second run, before DMD"]) == {
+        "before DMD": "before-dmd",
+        "second run, before DMD": "second-run-before-dmd",
+    }
+    alike = slugs(["Model A", "model-a", "???", "!!!", "é", "модель 1"])
+    assert alike["Model A"] == "model-a" and len(set(alike.values())) == len(alike)
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in alike.values())
+    # A hash depends on its label alone, not on its neighbours.
+    assert alike["модель 1"] == slugs(["модель 1"])["модель 1"]
+
+
+@pytest.mark.parametrize("seconds", ["1", "3"])
+def test_a_short_film_has_a_page_and_a_strip_only_of_moments_that_it_has(seconds, folder, tmp_path, capsys):
+    out, film = tmp_path / "r.json", tmp_path / "r" / "drift-one.png"
+    film.parent.mkdir()
+    film.write_bytes(b"of a longer film")
+    words = ["--model", str(folder), "--label", "one", "--clips", "1", "--caches", "6+3", "--device", "cpu"]
+    assert main(["results", "drift", *words, "--seconds", seconds, "--out", str(out)]) == 0
+    text = out.with_suffix(".md").read_text()
+    assert f"{seconds} s of one prompt, read as a whole." in text
+    told = capsys.readouterr().out
+    assert [film.exists(), *("drift-one.png" in part for part in (text, told))] == [seconds == "3"] * 3
+
+
+def test_a_strip_counts_the_frames_of_its_model(models, tmp_path):
+    save(dataclasses.replace(models, config=dataclasses.replace(models.config, fps=24)), tmp_path)
+    options = argparse.Namespace(kind="drift", model=str(tmp_path))
+    assert results.strip(options).fps == 24
+    options.kind = "minute"
+    assert results.strip(options) is None
+
+
+@pytest.mark.parametrize("kind", ["switches", "minute"])
+def test_the_command_knows_its_policies(kind, folder, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    with pytest.raises(SystemExit) as left:
+        main(["results", kind, "--model", str(folder), "--policies", "recahce", "keep", "--out", str(out)])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "recahce" in said and "recache" in said and "clear" in said
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -234,6 +360,8 @@ def test_two_models_stand_side_by_side_and_a_remark_below_its_numbers(tmp_path, 
         (["drift", "--policies", "keep"], "--policies is nothing"),
         (["minute", "--model", "no-such-model"], "no-such-model"),
         (["drift", "--caches", "9-3"], "as 9+3"),
+        (["drift", "--seconds", "inf"], "`seconds` must be positive and finite, got inf"),
+        (["drift", "--device", "cuda:99"], "`device` must be here"),
     ],
 )
 def test_words_that_the_command_does_not_know(words, said, folder, tmp_path, capsys):
@@ -275,3 +403,12 @@ def test_a_strip_keeps_the_moments_that_it_was_asked_for(tmp_path):
     }
     assert strip.rows["keep"][0.5].max() == 127
     assert strip.save(tmp_path / "a" / "strip.png").stat().st_size > 500
+
+
+def test_a_strip_draws_prompts_as_they_are_and_nothing_without_a_moment(tmp_path):
+    strip = Strip((0.0,), fps=16, films=2)
+    strip.add("keep", 0, torch.zeros(2, 9, 3, 16, 16), ["a $x^^2$ fox", r"\$ and $\frac{$"])
+    assert strip.save(tmp_path / "strip.png").stat().st_size > 500
+    strip = Strip((2.0,), fps=16)
+    strip.add("keep", 0, torch.zeros(1, 9, 3, 16, 16), ["one"])
+    assert strip.save(tmp_path / "strip.png") is None and not (tmp_path / "strip.png").exists()
