@@ -438,6 +438,37 @@ def test_lab_opens_the_notebook(monkeypatch, tmp_path, capsys):
     assert "there is no notebook" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "opened", "handed"),
+    [
+        ("--port 8889", None, "--port 8889"),
+        ("--port=8889 --no-browser", None, "--port=8889 --no-browser"),
+        ("--ServerApp.default_url /lab/tree/b.ipynb", None, "--ServerApp.default_url /lab/tree/b.ipynb"),
+        ("a.ipynb --port 8889", "a.ipynb", "--port 8889"),
+        ("--port 8889 a.ipynb", "a.ipynb", "--port 8889"),
+        ("--no-browser . --ip 0.0.0.0", ".", "--no-browser --ip 0.0.0.0"),
+        ("--notebook-dir . a.ipynb", "a.ipynb", "--notebook-dir ."),
+        ("--unheard-of a.ipynb", "a.ipynb", "--unheard-of"),
+        ("--no-browser none", None, None),
+        ("--port 8889 none.ipynb", None, None),
+    ],
+)
+def test_lab_tells_the_notebook_from_the_values_of_options(monkeypatch, tmp_path, capsys, words, opened, handed):
+    calls = []
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command) or done)
+    monkeypatch.chdir(tmp_path)
+    Path("a.ipynb").write_text("{}")
+    status = cli.main(["lab", *words.split()])
+    if handed is None:
+        assert (status, calls) == (1, [])
+        assert f"there is no notebook {words.split()[-1]!r}; check the path" in capsys.readouterr().err
+    else:
+        assert status == 0
+        opened = opened or str(cli.ROOT / cli.LAB)
+        assert calls == [[sys.executable, "-m", "jupyterlab", opened, *handed.split()]]
+
+
 def test_convert(tmp_path, capsys):
     source, text, back = tmp_path / "a.json", tmp_path / "b.txt", tmp_path / "c.json"
     Timeline((Segment(FOX), Segment(SEA, 3)), 9).save(source)

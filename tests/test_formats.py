@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from studio import cli, formats
+from studio.formats.places import aside_of
 from studio.timeline import Marker, Segment, Timeline, Transition, Weighted
 
 FOX, SEA, MOON = "a red fox", "the blue sea", "the moon"
@@ -132,7 +134,9 @@ def test_longlive_round_trips_with_its_switches(line):
     switches = [int(part) for part in formats.switch_indices(line).split(",") if part]
     back = formats.loads(written.text, "longlive", switches=switches)
     assert [(s.prompt, s.start) for s in back.timeline.segments] == [(s.prompt, s.start) for s in line.segments]
-    assert back.notes == ()
+    # How long the video is stands in no such file: that it was assumed is told.
+    assert len(back.notes) == 1
+    assert "how long the video is" in back.notes[0]
 
 
 def test_longlive_reports_what_it_cannot_hold():
@@ -161,6 +165,22 @@ def test_longlive_says_what_it_takes_for_granted():
     assert "video 1 of 2" in found.notes[0]
     assert "every 40 latent frames" in found.notes[1]
     assert found.notes[2] == "the switch at latent frame 40 waits for the next block, latent frame 42"
+    assert found.notes[3] == (
+        "the file does not say how long the video is; 240 latent frames, LongLive's default, were taken"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "switches", "length"),
+    [(6, None, 80), (7, None, 87), (8, None, 101), (2, [237], 80), (2, [238], 87), (2, [600], 207)],
+)
+def test_the_last_prompt_of_longlive_has_time(count, switches, length):
+    text = json.dumps({"prompts": [f"{FOX} {i}" for i in range(count)]})
+    found = formats.loads(text, "longlive", switches=switches)
+    assert found.timeline.length == length
+    assert "how long the video is" in found.notes[-1]
+    assert ("about five seconds past the last switch" in found.notes[-1]) == (length != 80)
+    assert f"{length * 3} latent frames" in found.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +312,31 @@ def test_bad_scope(item, words):
         return
     with pytest.raises(ValueError, match=words):
         formats.loads(json.dumps(item), "scope")
+
+
+# Places
+
+
+def test_a_timeline_is_written_where_a_file_may_lie(tmp_path, capsys):
+    line = Timeline.of(FOX)
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*create it first"):
+        line.save(tmp_path / "nowhere" / "b.json")
+    with pytest.raises(FileExistsError, match="is a folder; name a file in it"):
+        line.save(tmp_path / "folder.json")
+    line.save(tmp_path / "a.json")
+    convert = ["timeline", "convert", str(tmp_path / "a.json")]
+    assert cli.main([*convert, str(tmp_path / "nowhere" / "b.json")]) == 1
+    assert "create it first" in capsys.readouterr().err
+    assert cli.main([*convert, str(tmp_path / "folder.json"), "--force"]) == 1
+    assert "name a file in it" in capsys.readouterr().err
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.json", "folder.json"]
+
+
+def test_names_aside_are_never_the_same(tmp_path):
+    names = {aside_of(tmp_path / "a.json").name for _ in range(3)}
+    assert len(names) == 3
+    assert all(name.startswith(f".a.json.{os.getpid()}.") and name.endswith(".part") for name in names)
 
 
 # The command

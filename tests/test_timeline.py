@@ -443,3 +443,10 @@ def test_a_timeline_reads_as_a_list_of_what_happens_when():
     ]
     assert str(Timeline.of("a fox")).startswith("Timeline without an end, 16 frames/s, seed 0\n")
     assert eval(repr(timeline)) == timeline
+
+
+def test_a_blend_of_which_one_prompt_is_in_force_shows_that_one():
+    assert str(Segment("a cat", weight=0, blend=(Weighted("a dog", 1),))) == "a dog"
+    assert str(Segment("a cat", weight=0, blend=(Weighted("a dog", 2),), policy="keep")) == "a dog (keep)"
+    assert str(Segment("a cat", blend=(Weighted("a dog", 0),))) == "a cat"
+    assert str(Segment("a cat", blend=(Weighted("a dog", 1),))) == "50% a cat + 50% a dog"

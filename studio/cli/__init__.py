@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = Path("notebooks") / "01_live_studio.ipynb"
+# The usual options of JupyterLab that stand alone; after another one without "=" its value comes.
+LAB_FLAGS = {"-y", "--allow-root", "--autoreload", "--core-mode", "--debug", "--dev-mode", "--no-browser"}
 RENDER_LEAD = 4
 EXPECTED = (ValueError, RuntimeError, OSError, ImportError)
 
@@ -31,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cannot be understood end the process with 2, as usual.
     """
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(words)
     if rest and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.rest = rest
+    options.words = words[words.index(options.command) + 1 :]
     try:
         return options.run(options)
     except EXPECTED as error:
@@ -108,7 +111,8 @@ def _lab(options: Any) -> int:
     import subprocess
     from importlib.util import find_spec
 
-    notebook = options.notebook or next((path for path in (Path.cwd() / LAB, ROOT / LAB) if path.exists()), None)
+    named, rest = _lab_words(options.words)
+    notebook = named or next((path for path in (Path.cwd() / LAB, ROOT / LAB) if path.exists()), None)
     if notebook is None:
         raise FileNotFoundError(f"{LAB} is not in this installation; run this in a checkout, or name a notebook")
     if not notebook.exists():
@@ -116,11 +120,28 @@ def _lab(options: Any) -> int:
     if find_spec("jupyterlab") is None:
         raise ImportError("JupyterLab is not installed; pip install jupyterlab")
     try:
-        return subprocess.run(
-            [sys.executable, "-m", "jupyterlab", str(notebook), *options.rest], check=False
-        ).returncode
+        return subprocess.run([sys.executable, "-m", "jupyterlab", str(notebook), *rest], check=False).returncode
     except KeyboardInterrupt:  # the way to end JupyterLab; it has said good-bye itself
         return 0
+
+
+def _lab_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The notebook among the words after `lab`, or None, and what goes to JupyterLab.
+
+    The parser cannot tell: it does not know which of JupyterLab's options have a value, and takes it for the notebook.
+    """
+    notebook: Path | None = None
+    rest: list[str] = []
+    option = ""
+    for word in words:
+        # Rarer options may stand alone as well: what is named like a notebook is one.
+        valued = option and ("." in option or not word.endswith(".ipynb"))
+        if word.startswith("-") or valued or notebook is not None:
+            rest.append(word)
+        else:
+            notebook = Path(word)
+        option = word if word.startswith("-") and "=" not in word and word not in LAB_FLAGS else ""
+    return notebook, rest
 
 
 # render

@@ -39,6 +39,9 @@ class ProbeJudge:
         self._probe = probe if isinstance(probe, Probe) else None
         self._load = probe
 
+    def __repr__(self) -> str:
+        return f"<ProbeJudge: {'its probe is read when needed' if self._probe is None else 'ready'}>"
+
     @classmethod
     def of(cls, model: str | Path, device: torch.device | str = "cpu") -> ProbeJudge:
         """The judge that is shipped with a model; its probe is read when it is needed first.
@@ -90,6 +93,9 @@ class TextImageJudge:
             raise ValueError(f"`every` must be at least 1 frame, got {every}")
         self._model, self._processor, self._every = model, processor, every
         self._texts: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"<TextImageJudge: {type(self._model).__name__}, one frame of {self._every}>"
 
     @torch.no_grad()
     def __call__(self, frames: np.ndarray, texts: Sequence[str]) -> list[float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.formats import longlive, native, scope, text
+from studio.formats.places import aside_of, check_place
 from studio.timeline.checks import shorten
 from studio.timeline.value import Timeline
 
@@ -141,11 +142,15 @@ def save(timeline: Timeline, path: str | Path, kind: str | None = None) -> tuple
         What the format cannot hold, a few words each.
 
     Raises:
+        FileExistsError: it is a folder.
+        FileNotFoundError: its folder does not exist.
         ValueError: another ending, or a prompt that the format cannot hold.
     """
     path = Path(path)
-    written = dumps(timeline, kind_of(path, kind))
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    kind = kind_of(path, kind)
+    check_place(path, force=True, remedy="replace it")
+    written = dumps(timeline, kind)
+    aside = aside_of(path)
     try:
         aside.write_text(written.text, encoding="utf-8")
         os.replace(aside, path)

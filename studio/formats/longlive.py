@@ -17,7 +17,7 @@ from studio.formats.losses import Losses
 from studio.timeline.checks import MAX_BLOCKS, check_whole, shorten
 from studio.timeline.segment import Segment
 from studio.timeline.units import clock
-from studio.timeline.value import Timeline
+from studio.timeline.value import SEGMENT_BLOCKS, Timeline
 
 BLOCK = 3
 FPS = 16
@@ -34,7 +34,8 @@ def from_longlive(text: str, *, switches: Sequence[int] | None = None, video: in
         video: which line, counted from 0 without empty ones.
 
     Returns:
-        The timeline, and what was taken for granted or passed over.
+        The timeline, as long as LongLive's default or, where it switches after that, about five seconds longer than
+        its last switch; and what was taken for granted or passed over.
 
     Raises:
         ValueError: no such lines, another number of switches than prompts need, or two switches in one block.
@@ -54,7 +55,12 @@ def from_longlive(text: str, *, switches: Sequence[int] | None = None, video: in
         )
     starts = [0, *_blocks(switches, notes)]
     segments = tuple(Segment(prompt, start) for prompt, start in zip(prompts, starts, strict=True))
-    length = -(-max(FRAMES, (starts[-1] + 1) * BLOCK) // BLOCK)
+    length = FRAMES // BLOCK
+    said = f"{FRAMES} latent frames, LongLive's default, were taken"
+    if starts[-1] >= length:
+        length = starts[-1] + SEGMENT_BLOCKS
+        said = f"{length * BLOCK} latent frames were taken, about five seconds past the last switch"
+    notes.append(f"the file does not say how long the video is; {said}")
     return Timeline(segments, length, fps=FPS, block_latent_frames=BLOCK), notes
 
 

@@ -80,6 +80,10 @@ class BlockReading:
     residues: tuple[Residue, ...] = ()
     alignment: dict[int, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        told = [f"{len(self.slots)} slots", *([self.policy] if self.policy else []), f"{len(self.warnings)} warnings"]
+        return f"<BlockReading {self.block} of take {self.take}: {', '.join(told)}>"
+
     @property
     def nbytes(self) -> int:
         """Bytes that the arrays take."""

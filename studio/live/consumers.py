@@ -26,10 +26,11 @@ class Attachment:
         frame: pixel frame at which it starts.
         take: the take it belongs to.
         moved: called after each report and at the end.
+        pulls: whether it takes blocks when it likes, instead of playing them; it misses nothing by lagging behind.
     """
 
-    def __init__(self, frame: int, take: int, moved: Callable[[], None]) -> None:
-        self.frame, self.take, self.closed = frame, take, False
+    def __init__(self, frame: int, take: int, moved: Callable[[], None], *, pulls: bool = False) -> None:
+        self.frame, self.take, self.closed, self.pulls = frame, take, False, pulls
         self.dropped = 0
         self._moved = moved
         self._reports: deque[tuple[float, int]] = deque(maxlen=64)
@@ -78,6 +79,10 @@ class Attachment:
         self.closed = True
         self._moved()
 
+    def __repr__(self) -> str:
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
+        return f"<Attachment: frame {self.frame} of take number {self.take}{dropped}{', closed' * self.closed}>"
+
     def __enter__(self) -> Attachment:
         return self
 
@@ -86,7 +91,10 @@ class Attachment:
 
 
 class Gate:
-    """Says how many blocks may be generated ahead of the slowest consumer.
+    """Says how many blocks may be generated ahead of the slowest player.
+
+    Where nobody plays, the loop over the frames that is furthest on counts: one that lags behind or was left standing
+    finds every block later, and must not hold up the others.
 
     Args:
         units: counts frames and blocks.
@@ -106,8 +114,10 @@ class Gate:
         return [seat for seat in list(self._seats) if not seat.closed]
 
     def slowest(self) -> int | None:
-        """Playhead of the slowest consumer as a pixel frame, or None without consumers."""
-        return min((seat.frame for seat in self.seats()), default=None)
+        """Playhead of the consumer that bounds generation as a pixel frame, or None without consumers."""
+        seats = self.seats()
+        players = [seat.frame for seat in seats if not seat.pulls]
+        return min(players) if players else max((seat.frame for seat in seats), default=None)
 
     def furthest(self) -> int | None:
         """Playhead of the consumer that has come furthest, or None without consumers."""

@@ -72,6 +72,7 @@ class Core:
         self.archive = Archive(self.vault)
         self.take = Take(0, lead + 4, timeline, self.vault, self.archive)
         self.takes: dict[int, Take] = {0: self.take}
+        self._highest = 0
         self.origin: Origin | None = None
         self.error: ErrorReport | None = None
         self.cause: BaseException | None = None
@@ -207,9 +208,11 @@ class Core:
             self.check_open()
             timeline = self.timeline.with_seed(seed)
             if not self.take.made:
+                self.take.leave(self.takes.values())
                 self.take.clear()
                 del self.takes[self.take.number]
-            self._turn_to(self.take.fork(self.new_number(), 0, timeline))
+            number = self.new_number()
+            self._turn_to(self.take.fork(number, 0, timeline, Take.free_name(number, self.takes.values())))
             self.take.parent = self.take.origin = None
             self.announce_takes()
         self.outbox.deliver()
@@ -217,8 +220,8 @@ class Core:
     # Takes
 
     def new_number(self) -> int:
-        """The number of the next take."""
-        return max(self.take.number, *self.takes) + 1 if self.takes else self.take.number + 1
+        """The number of the next take; that of a removed one is never given again, as what is kept goes by it."""
+        return self._highest + 1
 
     def turn_to(self, take: Take) -> None:
         """Make another take the current one; what it has is shown from its fork on."""
@@ -238,6 +241,7 @@ class Core:
             return
         before.rest()
         self.takes[take.number] = self.take = take
+        self._highest = max(self._highest, take.number)
         self.gate.rewind(take.number, self.units.first_frame(take.forked_at))
         self.error = self.cause = None
         self._steps = 0
@@ -266,10 +270,10 @@ class Core:
         self.outbox.deliver()
         return seat
 
-    def seat_at(self, block: int) -> Attachment:
+    def seat_at(self, block: int, *, pulls: bool = False) -> Attachment:
         """Give a consumer a seat, for callers who hold the lock and deliver later."""
         self.check_open()
-        seat = Attachment(self.units.first_frame(block), self.take.number, self.wake)
+        seat = Attachment(self.units.first_frame(block), self.take.number, self.wake, pulls=pulls)
         self.gate.add(seat)
         self._settle()
         return seat
@@ -544,7 +548,11 @@ class Core:
             observer = self.observer
             if observer is None or observer.over:
                 observer = self.observer = Observer(
-                    samples=samples, gone=self._unwatch, past=self._past, judge=self.judge
+                    samples=samples,
+                    gone=self._unwatch,
+                    past=self._past,
+                    judge=self.judge,
+                    current=lambda: self.take.number,
                 )
             elif observer.samples != samples:
                 raise ValueError(f"`samples` is {observer.samples} already, got {samples}; close the other watch first")

@@ -27,6 +27,10 @@ class Editor:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    def __repr__(self) -> str:
+        history = self._core.take.history
+        return f"<Editor of take {self._core.take.number}: {len(history.done)} edits, {len(history.undone)} undone>"
+
     @property
     def version(self) -> int:
         """Raised by every change of the current take's timeline."""
@@ -75,7 +79,9 @@ class Editor:
         """Take the last edit back, live switches included; see `apply` for `past` and what it raises.
 
         A fork without an edit of its own goes back to the take that it was forked from, which stands as it was left;
-        the fork stays in the tree, and `redo` goes to it again.
+        the fork stays in the tree, and `redo` goes to it again. Where undo itself forks, the fork goes on with the
+        edits before, and `redo` goes back to the take that had the edit. Where it keeps the past, the edit is taken
+        back for what comes; `redo` brings it back.
 
         Raises:
             RuntimeError: there is nothing to undo, or the session is closed.
@@ -114,7 +120,7 @@ class Editor:
         return None if take.origin is None else self._core.takes.get(take.origin)
 
     def _ahead(self, take: Take) -> Take | None:
-        """The fork that redo goes to: undo has left it, and no edit was taken back or made since."""
+        """The take that redo goes to: undo has left it, and no edit was taken back or made since."""
         if take.left is None or _steps(take) != take.left[1]:
             return None
         return self._core.takes.get(take.left[0])
@@ -164,7 +170,7 @@ class Editor:
         self,
         target: Callable[[History], Timeline],
         operation: Operation | None,
-        step: Callable[[History], Timeline] | None,
+        step: Callable[..., Timeline] | None,
         past: str | None,
         version: int | None,
     ) -> Timeline:
@@ -179,10 +185,13 @@ class Editor:
             before, begun, history = core.timeline, take.begun, take.history
             after = check_units(target(history), core.units, core.config.name)
             first = first_change(before, after, begun)
-            if first is None:
-                core.take_over(after, operation, None if step is None else partial(step, history))
-            elif past == "keep":
-                core.take_over(keep_past(before, after, begun), operation)
+            if first is None or past == "keep":
+                line = after if first is None else keep_past(before, after, begun)
+                go = None if step is None else partial(step, history, line)
+                core.take_over(line, operation, go)
+                if go is not None and line == before:
+                    # Where the past is kept, a step may change nothing any more; the one after it is to be reached.
+                    core.outbox.post("timeline", go())
             elif past is None:
                 check_past(before, after, begun)
             else:
@@ -190,18 +199,34 @@ class Editor:
         core.outbox.deliver()
         if first is not None and past in ("fork", "regenerate"):
             takes = Takes(core)
-            takes.fork(first, timeline=after, take=take.number)
+            fork = takes.fork(first, timeline=after, take=take.number)
             if past == "regenerate":
                 takes.replace_current(take.number, _continued(history, operation, step, after))
+            elif step is not None:
+                self._carry_on(take, fork.number, _continued(history, None, step, after), step is History.undo)
         return core.timeline
 
+    def _carry_on(self, take: Take, number: int, history: History, undone: bool) -> None:
+        """Let undo and redo go on in a fork that one of them has made, with the steps of the take it came from."""
+        core = self._core
+        with core.changed:
+            fork = core.takes.get(number)
+            if fork is None or fork.history.version:
+                return  # another thread was faster
+            fork.history, fork.origin = history, take.origin
+            if undone:
+                # What was undone stands in that take as it was made; redo goes back to it rather than make it again.
+                fork.left = (take.number, _steps(fork))
+            core.outbox.post("timeline", core.timeline)
+        core.outbox.deliver()
 
-def _steps(take: Take) -> tuple[int, int]:
-    return len(take.history.done), len(take.history.undone)
+
+def _steps(take: Take) -> tuple[object, object]:
+    return take.history.done, take.history.undone
 
 
 def _continued(
-    history: History, operation: Operation | None, step: Callable[[History], Timeline] | None, after: Timeline
+    history: History, operation: Operation | None, step: Callable[..., Timeline] | None, after: Timeline
 ) -> History:
     """The edits of a take that is made again: those that it had, and the one that asked for it."""
     other = history.copy()

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from studio.formats.places import aside_of
+from studio.formats.places import check_place as check_place
 from studio.timeline import shorten
 
 # In the order of preference, with what makes each look good at small sizes.
@@ -79,7 +81,7 @@ def check_out(path: str | Path, *, force: bool) -> Path:
         The path.
 
     Raises:
-        FileExistsError: it exists, and `force` is not set.
+        FileExistsError: it exists, and `force` is not set; or it is a folder.
         FileNotFoundError: its folder does not exist.
         ValueError: it ends in none of .mp4, .webm, .gif.
     """
@@ -88,28 +90,6 @@ def check_out(path: str | Path, *, force: bool) -> Path:
         name = path.stem or "clip"
         raise ValueError(f"`out` must end in .mp4, .webm or .gif, got {shorten(str(path))}; name it {name}.mp4")
     return check_place(path, force=force, remedy="replace it with --force")
-
-
-def check_place(path: Path, *, force: bool, remedy: str) -> Path:
-    """Check that a file may be written where it is to lie.
-
-    Args:
-        path: the file.
-        force: whether it may replace another one.
-        remedy: how a caller lets it replace one.
-
-    Returns:
-        The path.
-
-    Raises:
-        FileExistsError: it exists, and `force` is not set.
-        FileNotFoundError: its folder does not exist.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {shorten(str(path.parent))}; create it first")
-    if path.is_dir() or (path.exists() and not force):
-        raise FileExistsError(f"{shorten(str(path))} exists; name another file, or {remedy}")
-    return path
 
 
 class Writer(ABC):
@@ -127,7 +107,7 @@ class Writer(ABC):
         self, path: str | Path, *, width: int, height: int, fps: float, tags: Mapping[str, str] | None = None
     ) -> None:
         self.path, self.frames, self.tags = Path(path), 0, dict(tags or {})
-        self._aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._aside = aside_of(self.path)
         self._size, self._rate = (height, width), Fraction(fps).limit_denominator(1001)
         self._done = False
 

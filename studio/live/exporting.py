@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from studio.formats.places import check_place
 from studio.live.engine import to_uint8
-from studio.live.export import FILMS, Film, Writer, check_place, encoder
+from studio.live.export import FILMS, Film, Writer, encoder
 from studio.live.latents import save_latents
 from studio.live.log import TakeLog
 from studio.live.orders import Order
@@ -276,7 +277,6 @@ def plan_of(
         encoder(f".{kind}", codec)
     if kind == "png" and force and path.is_dir():
         check_folder(path)
-        check_place(path.with_name(path.name + ".part"), force=True, remedy=REMEDY)
     else:
         check_place(path, force=force, remedy=REMEDY)
     with core.changed:

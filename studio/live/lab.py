@@ -119,6 +119,10 @@ class LabBlock:
     frames: np.ndarray
     seconds: dict[str, float]
 
+    def __repr__(self) -> str:
+        of = "all runs" if self.run is None else f"run {self.run}"
+        return f"<LabBlock {self.reading.block} of {of}: {len(self.frames)} frames>"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabRun:
@@ -135,6 +139,9 @@ class LabRun:
     sink_policy: SinkPolicy | None
     at: int
     blocks: tuple[LabBlock, ...]
+
+    def __repr__(self) -> str:
+        return f"<LabRun {self.name}: {len(self.blocks)} blocks, the switch at block {self.at}>"
 
     @property
     def name(self) -> str:

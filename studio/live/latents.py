@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from studio.live.export import check_place
+from studio.formats.places import aside_of, check_place
 from studio.live.log import TakeLog
 from studio.timeline import Timeline, shorten
 
@@ -59,7 +59,7 @@ def save_latents(
         tags["timeline"] = timeline.to_json()
     if first:
         tags["first_block"] = str(first)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         save_file({"latents": torch.cat(list(latents), dim=1).contiguous()}, aside, metadata=tags)
         os.replace(aside, path)

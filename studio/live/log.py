@@ -99,6 +99,9 @@ class Origin:
     config: dict[str, Any] = field(hash=False)
     weights: str
 
+    def __repr__(self) -> str:
+        return f"<Origin {self.model}, weights {self.weights[:8]}, {self.dtype}: {self.device}, torch {self.torch}>"
+
 
 class TakeLog(Sequence[BlockRecord]):
     """The records of a take, block by block, with what made them; it compares equal to a list of the same records.
@@ -177,6 +180,10 @@ class TakeLog(Sequence[BlockRecord]):
         missing = [name for name in Origin.__dataclass_fields__ if name not in origin]
         if missing:
             raise ValueError(f"`origin` must say what made the take; {', '.join(missing)} is missing")
+        for name, value in origin.items():
+            wanted, kind = (dict, "an object") if name == "config" else (str, "a string")
+            if not isinstance(value, wanted):
+                raise ValueError(f"`origin` must have {kind} as its {name}, got {shorten(value)}; is the log damaged?")
         items = check_list(head.get("blocks"), "blocks")
         records = [_record_from_dict(item, i) for i, item in enumerate(items)]
         return cls(records, Origin(**origin), str(head.get("name", "")))
@@ -262,6 +269,12 @@ def _record_from_dict(item: Any, i: int) -> BlockRecord:
         check_whole(item.get("block"), "block", i, i, f"the blocks count from 0 without gaps, so use {i}")
         for name in ("take", "first_frame", "segment"):
             check_whole(item.get(name, 0), name, 0, 2**53)
+        if item.get("requested_frame") is not None:
+            check_whole(item["requested_frame"], "requested_frame", 0, 2**53)
+        if not isinstance(item.get("resumed", False), bool):
+            raise ValueError(f"`resumed` must be true or false, got {shorten(item['resumed'])}; is the log damaged?")
+        if not isinstance(item.get("latents", ""), str):
+            raise ValueError(f"`latents` must be a string, got {shorten(item['latents'])}; is the log damaged?")
         mix = None if item.get("mix") is None else _mix_from_dict(item["mix"])
         given = None if item.get("given") is None else _given_from_dict(item["given"])
         return BlockRecord(**{"take": 0, "first_frame": 0, **item, "mix": mix, "given": given})
@@ -289,7 +302,11 @@ def _mix_from_dict(item: Any) -> Mix:
 
 
 def _parts(items: Any) -> tuple[tuple[str, float], ...]:
-    parts = [Weighted(*check_list(item, "parts")[:2]) for item in check_list(items, "parts")]
+    parts = []
+    for item in check_list(items, "parts"):
+        if not isinstance(item, (list, tuple)) or len(item) != 2:
+            raise ValueError(f"`parts` must hold pairs of a prompt and its share, got {shorten(item)}")
+        parts.append(Weighted(*item))
     if not parts:
         raise ValueError("`parts` must hold at least one prompt, got none")
     return tuple((part.prompt, part.weight) for part in parts)

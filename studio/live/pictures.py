@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import struct
+import threading
 import zlib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from studio.formats.places import aside_of
 from studio.live.export import Writer, _av
 from studio.timeline import shorten
 
@@ -19,6 +21,8 @@ _COMMENT = b"\x21\xfe"
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _FRAME = re.compile(r"\d{6,}\.png")
 WORDS = ("log.json", "timeline.json")
+# A folder cannot take the place of another in one step, and two exports may end at the same time.
+_APPEARING = threading.Lock()
 
 
 class Gif(Writer):
@@ -164,10 +168,19 @@ class Pngs(Writer):
         pass
 
     def _appear(self) -> None:
-        if self.path.is_dir():
+        with _APPEARING:
+            if not self.path.is_dir():
+                os.replace(self._aside, self.path)
+                return
             check_folder(self.path)
-            shutil.rmtree(self.path)
-        os.replace(self._aside, self.path)
+            before = aside_of(self.path)
+            os.replace(self.path, before)
+            try:
+                os.replace(self._aside, self.path)
+            except OSError:
+                os.replace(before, self.path)
+                raise
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def check_folder(path: Path) -> None:
@@ -202,7 +215,7 @@ def png_words(path: Path) -> dict[str, str]:
         Text by name; empty where it has none.
 
     Raises:
-        ValueError: it is no PNG.
+        ValueError: it is no PNG, or a text in it is damaged.
     """
     data = path.read_bytes()
     if data[:8] != _PNG_HEAD:
@@ -213,7 +226,11 @@ def png_words(path: Path) -> dict[str, str]:
         if data[at + 4 : at + 8] == b"iTXt":
             name, _, rest = data[at + 8 : at + 8 + size].partition(b"\x00")
             # A flag and a method, then a language and a translated name, both empty here.
-            packed, text = rest[0], rest[2:].split(b"\x00", 2)[-1]
-            found[name.decode("latin-1")] = (zlib.decompress(text) if packed else text).decode()
+            packed, text = rest[:1] != b"\x00", rest[2:].split(b"\x00", 2)[-1]
+            try:
+                found[name.decode("latin-1")] = (zlib.decompress(text) if packed else text).decode()
+            except (zlib.error, UnicodeDecodeError):
+                what = shorten(name.decode("latin-1"))
+                raise ValueError(f"the PNG's text {what} is damaged; export it again, or take another copy") from None
         at += size + 12
     return found

@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ import numpy as np
 from torch import Tensor
 
 from studio.events import DecodedBlock, Listener, Stats, Switch, UnknownWord
+from studio.formats.places import aside_of, check_place
 from studio.live.archive import compress, expand
 from studio.live.blockreading import BlockReading, check_point
 from studio.live.engine import Models, Texts
-from studio.live.export import check_place
 from studio.live.log import TakeLog
 from studio.live.origin import origin_of
 from studio.live.readingfile import reading_from, reading_to
@@ -46,13 +47,20 @@ LARGEST = 512 * 2**20
 WITHOUT_END = 2**62
 
 
-def save_recording(session: Any, path: str | Path, *, force: bool = False) -> Path:
+def save_recording(
+    session: Any,
+    path: str | Path,
+    *,
+    force: bool = False,
+    taken: tuple[int, TakeLog, Timeline] | None = None,
+) -> Path:
     """Write the current take of a session to a file, with what was read of its cache; whole or not at all.
 
     Args:
         session: The session; its readings are saved where it is watched, or was while it made the take.
         path: The file, ending in .studio.
         force: Whether it may replace another one.
+        taken: Number, log and timeline of the take, taken down together; `None` asks the session for each.
 
     Returns:
         The path.
@@ -60,23 +68,27 @@ def save_recording(session: Any, path: str | Path, *, force: bool = False) -> Pa
     Raises:
         FileExistsError: If it exists, and `force` is not set.
         FileNotFoundError: If its folder does not exist.
+        RuntimeError: If the take was removed meanwhile.
         ValueError: If it ends otherwise, or nothing was made yet.
     """
     path = Path(path)
     if path.suffix.lower() != ENDING:
         raise ValueError(f"a recording must end in {ENDING}, got {shorten(str(path))}; name it {path.stem}{ENDING}")
     check_place(path, force=force, remedy="replace it")
-    log = session.log
+    take, log, timeline = taken or (session.take, session.log, session.timeline)
     if not len(log):
         raise ValueError("a recording must hold at least one block, got none; play first")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as file:
-            file.writestr("head.json", json.dumps(_head(session, log), ensure_ascii=False))
+            file.writestr("head.json", json.dumps(_head(session, log, timeline), ensure_ascii=False))
             for index in range(len(log)):
-                file.writestr(f"frames/{index}", compress(session.block(index).frames))
+                block = session.block(index, take)
+                if block is None:
+                    raise RuntimeError("the take was removed while it was being recorded; record another one")
+                file.writestr(f"frames/{index}", compress(block.frames))
             for reading in session.readings:
-                if reading.block < len(log):
+                if reading.take == take and reading.block < len(log):
                     fields, arrays = reading_to(reading)
                     file.writestr(f"readings/{reading.block}.json", json.dumps(fields, ensure_ascii=False))
                     packed = io.BytesIO()
@@ -88,7 +100,7 @@ def save_recording(session: Any, path: str | Path, *, force: bool = False) -> Pa
     return path
 
 
-def _head(session: Any, log: TakeLog) -> dict[str, Any]:
+def _head(session: Any, log: TakeLog, timeline: Timeline) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -98,7 +110,7 @@ def _head(session: Any, log: TakeLog) -> dict[str, Any]:
         "height": session.height,
         "device": session.device,
         "blocks": len(log),
-        "timeline": session.timeline.to_json(),
+        "timeline": timeline.to_json(),
         "log": log.to_json(),
     }
 
@@ -217,7 +229,9 @@ class Recording:
         Raises:
             RuntimeError: When set.
         """
-        return self._timeline.with_length(len(self._log))
+        made = len(self._log)
+        markers = tuple(marker for marker in self._timeline.markers if marker.block < made)
+        return replace(self._timeline.cut(made), markers=markers)
 
     @timeline.setter
     def timeline(self, timeline: Timeline) -> None:
@@ -422,7 +436,7 @@ class Recording:
 class RecordedConsumer:
     """A consumer of a recording."""
 
-    def played(self, frame: int, take: int | None = None) -> None:
+    def played(self, frame: int, take: int | None = None, dropped: int = 0) -> None:
         """Nothing depends on it."""
 
     def close(self) -> None:

@@ -38,6 +38,14 @@ class Replay:
     unknown: tuple[int, ...]
     differences: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        if self.same:
+            found = "the same bit for bit"
+        else:
+            counts = (len(self.differing), "differ"), (len(self.unknown), "not known")
+            found = ", ".join(f"{count} {what}" for count, what in counts if count)
+        return f"<Replay: {len(self.latents)} blocks, {found}>"
+
     @property
     def same(self) -> bool:
         """Whether every block is the same, bit for bit."""

@@ -66,8 +66,10 @@ class Scrub:
             uint8 `[H, W, 3]`, read-only.
 
         Raises:
+            RuntimeError: the session is closed.
             ValueError: it was not made.
         """
+        self._core.check_open()
         made = self.made
         index = check_whole(index, "frame", 0, made - 1, _remedy(made))
         block = self.block(self._core.units.block_at(index))
@@ -112,6 +114,7 @@ class Scrub:
         return self._around(start, stop, step)
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
+        self._core.check_open()
         made = self.made
         start = check_whole(start, "start", 0, made - 1, _remedy(made))
         return start, check_whole(stop, "stop", start + 1, made, f"use {start + 1} to {made}")

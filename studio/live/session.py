@@ -149,7 +149,7 @@ class Session:
 
     @property
     def lead(self) -> int:
-        """Blocks generated ahead of the one that the slowest consumer shows."""
+        """Blocks generated ahead of the one that the slowest player shows, or, without one, that the loops have come to."""
         return self._core.gate.lead
 
     # How it goes
@@ -197,7 +197,12 @@ class Session:
 
     @property
     def latents(self) -> list[Tensor]:
-        """The clean latents of each block of this take, `[1, f, C, H, W]` each, on the CPU."""
+        """The clean latents of each block of this take, `[1, f, C, H, W]` each, on the CPU.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        self._core.check_open()
         with self._core.changed:
             reel = self._core.take.latents
         return list(reel)
@@ -214,8 +219,10 @@ class Session:
 
         Raises:
             FileExistsError: it exists, and `force` is not set.
+            RuntimeError: the session is closed.
             ValueError: another ending, or nothing was made yet.
         """
+        self._core.check_open()
         path = check_out(path, force=force)
         with self._core.changed:
             latents, log, timeline = self._core.take.latents, self.log, self.timeline
@@ -296,6 +303,7 @@ class Session:
             uint8 `[H, W, 3]`, read-only.
 
         Raises:
+            RuntimeError: the session is closed.
             ValueError: it was not made.
         """
         return self._scrub.frame(index)
@@ -311,6 +319,7 @@ class Session:
             uint8 `[stop - start, H, W, 3]`.
 
         Raises:
+            RuntimeError: the session is closed.
             ValueError: a frame that was not made, or an empty range.
         """
         return self._scrub.clip(start, stop)
@@ -327,6 +336,7 @@ class Session:
             An endless iterator of uint8 `[H, W, 3]`.
 
         Raises:
+            RuntimeError: the session is closed, also while it is gone over.
             ValueError: a frame that was not made, an empty range, or a step of 0.
         """
         return self._scrub.loop(start, stop, step=step)
@@ -665,9 +675,14 @@ class Session:
 
         Raises:
             FileExistsError: it exists, and `force` is not set.
+            RuntimeError: the session is closed.
             ValueError: another ending, or nothing was made yet.
         """
-        return save_recording(self, path, force=force)
+        core = self._core
+        core.check_open()
+        with core.changed:
+            taken = core.take.number, self.log, self.timeline
+        return save_recording(self, path, force=force, taken=taken)
 
     @property
     def judge(self) -> Judge | None:

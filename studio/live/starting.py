@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,56 @@ MAX_BYTES = 256 * 2**20
 MAX_SECONDS = 60.0
 # Some containers count whole milliseconds.
 ROUNDED = 0.002
+# Pixels wider or taller than so many times their other side come from a damaged head, not from a camera.
+SLIMMEST = 8
+ORIENTATION = 0x0112
+# Other files of several pictures, as of a phone or a scanner, show the first.
+MOVING = ("GIF", "PNG", "WEBP", "AVIF")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How stored pixels are to be turned before they stand upright.
+
+    Args:
+        swap: rows become columns, first.
+        across: then left and right change places.
+        down: and so do top and bottom.
+    """
+
+    swap: bool = False
+    across: bool = False
+    down: bool = False
+
+    def of(self, pixels: np.ndarray) -> np.ndarray:
+        """Turn pixels.
+
+        Args:
+            pixels: `[H, W, C]`, as stored.
+        """
+        turned = pixels.swapaxes(0, 1) if self.swap else pixels
+        return turned[:: -1 if self.down else 1, :: -1 if self.across else 1]
+
+
+UPRIGHT = Turn()
+# What the values of EXIF's orientation mean.
+EXIF = {
+    1: UPRIGHT,
+    2: Turn(across=True),
+    3: Turn(across=True, down=True),
+    4: Turn(down=True),
+    5: Turn(swap=True),
+    6: Turn(swap=True, across=True),
+    7: Turn(swap=True, across=True, down=True),
+    8: Turn(swap=True, down=True),
+}
 
 
 def read_pictures(source: object, *, units: VideoShape, seconds: float = MAX_SECONDS) -> np.ndarray:
     """Read an image or a clip as frames of a model's size and rate.
 
-    Pictures of another shape are scaled to cover the frame and cut evenly at both sides; of a clip at another rate,
-    each frame shows what the clip shows at that moment.
+    Pictures stand upright, turned as the file says, with square pixels. Those of another shape are scaled to cover the
+    frame and cut evenly at both sides; of a clip at another rate, each frame shows what the clip shows at that moment.
 
     Args:
         source: path of an image or a clip, its bytes, or uint8 frames `[T, H, W, 3]` or one `[H, W, 3]`.
@@ -50,7 +96,7 @@ def read_pictures(source: object, *, units: VideoShape, seconds: float = MAX_SEC
             raise ValueError(f"frames must be {wanted}, got {source.dtype} {list(source.shape)}")
         av = _av()
         pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames]
-        return np.stack([_fit(picture, units) for picture in pictures[: _most(units, seconds)]])
+        return np.stack([_fit(picture, units, UPRIGHT, 1.0) for picture in pictures[: _most(units, seconds)]])
     return np.stack(list(_decoded(_open(source), units, seconds)))
 
 
@@ -73,13 +119,15 @@ def _open(source: object) -> Any:
 
 def _decoded(file: Any, units: VideoShape, seconds: float) -> Iterator[np.ndarray]:
     av = _av()
-    shown, count, most = None, 0, _most(units, seconds)
+    shown, count, most, end = None, 0, _most(units, seconds), 0.0
+    still = _still(file)
     try:
         with av.open(file) as container:
             if not container.streams.video:
                 raise ValueError("it holds no picture; give an image or a clip")
-            container.streams.video[0].thread_type = "AUTO"
-            begun = None
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            begun, pixel = None, _pixel(stream)
             for number, frame in enumerate(container.decode(video=0)):
                 at = frame.time if frame.time is not None else number / units.fps
                 begun = at if begun is None else begun
@@ -88,24 +136,76 @@ def _decoded(file: Any, units: VideoShape, seconds: float) -> Iterator[np.ndarra
                     count += 1
                 if count >= most:
                     return
-                shown = _fit(frame, units)
+                shown = _fit(frame, units, _turn(frame) if still is None else still, pixel)
+                end = at - begun + _lasts(frame, stream, units)
+                if still is not None:
+                    break
     except av.error.FFmpegError as error:
         raise ValueError(f"it is no image or clip that can be read: {error}") from None
     if shown is None:
         raise ValueError("it holds no picture; give an image or a clip")
-    yield shown
+    while not count or (still is None and count < most and count / units.fps < end - ROUNDED):
+        yield shown
+        count += 1
 
 
-def _fit(frame: Any, units: VideoShape) -> np.ndarray:
-    """A frame of PyAV at the model's size: scaled to cover it, then cut evenly."""
-    scale = max(units.width / frame.width, units.height / frame.height)
-    width, height = max(units.width, round(frame.width * scale)), max(units.height, round(frame.height * scale))
+def _still(file: Any) -> Turn | None:
+    """How a still picture is to be turned; None for a clip, and for what Pillow cannot read."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size, which matters to PyAV alone
+            with Image.open(file) as picture:
+                if picture.format in MOVING and getattr(picture, "n_frames", 1) > 1:
+                    return None
+                return EXIF.get(picture.getexif().get(ORIENTATION, 1), UPRIGHT)
+    except Exception:  # whatever is wrong with it, PyAV has the last word
+        return None
+    finally:
+        if not isinstance(file, str):
+            file.seek(0)
+
+
+def _turn(frame: Any) -> Turn:
+    """How a frame of a clip is to be turned, as its display matrix says."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return UPRIGHT
+        across, sideways, _, up, down = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    except ValueError:  # side data of a kind that PyAV does not know hides all of it
+        angle = math.radians(-frame.rotation)
+        across, sideways, up, down = math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
+    if abs(sideways) > abs(across):
+        return Turn(swap=True, across=up < 0, down=sideways < 0)
+    return Turn(across=across < 0, down=down < 0)
+
+
+def _pixel(stream: Any) -> float:
+    """How many times wider than tall a stream's pixels are."""
+    ratio = stream.sample_aspect_ratio
+    return float(ratio) if ratio and 1 / SLIMMEST <= ratio <= SLIMMEST else 1.0
+
+
+def _lasts(frame: Any, stream: Any, units: VideoShape) -> float:
+    """Seconds that a frame is to be seen."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return float(1 / (stream.average_rate or units.fps))
+
+
+def _fit(frame: Any, units: VideoShape, turn: Turn, pixel: float) -> np.ndarray:
+    """A frame of PyAV at the model's size: scaled to cover it, cut evenly, and turned."""
+    wide, tall = (units.height, units.width) if turn.swap else (units.width, units.height)
+    scale = max(wide / (frame.width * pixel), tall / frame.height)
+    width, height = max(wide, round(frame.width * pixel * scale)), max(tall, round(frame.height * scale))
     picture = frame.reformat(
         width=width, height=height, format="rgb24", interpolation="AREA" if scale < 1 else "BICUBIC"
     )
     pixels = picture.to_ndarray()
-    top, left = (height - units.height) // 2, (width - units.width) // 2
-    return pixels[top : top + units.height, left : left + units.width]
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return turn.of(pixels[top : top + tall, left : left + wide])
 
 
 def whole_blocks(frames: np.ndarray, units: VideoShape) -> np.ndarray:

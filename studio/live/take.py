@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ class Take:
         parent: number of the take it forked from, or None.
         rests: how often another take was turned to; what was under way before belongs to nobody.
         origin: number of the take that undo goes back to when no edit is left to take back, or None.
-        left: the fork that undo came back from, and the steps of `history` then, both ways; None where there was none.
+        left: the take that undo came from, and the steps of `history` then, both ways; None where there was none.
         forked_at: its first block that its parent does not have.
         begun: blocks whose prompt is settled; edits before that block come too late.
         revocable: whether the block under way may begin again under another prompt.
@@ -62,7 +63,7 @@ class Take:
         self.parent: int | None = None
         self.rests = 0
         self.origin: int | None = None
-        self.left: tuple[int, tuple[int, int]] | None = None
+        self.left: tuple[int, tuple[object, object]] | None = None
         self.forked_at = 0
         self.records: list[BlockRecord] = []
         self.history = History(timeline)
@@ -97,6 +98,36 @@ class Take:
             other._drop(other.ring.add(replace(block, take=number)))
         other.begun = other.next_pull = at
         return other
+
+    @staticmethod
+    def free_name(number: int, takes: Iterable[Take]) -> str:
+        """A name for a take that nobody named, which no other has.
+
+        Args:
+            number: its number.
+            takes: the others.
+
+        Returns:
+            "take N", N being one more than its number, or the first after that which is free.
+        """
+        names = {take.name for take in takes}
+        while (name := f"take {number + 1}") in names:
+            number += 1
+        return name
+
+    def leave(self, takes: Iterable[Take]) -> None:
+        """Let takes that forked from this one stand without it: it is about to be forgotten.
+
+        Args:
+            takes: all takes.
+        """
+        for other in takes:
+            if other.parent == self.number:
+                # What it shared stays with it; its place in the tree moves up.
+                other.parent = self.parent
+                other.forked_at = min(other.forked_at, self.forked_at) if self.parent is not None else other.forked_at
+            if other.origin == self.number:
+                other.origin = None
 
     @property
     def latents(self) -> Reel:

@@ -170,7 +170,8 @@ class Takes(Sequence[TakeInfo]):
             check_units(line, core.units, core.config.name)
             _check_future(parent.history.timeline, line, at)
             line = line if seed is None else line.with_seed(check_seed(seed))
-            new = parent.fork(core.new_number(), at, line, self._free(name))
+            number = core.new_number()
+            new = parent.fork(number, at, line, self._free(name) or Take.free_name(number, core.takes.values()))
             core.turn(new)
             info = new.info(True)
         core.outbox.deliver()
@@ -202,7 +203,9 @@ class Takes(Sequence[TakeInfo]):
         blocks = [(latents, decode_stream(vae, latents, stream)) for latents in encode_blocks(vae, frames, core.units)]
         with core.changed:
             core.check_open()
-            new = Take(core.new_number(), core.take.ring.least, line, core.vault, core.archive, self._free(name))
+            number = core.new_number()
+            name = self._free(name) or Take.free_name(number, core.takes.values())
+            new = Take(number, core.take.ring.least, line, core.vault, core.archive, name)
             for latents, pixels in blocks:
                 new.give(latents, pixels, pack(latents), core.units, core.policy)
             new.stream = stream
@@ -268,13 +271,7 @@ class Takes(Sequence[TakeInfo]):
         return self.current
 
     def _forget(self, take: Take) -> None:
-        for other in self._core.takes.values():
-            if other.parent == take.number:
-                # What it shared stays with it; its place in the tree moves up.
-                other.parent = take.parent
-                other.forked_at = min(other.forked_at, take.forked_at) if take.parent is not None else other.forked_at
-            if other.origin == take.number:
-                other.origin = None
+        take.leave(self._core.takes.values())
         del self._core.takes[take.number]
 
     def _find(self, take: object) -> Take:
@@ -312,7 +309,7 @@ def _forked(
         segment = replace(here, start=at, policy=policy, sink_policy=sink_policy, transition=None)
     else:
         segment = Segment(prompt, at, policy=policy, sink_policy=sink_policy)
-    return line.put(segment) if line.length is None or at < line.length else line.with_length(at + 1).put(segment)
+    return line.put(segment)
 
 
 def _check_future(before: Timeline, line: Timeline, at: int) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -45,6 +46,8 @@ class Observer:
         gone: Called when nobody watches any more.
         past: Tells what was made of the take so far.
         judge: Tells how well frames show a prompt; `None` for nobody.
+        current: Tells the number of the current take, whose readings alone are given; `None` for whichever take the
+            engine makes.
 
     Attributes:
         past: As above.
@@ -60,14 +63,16 @@ class Observer:
         gone: Callable[[Observer], None],
         past: Callable[[], Past] = Past,
         judge: Judge | None = None,
+        current: Callable[[], int] | None = None,
     ) -> None:
         self.samples, self._budget, self._gone = samples, budget, gone
+        self._current = current
         self.past, self._judge, self.residue = past, judge, False
         self._lock = threading.RLock()
         self._readings: deque[BlockReading] = deque()
         self._bytes = 0
         self._readers: dict[int, Reader] = {}
-        self._faults: list[CacheWarning] = []
+        self._faults: list[tuple[int, CacheWarning]] = []
         self._point: Point | None = None
         self._probed: Probed | None = None
         self._heard: tuple[int, dict[int, Heard]] | None = None
@@ -95,6 +100,8 @@ class Observer:
                 if self._over or probed is None or probed.cache is not engine.cache or not probed.begun:
                     return
                 reading = probed.end(block, frames)
+                if not self._is_current(reading.take):
+                    return
                 self._keep(reading)
                 readers = list(self._readers.values())
             for reader in readers:
@@ -114,29 +121,44 @@ class Observer:
         if self._probed is not None:
             self._heard = self._probed.take, self._probed.tracer.heard
             self._probed.close()
-        if self._readings and self._readings[-1].take != engine.take:
-            self._readings.clear()
-            self._faults.clear()
-            self._bytes = 0
-        self._probed = Probed(engine, self.samples, self._tell, self.past, self._judge, self)
+        self._drop_others(engine.take)
+        tell = partial(self._tell, engine.take)
+        self._probed = Probed(engine, self.samples, tell, self.past, self._judge, self)
         # What was heard of the same take still holds: its slots were made again as they were.
         if self._heard is not None and self._heard[0] == engine.take and engine.cache.end > 0:
             self._probed.tracer.heard = dict(self._heard[1])
         return self._probed
 
+    def _is_current(self, take: int) -> bool:
+        # Asked anew each time: the take changes under a lock that this observer must never wait for.
+        return self._current is None or self._current() == take
+
+    def _drop_others(self, take: int) -> None:
+        """Let go of what was read of other takes."""
+        self._faults = [(of, fault) for of, fault in self._faults if of == take]
+        if any(reading.take != take for reading in self._readings):
+            self._readings = deque(reading for reading in self._readings if reading.take == take)
+            self._bytes = sum(reading.nbytes for reading in self._readings)
+
+    def _remove(self, reading: BlockReading) -> None:
+        self._readings.remove(reading)
+        self._bytes -= reading.nbytes
+
     def _keep(self, reading: BlockReading) -> None:
+        self._drop_others(reading.take)
+        # A block that was left before it was announced is made once more when its take goes on.
+        for again in [each for each in self._readings if each.block == reading.block]:
+            self._remove(again)
         self._readings.append(reading)
         self._bytes += reading.nbytes
         held = {slot.frame for slot in max(self._readings, key=lambda each: each.block).slots}
         while self._bytes > self._budget and len(self._readings) > 1:
             # The oldest goes, but not one whose pictures the cache's own slots need.
             old = (each for each in list(self._readings)[:-1] if not held & set(each.own))
-            gone = next(old, self._readings[0])
-            self._readings.remove(gone)
-            self._bytes -= gone.nbytes
+            self._remove(next(old, self._readings[0]))
 
-    def _tell(self, fault: CacheWarning) -> None:
-        self._faults.append(fault)
+    def _tell(self, take: int, fault: CacheWarning) -> None:
+        self._faults.append((take, fault))
         with suppress(CacheFault):  # a filter that turns warnings into errors must not end the video
             warnings.warn(fault.message, CacheFault, stacklevel=2)
 
@@ -214,38 +236,39 @@ class Observer:
     def readings(self) -> tuple[BlockReading, ...]:
         """The kept readings of the current take, old to new."""
         with self._lock:
-            return tuple(self._readings)
+            return tuple(reading for reading in self._readings if self._is_current(reading.take))
 
     @property
     def faults(self) -> tuple[CacheWarning, ...]:
         """Every fault of the current take so far."""
         with self._lock:
-            return tuple(self._faults)
+            return tuple(fault for take, fault in self._faults if self._is_current(take))
 
     def adopt(self, reading: BlockReading) -> None:
         """Take in a reading that was made elsewhere, of a block of this take.
 
         Args:
             reading: The reading. Of a block that was read already only what is new counts: a point, which takes the
-                place of the one before, and the residue where it was not measured.
+                place of the one before, and the residue where it was not measured. Of another take than the current
+                one nothing counts.
         """
         with self._lock:
-            if self._over:
+            if self._over or not self._is_current(reading.take):
                 return
+            self._drop_others(reading.take)
             held = next((each for each in self._readings if each.block == reading.block), None)
             if held is not None:
                 pointed = reading.gaze is not None and held.point != reading.point
                 if not pointed and (held.residues or not reading.residues):
                     return
-                self._readings.remove(held)
-                self._bytes -= held.nbytes
+                self._remove(held)
                 reading = replace(
                     held,
                     residues=held.residues or reading.residues,
                     **({name: getattr(reading, name) for name in ("point", "gaze", "gazes")} if pointed else {}),
                 )
             else:
-                self._faults.extend(reading.warnings)
+                self._faults.extend((reading.take, fault) for fault in reading.warnings)
             self._keep(reading)
             self._readings = deque(sorted(self._readings, key=lambda each: each.block))
             readers = list(self._readers.values())

@@ -88,25 +88,31 @@ class History:
         self._undone.clear()
         self._go(after)
 
-    def undo(self) -> Timeline:
+    def undo(self, kept: Timeline | None = None) -> Timeline:
         """Take the last edit back.
+
+        Args:
+            kept: the timeline from then on, where what was made under the edit stays; None for the one before the edit.
 
         Raises:
             RuntimeError: there is none.
         """
         after = self.undo_target()
         self._undone.append(self._done.pop())
-        return self._go(after)
+        return self._go(kept or after)
 
-    def redo(self) -> Timeline:
+    def redo(self, kept: Timeline | None = None) -> Timeline:
         """Do the edit again that was undone last.
+
+        Args:
+            kept: the timeline from then on, where what was made without the edit stays; None for the one after it.
 
         Raises:
             RuntimeError: there is none.
         """
         after = self.redo_target()
         self._done.append(self._undone.pop())
-        return self._go(after)
+        return self._go(kept or after)
 
     def undo_target(self) -> Timeline:
         """The timeline that `undo` would give; raises as it does."""

@@ -140,7 +140,7 @@ class Segment:
     def __str__(self) -> str:
         """The prompt, or a blend's prompts with their shares, and how it takes over."""
         parts = self.parts
-        text = self.prompt if len(parts) == 1 else " + ".join(f"{share:.0%} {prompt}" for prompt, share in parts)
+        text = parts[0][0] if len(parts) == 1 else " + ".join(f"{share:.0%} {prompt}" for prompt, share in parts)
         how = [self.policy, self.sink_policy and f"sink: {self.sink_policy}"]
         how += [self.transition and f"over {self.transition.blocks} blocks, {self.transition.kind}"]
         said = ", ".join(filter(None, how))

@@ -362,9 +362,10 @@ class Relay:
             first = message["block"]
             self.outbox.want(client, message["take"], range(first, first + min(message["count"], MOST_WANTED)))
         elif kind == "ping":
+            # The page takes silence for a lost kernel, whatever the source may say to what follows.
+            self.outbox.post({"type": "pong", "client": client, "id": message["id"]})
             # Another page may have vanished since: this one need not wait for it any longer.
             self._advance()
-            self.outbox.post({"type": "pong", "client": client, "id": message["id"]})
         elif kind == "words":
             found = self.source.unknown_words(message["text"])
             self.outbox.post({**protocol.words_message(message["id"], found), "client": client})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +180,53 @@ def test_cancelling_leaves_no_half_file_and_what_was_there_before(session, tmp_p
     assert [item.name for item in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "frames", "a.safetensors"])
+def test_of_two_exports_to_one_path_the_last_to_end_wins_and_both_are_whole(session, tmp_path, name):
+    exports = [session.export(tmp_path / name, start=9 * i) for i in range(2)]
+    for export in exports:
+        assert export.wait(60) == tmp_path / name
+        assert export.state == "done"
+    assert [item.name for item in tmp_path.iterdir()] == [name]
+    assert len(read_log(tmp_path / name)) == 4
+    if name == "frames":
+        assert len(list((tmp_path / name).glob("*.png"))) in (45, 36)
+
+
+def test_writers_to_one_path_lie_aside_apart(tmp_path):
+    pixels = np.zeros((2, 16, 24, 3), np.uint8)
+    for kind, name in ((Film, "a.mp4"), (Gif, "a.gif"), (Pngs, "frames")):
+        one, other = (
+            kind(tmp_path / name, width=24, height=16, fps=16, tags={"description": f"the {i}"}) for i in range(2)
+        )
+        one.write(pixels)
+        other.write(pixels[:1])
+        other.close()
+        one.close()
+        shown = tmp_path / name
+        assert len(list(shown.iterdir()) if shown.is_dir() else pictures(shown)) == 2
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.gif", "a.mp4", "frames"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    def export(count):
+        with Pngs(tmp_path / "frames", width=24, height=16, fps=16) as out:
+            out.write(np.zeros((count, 16, 24, 3), np.uint8))
+
+    export(3)
+    replace = os.replace
+
+    def full(source, target):
+        if source.name.endswith(".part") and list(source.glob("000000.png")) and not list(source.glob("000002.png")):
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        export(2)
+    assert [item.name for item in tmp_path.iterdir()] == ["frames"]
+    assert len(list((tmp_path / "frames").iterdir())) == 3
+
+
 def test_closing_the_session_cancels_what_is_under_way(models, tmp_path, slow):
     session = Session(models, timeline=Timeline.of(FOX, length=3))
     list(session.frames())
@@ -257,6 +307,22 @@ def test_words_that_are_none(tmp_path):
         gif_words(tmp_path / "x")
     (tmp_path / "x").write_bytes(b"GIF89a" + bytes(7) + b"\x3b")
     assert gif_words(tmp_path / "x") == {}
+
+
+@pytest.mark.parametrize("text", [b"", b"\x01\x00\x00\x00broken", b"\x00\x00\x00\x00\xff", b"\x01"])
+def test_a_damaged_text_in_a_picture_is_told(tmp_path, text):
+    data = b"log\x00" + text
+    chunk = struct.pack(">I", len(data)) + b"iTXt" + data + struct.pack(">I", zlib.crc32(b"iTXt" + data))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    for read in (png_words, read_log):
+        with pytest.raises(ValueError, match="text 'log' is damaged; export it again"):
+            read(tmp_path / "a.png")
+
+
+def test_a_film_is_no_folder(session, tmp_path):
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(FileExistsError, match="is a folder; name a file in it"):
+        session.export(tmp_path / "a.mp4", force=True)
 
 
 def test_exporting_is_beside_playing(session, tmp_path, slow):

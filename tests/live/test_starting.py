@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from studio.live import Session, TakeLog, replay
 from studio.live.export import Film
@@ -155,6 +158,104 @@ def test_another_rate_shows_what_the_clip_shows_at_that_moment(tmp_path, units, 
     assert abs(len(found) - 32) <= 1
     wanted = np.linspace(20, 235, count)[(np.arange(len(found)) * fps / 16).astype(int).clip(0, count - 1)]
     assert np.abs(found[:, 8, 12, 0] - wanted).max() < 10
+
+
+def saved(path, frames: np.ndarray, rate: int = 16, **options) -> Any:
+    """A film of MPEG-4, which is quick, at a rate and with pixels of a shape."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.codec_context.bit_rate = 4_000_000
+        for name, value in options.items():
+            setattr(stream, name, value)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def corners(height: int, width: int) -> np.ndarray:
+    """A picture whose quarters differ, `[H, W, 3]`: no turn leaves it as it is."""
+    light = np.array([[30, 90], [150, 220]], np.uint8)
+    return np.repeat(np.repeat(light, height // 2, 0), width // 2, 1)[..., None].repeat(3, 2)
+
+
+def quarters(pixels: np.ndarray) -> list[int]:
+    rows, columns = pixels.shape[0] // 4, pixels.shape[1] // 4
+    return [int(pixels[y, x, 0]) for y in (rows, -rows) for x in (columns, -columns)]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_a_still_stands_as_its_orientation_says(tmp_path, units, orientation, ending):
+    path = tmp_path / f"a.{ending}"
+    picture = Image.fromarray(corners(48, 32))
+    tags = picture.getexif()
+    tags[0x0112] = orientation
+    picture.save(path, exif=tags)
+    wanted = quarters(np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    for source in (path, path.read_bytes()):
+        (found,) = read_pictures(source, units=units)
+        assert found.shape == (16, 24, 3)
+        assert np.abs(np.subtract(quarters(found), wanted)).max() < 6
+
+
+# The matrices of a film: how x and y of the screen come from those of the pixels.
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((1, 0, 0, 1), lambda pixels: pixels),
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),
+        ((-1, 0, 0, -1), lambda pixels: np.rot90(pixels, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda pixels: pixels.swapaxes(0, 1)),
+        ((0, 0, 0, 0), lambda pixels: pixels),
+    ],
+)
+def test_a_clip_stands_as_its_matrix_says(tmp_path, units, matrix, turn):
+    picture = corners(48, 32)
+    data = saved(tmp_path / "a.mp4", np.stack([picture] * 9)).read_bytes()
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    at = data.index(plain, data.index(b"tkhd"))
+    a, b, c, d = (value << 16 for value in matrix)
+    turned = data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + len(plain) :]
+    found = read_pictures(turned, units=units)
+    assert found.shape == (9, 16, 24, 3)
+    assert np.abs(np.subtract(quarters(found[0]), quarters(turn(picture)))).max() < 10
+
+
+def test_pixels_that_are_not_square(tmp_path, units):
+    # Shown it is 96 wide and 32 high: its middle half covers the frame.
+    narrow = np.full((32, 48, 3), 20, np.uint8)
+    narrow[:, 12:36] = 200
+    path = saved(tmp_path / "a.mp4", narrow[None].repeat(3, 0), sample_aspect_ratio=Fraction(2))
+    assert read_pictures(path, units=units)[:, :, 1:-1].min() > 180
+    # Beyond all measure: taken for square.
+    path = saved(tmp_path / "b.mp4", narrow[None].repeat(3, 0), sample_aspect_ratio=Fraction(200))
+    assert read_pictures(path, units=units)[:, :, :4].max() < 40
+
+
+@pytest.mark.parametrize("seconds", [60, 2.5, 1])
+def test_the_last_picture_of_a_slow_clip_has_its_time(tmp_path, units, seconds):
+    shown = [Image.fromarray(np.full((16, 24, 3), light, np.uint8)) for light in (0, 120, 250)]
+    shown[0].save(tmp_path / "a.gif", save_all=True, append_images=shown[1:], duration=1000, loop=0)
+    found = read_pictures(tmp_path / "a.gif", units=units, seconds=seconds)
+    assert found[:, 8, 12, 0].tolist() == np.repeat([0, 120, 250], 16)[: int(seconds * 16)].tolist()
+    saved(tmp_path / "b.mp4", clip(4), rate=2)
+    assert len(read_pictures(tmp_path / "b.mp4", units=units, seconds=seconds)) == min(32, seconds * 16)
+    assert len(read_pictures(saved(tmp_path / "c.mp4", clip(1)), units=units)) == 1
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.jpg", "a.webp", "a.tiff", "a.mpo"])
+def test_a_still_is_one_picture(tmp_path, units, name):
+    picture = Image.fromarray(corners(32, 48))
+    more = {"save_all": True, "append_images": [Image.fromarray(clip(1, 32, 48)[0])]} if name == "a.mpo" else {}
+    picture.save(tmp_path / name, **more)
+    for source in (tmp_path / name, (tmp_path / name).read_bytes()):
+        (found,) = read_pictures(source, units=units)
+        assert np.abs(np.subtract(quarters(found), quarters(corners(32, 48)))).max() < 10
 
 
 def test_pictures_cover_the_frame(units):

@@ -12,7 +12,7 @@ import torch
 from studio.live import Session, read_log, replay
 from studio.live.log import TakeLog
 from studio.live.rebuild import rebuild_stream
-from studio.timeline import PastEdit, Segment, Timeline, Transition, Weighted
+from studio.timeline import SEGMENT_BLOCKS, PastEdit, Segment, Timeline, Transition, Weighted
 from studio.timeline.messages import preview
 from studio.timeline.operations import Change, Put, SetLength, Split
 from tests.live.doubles import Blocker, tiny_models, wait_for
@@ -216,6 +216,50 @@ def test_bad_forks(models, at, options, words):
             session.fork(at, **options)
         assert len(session.takes) == 1
         run(session, 3)
+
+
+def test_made_up_names_are_free_ones(models):
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        run(session, 2)
+        session.takes.rename(0, "take 2")
+        session.restart()
+        assert [take.name for take in session.takes] == ["take 2", "take 3"]
+        session.takes.rename(0, "take 4")
+        session.fork(1, take=0)
+        assert session.takes.current.name == "take 5"
+        session.start_from(np.zeros((16, 24, 3), np.uint8))
+        names = [take.name for take in session.takes]
+        assert len(set(names)) == len(names)
+        assert session.takes.number(session.takes.current.name) == session.take
+
+
+def test_a_restart_moves_the_forks_of_a_take_without_blocks_up(models):
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        session.fork(0, name="b")
+        session.fork(0, name="c")
+        session.takes.choose("b")
+        session.restart()
+        assert [(take.name, take.parent) for take in session.takes] == [("take 1", None), ("c", 0), ("take 4", None)]
+        session.takes.choose("take 1")
+        session.restart()
+        assert [(take.name, take.parent) for take in session.takes][:2] == [("c", None), ("take 4", None)]
+        assert len(repr(session.takes).splitlines()) == len(session.takes)
+        session.takes.choose("c")
+        run(session, 1)
+
+
+@pytest.mark.parametrize("options", [{"prompt": SEA}, {"policy": "recache"}, {"prompt": SEA, "policy": "clear"}])
+def test_a_fork_at_the_end_goes_on_for_some_seconds(models, options):
+    with Session(models, timeline=Timeline.of(FOX, length=2)) as session:
+        run(session, 2)
+        assert session.state == "finished"
+        session.fork(2, **options)
+        assert session.timeline == Timeline.of(FOX, length=2).put(session.timeline.segment_at(2))
+        assert session.timeline.length == 2 + SEGMENT_BLOCKS
+        run(session, 4)
+        assert session.state == "paused"
+        session.fork(1, take=0, prompt=SNOW)
+        assert session.timeline.length == 2, "it ends where its take did as long as that leaves it a block"
 
 
 def test_bad_names_and_removals(models):
