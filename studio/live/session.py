@@ -49,9 +49,10 @@ MAX_LEAD = 64
 class Session:
     """A video that is generated while it is watched.
 
-    One background thread generates, block by block, at most `lead` blocks ahead of the slowest consumer, and waits
-    where there is none. No method waits for it, except `stop`, `close` and iterating over `frames`. All methods may be
-    called from any thread. As a context manager the session is closed at the end of the block.
+    One background thread generates, block by block, at most `lead` blocks ahead of the slowest player (without one, of
+    the loop over `frames` that has come furthest), and waits where there is none. No method waits for it, except
+    `stop`, `close` and iterating over `frames`. All methods may be called from any thread. As a context manager the
+    session is closed at the end of the block.
 
     Args:
         models: the networks, as `studio.load` gives them.
@@ -149,7 +150,7 @@ class Session:
 
     @property
     def lead(self) -> int:
-        """Blocks generated ahead of the one that the slowest player shows, or, without one, that the loops have come to."""
+        """Blocks generated ahead of what the slowest player shows; without one, of where the loops have come to."""
         return self._core.gate.lead
 
     # How it goes
