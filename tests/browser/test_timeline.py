@@ -414,6 +414,7 @@ def test_the_past_is_asked_about(lab: Any, open_notebook: Any, screenshots: Path
     notebook.until(
         "() => document.querySelector('.ls-segment').textContent === 'a rabbit jumps in the snow'", "its prompt"
     )
+    # The number of the take that was removed is not given again.
     assert (
         notebook.execute(
             "print(session.take, session.takes.current.blocks, session.editor.describe()['history']['undo'])"
