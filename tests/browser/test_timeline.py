@@ -419,7 +419,7 @@ def test_the_past_is_asked_about(lab: Any, open_notebook: Any, screenshots: Path
         notebook.execute(
             "print(session.take, session.takes.current.blocks, session.editor.describe()['history']['undo'])"
         )
-        == "1 0 change"
+        == "2 0 change"
     )
     page.locator(".ls-studio").focus()
     page.keyboard.press("Space")
