@@ -211,8 +211,7 @@ class Core:
                 self.take.leave(self.takes.values())
                 self.take.clear()
                 del self.takes[self.take.number]
-            number = self.new_number()
-            self._turn_to(self.take.fork(number, 0, timeline, Take.free_name(number, self.takes.values())))
+            self._turn_to(self.take.fork(self.new_number(), 0, timeline, self.new_name()))
             self.take.parent = self.take.origin = None
             self.announce_takes()
         self.outbox.deliver()
@@ -222,6 +221,13 @@ class Core:
     def new_number(self) -> int:
         """The number of the next take; that of a removed one is never given again, as what is kept goes by it."""
         return self._highest + 1
+
+    def new_name(self) -> str:
+        """A name for the next take that no other has: "take N", N being one more than its number or the first free."""
+        number, names = self.new_number() + 1, {take.name for take in self.takes.values()}
+        while (name := f"take {number}") in names:
+            number += 1
+        return name
 
     def turn_to(self, take: Take) -> None:
         """Make another take the current one; what it has is shown from its fork on."""

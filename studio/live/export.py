@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.formats.places import aside_of
-from studio.formats.places import check_place as check_place
+from studio.formats.places import aside_of, check_place
 from studio.timeline import shorten
 
 # In the order of preference, with what makes each look good at small sizes.

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
+from studio.formats.places import aside_of
 from studio.live.orders import Order
 from studio.timeline import Fold, Mix, Segment, Timeline, Weighted, check_seed, check_whole, shorten
 from studio.timeline.checks import check_choice, check_policy, check_prompt
@@ -195,7 +196,7 @@ class TakeLog(Sequence[BlockRecord]):
             path: the file, as take.json; replaced when it exists.
         """
         path = Path(path)
-        aside = path.with_name(f".{path.name}.part")
+        aside = aside_of(path)
         try:
             aside.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
             aside.replace(path)

@@ -99,22 +99,6 @@ class Take:
         other.begun = other.next_pull = at
         return other
 
-    @staticmethod
-    def free_name(number: int, takes: Iterable[Take]) -> str:
-        """A name for a take that nobody named, which no other has.
-
-        Args:
-            number: its number.
-            takes: the others.
-
-        Returns:
-            "take N", N being one more than its number, or the first after that which is free.
-        """
-        names = {take.name for take in takes}
-        while (name := f"take {number + 1}") in names:
-            number += 1
-        return name
-
     def leave(self, takes: Iterable[Take]) -> None:
         """Let takes that forked from this one stand without it: it is about to be forgotten.
 

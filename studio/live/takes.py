@@ -170,8 +170,7 @@ class Takes(Sequence[TakeInfo]):
             check_units(line, core.units, core.config.name)
             _check_future(parent.history.timeline, line, at)
             line = line if seed is None else line.with_seed(check_seed(seed))
-            number = core.new_number()
-            new = parent.fork(number, at, line, self._free(name) or Take.free_name(number, core.takes.values()))
+            new = parent.fork(core.new_number(), at, line, self._free(name) or core.new_name())
             core.turn(new)
             info = new.info(True)
         core.outbox.deliver()
@@ -203,9 +202,8 @@ class Takes(Sequence[TakeInfo]):
         blocks = [(latents, decode_stream(vae, latents, stream)) for latents in encode_blocks(vae, frames, core.units)]
         with core.changed:
             core.check_open()
-            number = core.new_number()
-            name = self._free(name) or Take.free_name(number, core.takes.values())
-            new = Take(number, core.take.ring.least, line, core.vault, core.archive, name)
+            name = self._free(name) or core.new_name()
+            new = Take(core.new_number(), core.take.ring.least, line, core.vault, core.archive, name)
             for latents, pixels in blocks:
                 new.give(latents, pixels, pack(latents), core.units, core.policy)
             new.stream = stream

@@ -346,7 +346,8 @@ class Run:
             self.history = load_snapshot(self.trainer, found)
             self._torn = False
         with ExitStack() as hold:
-            hold.enter_context(held(self.folder, writes=self.trainer.accelerator.is_main_process))
+            if self.trainer.accelerator.is_main_process:
+                hold.enter_context(held(self.folder))
             self._stop.clear()
             self._pause.clear()
             # Here, where the caller is: what a thread displays belongs to no cell.

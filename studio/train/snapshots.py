@@ -105,19 +105,15 @@ def require_shared(folder: Path, accelerator: Any) -> None:
 
 
 @contextmanager
-def held(folder: Path, *, writes: bool) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Inside, no other training writes into a folder: two would rotate away each other's checkpoints.
 
     Args:
-        folder: The training's; it is made.
-        writes: Whether this process is the one that writes there; the others hold nothing.
+        folder: The training's; it is made. The process that writes there holds it for all.
 
     Raises:
         RuntimeError: If a training has it.
     """
-    if not writes:
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
     # The system lets go of it when a process dies, however it dies; a training may end in another thread than it began.
     lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)

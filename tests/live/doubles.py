@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from studio.config import CacheConfig, DiTConfig, ModelConfig, SamplerConfig, TextConfig, VAEConfig
 from studio.model.dit import WanDiT
+from studio.model.text import WordTokenizer
 from studio.model.vae import VideoVAE
 
 TEXT_LEN, TEXT_DIM = 6, 16
@@ -90,6 +91,13 @@ def tiny_models(**cache: Any) -> TinyModels:
     _shake(dit, 1)
     _shake(vae, 2)
     return TinyModels(config, dit.eval(), vae.eval())
+
+
+def worded_models(**cache: Any) -> TinyModels:
+    """The same, with a tokenizer that tells words apart."""
+    models = tiny_models(**cache)
+    models.text.tokenizer = WordTokenizer(WORDS)
+    return models
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:

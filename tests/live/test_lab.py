@@ -11,9 +11,8 @@ import torch
 
 import studio
 from studio.live.lab import Lab, LabSettings
-from studio.model.text import WordTokenizer
 from studio.probes import CacheFault, compare_policies, policy_rows
-from tests.live.doubles import WORDS, tiny_models, wait_for
+from tests.live.doubles import tiny_models, wait_for, worded_models
 
 FIRST, THEN = "a red fox runs", "the blue rabbit jumps"
 POLICIES: Any = ("clear", "keep", "recache", ("recache", "rewrite"))
@@ -210,9 +209,7 @@ def test_an_unknown_change_is_named(made) -> None:
 
 @pytest.fixture(scope="module")
 def told_words():
-    models = tiny_models()
-    models.text.tokenizer = WordTokenizer(WORDS)
-    return models
+    return worded_models()
 
 
 def test_each_branch_knows_how_the_slots_it_began_with_were_written(told_words) -> None:

@@ -14,10 +14,9 @@ import torch
 
 import studio
 from studio.live import Session
-from studio.model.text import WordTokenizer
 from studio.timeline import Segment, Timeline
 from studio.widgets import CacheStrip, Curves, FrameSource, HeadGrid, PointGaze, Studio, Volume, WordsOverTime
-from tests.live.doubles import WORDS, tiny_models
+from tests.live.doubles import tiny_models, worded_models
 from tests.widgets.recorder import Browser
 
 PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
@@ -25,9 +24,7 @@ PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
 
 @pytest.fixture(scope="module")
 def models() -> Any:
-    models = tiny_models()
-    models.text.tokenizer = WordTokenizer(WORDS)
-    return models
+    return worded_models()
 
 
 def open_session(models: Any, policy: str = "recache") -> Session:

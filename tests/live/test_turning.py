@@ -13,12 +13,11 @@ from studio.live import Session, replay
 from studio.live.lab import Lab, LabSettings
 from studio.live.log import TakeLog
 from studio.live.watching import Observer
-from studio.model.text import WordTokenizer
 from studio.probes import CacheWarning
 from studio.timeline import Marker, Segment, Timeline
 from studio.timeline.operations import Change
 from studio.widgets import Studio
-from tests.live.doubles import WORDS, tiny_models, wait_for
+from tests.live.doubles import wait_for, worded_models
 from tests.widgets.recorder import Browser
 
 FOX, SEA = "a red fox runs", "the blue rabbit jumps"
@@ -26,9 +25,7 @@ FOX, SEA = "a red fox runs", "the blue rabbit jumps"
 
 @pytest.fixture(scope="module")
 def models() -> Any:
-    models = tiny_models()
-    models.text.tokenizer = WordTokenizer(WORDS)
-    return models
+    return worded_models()
 
 
 def run(session: Session, blocks: int) -> None:

@@ -12,23 +12,16 @@ import torch
 from studio.live import Session
 from studio.live.blockreading import mass_of as _mass
 from studio.live.watching import Observer
-from studio.model.text import WordTokenizer
 from studio.probes import CacheFault
 from studio.timeline import Segment, Timeline
-from tests.live.doubles import TEXT_LEN, WORDS, tiny_models, wait_for
+from tests.live.doubles import TEXT_LEN, wait_for, worded_models
 
 PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
 
 
-def told_words(**cache):
-    models = tiny_models(**cache)
-    models.text.tokenizer = WordTokenizer(WORDS)
-    return models
-
-
 def open_session(policy="recache", blocks=8, at=5, models=None):
     timeline = Timeline((Segment(PROMPT), Segment(NEXT, at, policy=policy)), length=blocks)
-    return Session(models or told_words(), timeline=timeline)
+    return Session(models or worded_models(), timeline=timeline)
 
 
 def hooks(session):
@@ -173,7 +166,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_planted_fault_is_told_once() -> None:
-    models = told_words()
+    models = worded_models()
     with open_session(models=models) as session, session.watch() as watching:
         frames = session.frames()
         next(frames)

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from studio.live import Session
-from studio.model.text import WordTokenizer
 from studio.timeline import Segment, Timeline
 from studio.widgets import CacheStrip, Curves, Studio
 from studio.widgets.origins import name_of
 from studio.widgets.seeing import cache_message
-from tests.live.doubles import WORDS, tiny_models
+from tests.live.doubles import worded_models
 from tests.widgets.double import Double
 from tests.widgets.recorder import Browser
 
@@ -20,8 +19,7 @@ PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
 
 @pytest.fixture
 def session():
-    models = tiny_models()
-    models.text.tokenizer = WordTokenizer(WORDS)
+    models = worded_models()
     timeline = Timeline((Segment(PROMPT), Segment(NEXT, 3, policy="recache")), length=5)
     with Session(models, timeline=timeline) as made:
         made.judge = lambda frames, texts: [frames.mean() / 255 + i for i, _ in enumerate(texts)]

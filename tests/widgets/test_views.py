@@ -12,7 +12,6 @@ from matplotlib.collections import PatchCollection
 from PIL import Image
 
 from studio.live import Session
-from studio.model.text import WordTokenizer
 from studio.probes import AttentionProbe, ResidueFollower, Watch, classify_heads
 from studio.timeline import Segment, Timeline
 from studio.widgets import CacheStrip, Curves, HeadGrid, PointGaze, Studio, WordsOverTime
@@ -20,7 +19,7 @@ from studio.widgets.again import Again
 from studio.widgets.figures import words_figure
 from studio.widgets.seeing import cache_message
 from studio.widgets.tables import reading_at
-from tests.live.doubles import WORDS, tiny_models, wait_for
+from tests.live.doubles import wait_for, worded_models
 from tests.widgets.double import Double
 from tests.widgets.recorder import Browser
 
@@ -31,9 +30,7 @@ ALL = [*VIEWS, PointGaze]
 
 @pytest.fixture(scope="module")
 def models():
-    models = tiny_models()
-    models.text.tokenizer = WordTokenizer(WORDS)
-    return models
+    return worded_models()
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from studio.live import Session
-from studio.model.text import WordTokenizer
 from studio.timeline import Segment, Timeline
 from studio.widgets import Studio, Volume
 from studio.widgets.spacetime import space_time
-from tests.live.doubles import WORDS, tiny_models
+from tests.live.doubles import worded_models
 from tests.widgets.recorder import Browser
 
 PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
@@ -20,8 +19,7 @@ PROMPT, NEXT = "a red fox runs", "the blue rabbit jumps"
 
 @pytest.fixture
 def session():
-    models = tiny_models()
-    models.text.tokenizer = WordTokenizer(WORDS)
+    models = worded_models()
     timeline = Timeline((Segment(PROMPT), Segment(NEXT, 3, policy="recache")), length=5)
     with Session(models, timeline=timeline) as made:
         yield made
