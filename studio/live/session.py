@@ -18,7 +18,7 @@ from studio.live.consumers import Attachment
 from studio.live.core import Core
 from studio.live.editing import Editor
 from studio.live.engine import Models
-from studio.live.exporting import Export, plan_of
+from studio.live.exporting import REMEDY, Export, plan_of
 from studio.live.frames import Frames
 from studio.live.judging import Judge
 from studio.live.latents import check_out, save_latents
@@ -262,7 +262,7 @@ class Session:
             The export: `wait()` for it, look at its `progress`, or `cancel()` it, which leaves no file.
 
         Raises:
-            FileExistsError: the file exists, and `force` is not set.
+            FileExistsError: the file exists or another export is writing it, and `force` is not set.
             FileNotFoundError: its folder does not exist.
             RuntimeError: the session is closed, or there is no encoder for it.
             ValueError: a value that makes no sense, or nothing was made yet.
@@ -272,6 +272,8 @@ class Session:
             number = core.take.number if take is None else self._takes.number(take)
         plan = plan_of(core, path, format, codec, number, start, stop, exact=exact, force=force)
         self._exports = [one for one in self._exports if one.state == "running"]
+        if not force and any(one.path.resolve() == plan.path.resolve() for one in self._exports):
+            raise FileExistsError(f"another export is writing {plan.path.name}; name another file, or {REMEDY}")
         export = Export(plan, core, self._scrub)
         self._exports.append(export)
         return export

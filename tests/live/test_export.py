@@ -182,7 +182,8 @@ def test_cancelling_leaves_no_half_file_and_what_was_there_before(session, tmp_p
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "frames", "a.safetensors"])
 def test_of_two_exports_to_one_path_the_last_to_end_wins_and_both_are_whole(session, tmp_path, name):
-    exports = [session.export(tmp_path / name, start=9 * i) for i in range(2)]
+    # The first may have ended before the second begins: latents take no time at this size.
+    exports = [session.export(tmp_path / name, start=9 * i, force=True) for i in range(2)]
     for export in exports:
         assert export.wait(60) == tmp_path / name
         assert export.state == "done"
@@ -190,6 +191,17 @@ def test_of_two_exports_to_one_path_the_last_to_end_wins_and_both_are_whole(sess
     assert len(read_log(tmp_path / name)) == 4
     if name == "frames":
         assert len(list((tmp_path / name).glob("*.png"))) in (45, 36)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "frames"])
+def test_what_another_export_is_writing_is_not_replaced_unasked(session, tmp_path, slow, name):
+    export = session.export(tmp_path / name)
+    with pytest.raises(FileExistsError, match=r"another export is writing .*; name another file, or .* force=True"):
+        session.export(tmp_path / "." / name, start=9)
+    slow.set()
+    assert export.wait(60) == tmp_path / name
+    with pytest.raises(FileExistsError, match="exists; name another file"):
+        session.export(tmp_path / name, start=9)
 
 
 def test_writers_to_one_path_lie_aside_apart(tmp_path):

@@ -8,7 +8,8 @@ import torch
 
 from studio.live import probed
 from studio.probes import AttentionProbe, ResidueFollower, WordTracer
-from tests.probes.test_watching import NEXT, PROMPT, hooks, open_session, play, told_words
+from tests.live.doubles import worded_models
+from tests.probes.test_watching import NEXT, PROMPT, hooks, open_session, play
 
 
 def broken(*_: object, **__: object) -> None:
@@ -105,7 +106,7 @@ def take_with_two_switches(session_at, models, turn_on):
 
 def test_switches_are_noted_while_the_residue_is_off() -> None:
     """The recache at block 3 was not measured; what block 6 on is measured against was recached there all the same."""
-    models = told_words(window=9)
+    models = worded_models(window=9)
     wanted = take_with_two_switches(0, models, 0)
     found = take_with_two_switches(0, models, 4)
     assert [reading.block for reading in found if reading.residues] == [6, 7]
@@ -135,7 +136,7 @@ def test_a_third_prompt_can_take_the_residue_above_one() -> None:
 @pytest.mark.parametrize("positions", ["absolute", "window"])
 def test_positions_past_the_table_are_told_in_a_session(monkeypatch, positions) -> None:
     monkeypatch.setattr(probed, "POSITIONS", 12)
-    models = told_words(positions=positions)
+    models = worded_models(positions=positions)
     with open_session(models=models) as session, session.watch() as watching:
         play(session)
         faults = [(fault.kind, fault.block) for fault in watching.warnings]
@@ -217,7 +218,7 @@ def test_the_time_of_the_probes_is_known_by_part() -> None:
 
 
 def test_a_point_of_a_past_block_is_read_as_it_would_have_been_live() -> None:
-    models = told_words()
+    models = worded_models()
     with open_session(models=models) as session, session.watch() as watching:
         frames = session.frames()
         next(frames)

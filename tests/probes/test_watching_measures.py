@@ -11,12 +11,13 @@ import torch
 from studio.probes import residue_over_take
 from studio.sampler import BlockPlan, NoiseSource, make_cache
 from studio.shapes import VideoShape
-from tests.probes.test_watching import NEXT, PROMPT, open_session, play, told_words
+from tests.live.doubles import worded_models
+from tests.probes.test_watching import NEXT, PROMPT, open_session, play
 
 
 @pytest.mark.parametrize("policy", ["clear", "keep", "recache"])
 def test_the_residue_of_a_session_is_that_of_the_lab(policy) -> None:
-    models = told_words()
+    models = worded_models()
     with open_session(policy, models=models) as session, session.watch() as watching:
         watching.measure_residue()
         assert watching.measures_residue
@@ -44,7 +45,7 @@ def test_the_residue_of_a_session_is_that_of_the_lab(policy) -> None:
 
 
 def test_measuring_changes_nothing_and_can_be_ended() -> None:
-    models = told_words()
+    models = worded_models()
     with open_session(models=models) as plain:
         play(plain)
         wanted = plain.latents
@@ -81,7 +82,7 @@ def test_a_judge_hears_the_latest_frames_and_every_prompt_so_far() -> None:
             readings = watching.readings
     assert [texts for _, texts in calls] == [(PROMPT,)] * 5 + [(PROMPT, NEXT)] * 2
     assert [count for count, _ in calls] == [9, *[20] * 6]
-    end = VideoShape.of(told_words().config).first_frame(6)
+    end = VideoShape.of(worded_models().config).first_frame(6)
     assert readings[5].alignment[1] == pytest.approx(film[end - 20 : end].mean() / 255 + len(NEXT), abs=1e-4)
     assert {row["of"]: row["value"] for row in readings[6].curve_rows()} == {
         PROMPT: readings[6].alignment[0],
@@ -96,7 +97,7 @@ def test_a_cut_is_not_judged_together_with_what_came_before() -> None:
         session.judge.frames = 100  # type: ignore[union-attr]
         with session.watch():
             film = np.concatenate(play(session))
-    start = VideoShape.of(told_words().config).first_frame(5)
+    start = VideoShape.of(worded_models().config).first_frame(5)
     np.testing.assert_array_equal(seen[5], film[start : start + 12])
 
 
