@@ -246,8 +246,13 @@ def lab(arguments: list[str]) -> int:
     command.append(f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK.relative_to(ROOT).as_posix()}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # Jupyter refuses root otherwise, which is who one is in most containers
+    command += arguments
+    if os.name == "posix":
+        # This process becomes JupyterLab, so that whatever ends this command ends it.
+        os.chdir(ROOT)
+        os.execv(command[0], command)
     try:
-        return subprocess.call([*command, *arguments], cwd=ROOT)
+        return subprocess.call(command, cwd=ROOT)
     except KeyboardInterrupt:
         return 0
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -424,12 +426,7 @@ def test_evaluate_hands_over_and_prints(monkeypatch, capsys):
 
 def test_lab_opens_the_notebook(monkeypatch, tmp_path, capsys):
     calls = []
-
-    def run(command, check):
-        calls.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(cli, "_become", lambda command: calls.append(command) or 0)
     notebook = tmp_path / "a.ipynb"
     notebook.write_text("{}")
     assert cli.main(["lab", str(notebook), "--no-browser", "--port=8899"]) == 0
@@ -455,8 +452,7 @@ def test_lab_opens_the_notebook(monkeypatch, tmp_path, capsys):
 )
 def test_lab_tells_the_notebook_from_the_values_of_options(monkeypatch, tmp_path, capsys, words, opened, handed):
     calls = []
-    done = SimpleNamespace(returncode=0)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command) or done)
+    monkeypatch.setattr(cli, "_become", lambda command: calls.append(command) or 0)
     monkeypatch.chdir(tmp_path)
     Path("a.ipynb").write_text("{}")
     status = cli.main(["lab", *words.split()])
@@ -467,6 +463,29 @@ def test_lab_tells_the_notebook_from_the_values_of_options(monkeypatch, tmp_path
         assert status == 0
         opened = opened or str(cli.ROOT / cli.LAB)
         assert calls == [[sys.executable, "-m", "jupyterlab", opened, *handed.split()]]
+
+
+JUPYTERLAB = """
+import os, signal, sys, time
+print(os.getpid(), *sys.argv[1:], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no other system lets a process become another program")
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT"])
+def test_what_ends_lab_ends_jupyterlab(tmp_path, way):
+    (tmp_path / "jupyterlab.py").write_text(JUPYTERLAB)
+    (tmp_path / "a.ipynb").write_text("{}")
+    # Modules beside the command come first: this one stands for JupyterLab.
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(cli.__file__).parents[2]}"}
+    command = [sys.executable, "-m", "studio.cli", "lab", "a.ipynb", "--port", "8889"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        words = process.stdout.readline().split()
+        process.send_signal(getattr(signal, way))
+        assert process.wait(30) != 0
+    assert words == [str(process.pid), "a.ipynb", "--port", "8889"]
 
 
 def test_convert(tmp_path, capsys):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from studio import cli, formats
-from studio.formats.places import aside_of
 from studio.timeline import Marker, Segment, Timeline, Transition, Weighted
 
 FOX, SEA, MOON = "a red fox", "the blue sea", "the moon"
@@ -331,12 +329,6 @@ def test_a_timeline_is_written_where_a_file_may_lie(tmp_path, capsys):
     assert cli.main([*convert, str(tmp_path / "folder.json"), "--force"]) == 1
     assert "name a file in it" in capsys.readouterr().err
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.json", "folder.json"]
-
-
-def test_names_aside_are_never_the_same(tmp_path):
-    names = {aside_of(tmp_path / "a.json").name for _ in range(3)}
-    assert len(names) == 3
-    assert all(name.startswith(f".a.json.{os.getpid()}.") and name.endswith(".part") for name in names)
 
 
 # The command

@@ -284,6 +284,17 @@ def test_random_edits_keep_a_timeline_whole(line, edits):
         assert Timeline.from_json(line.to_json()) == line
 
 
+@given(timelines(), st.sets(st.integers(0, 320), max_size=5), st.integers(1, 320))
+def test_a_cut_keeps_what_comes_before_it(line, places, length):
+    line = dataclasses.replace(line, markers=tuple(Marker(block) for block in sorted(places)))
+    cut = line.cut(length)
+    assert cut.length == length
+    assert cut.segments == tuple(segment for segment in line.segments if segment.start < length)
+    assert [marker.block for marker in cut.markers] == [block for block in sorted(places) if block < length]
+    assert cut.cut(length) == cut
+    assert all(cut.index_at(block) == line.index_at(block) for block in range(length))
+
+
 # JSON
 
 

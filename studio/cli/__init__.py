@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,7 +110,6 @@ def _add_lab(commands: Any) -> None:
 
 
 def _lab(options: Any) -> int:
-    import subprocess
     from importlib.util import find_spec
 
     named, rest = _lab_words(options.words)
@@ -119,8 +120,15 @@ def _lab(options: Any) -> int:
         raise FileNotFoundError(f"there is no notebook {str(notebook)!r}; check the path")
     if find_spec("jupyterlab") is None:
         raise ImportError("JupyterLab is not installed; pip install jupyterlab")
+    return _become([sys.executable, "-m", "jupyterlab", str(notebook), *rest])
+
+
+def _become(command: list[str]) -> int:
+    """Go on as another program, so that whatever ends this command ends it; where a system has no such thing, wait."""
+    if os.name == "posix":
+        os.execv(command[0], command)
     try:
-        return subprocess.run([sys.executable, "-m", "jupyterlab", str(notebook), *rest], check=False).returncode
+        return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:  # the way to end JupyterLab; it has said good-bye itself
         return 0
 

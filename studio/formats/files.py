@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from studio.formats import longlive, native, scope, text
-from studio.formats.places import aside_of, check_place
 from studio.timeline.checks import shorten
 from studio.timeline.value import Timeline
+from studio.writing import check_place, written
 
 MAX_BYTES = 16 * 2**20
 KINDS = ("json", "txt", "longlive", "scope")
@@ -149,14 +148,10 @@ def save(timeline: Timeline, path: str | Path, kind: str | None = None) -> tuple
     path = Path(path)
     kind = kind_of(path, kind)
     check_place(path, force=True, remedy="replace it")
-    written = dumps(timeline, kind)
-    aside = aside_of(path)
-    try:
-        aside.write_text(written.text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return written.lost
+    found = dumps(timeline, kind)
+    with written(path) as aside:
+        aside.write_text(found.text, encoding="utf-8")
+    return found.lost
 
 
 def kind_of(path: Path, kind: str | None = None) -> str:

@@ -559,6 +559,7 @@ class Core:
                     past=self._past,
                     judge=self.judge,
                     current=lambda: self.take.number,
+                    maker=self._maker,
                 )
             elif observer.samples != samples:
                 raise ValueError(f"`samples` is {observer.samples} already, got {samples}; close the other watch first")
@@ -621,6 +622,12 @@ class Core:
             text=text,
             switches=switches_of(take.records),
         )
+
+    def _maker(self, take: int, block: int) -> int:
+        """Number of the take that made a block of one, or will make it; needs no lock."""
+        found = self.takes.get(take)
+        records = [] if found is None else found.records
+        return records[block].take if block < len(records) else take
 
     def _unwatch(self, observer: Observer) -> None:
         if self.observer is observer:

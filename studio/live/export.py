@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from studio.formats.places import aside_of, check_place
 from studio.timeline import shorten
+from studio.writing import aside_of, check_place
 
 # In the order of preference, with what makes each look good at small sizes.
 ENCODERS: dict[str, dict[str, str]] = {

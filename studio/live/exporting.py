@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from studio.formats.places import check_place
 from studio.live.engine import to_uint8
 from studio.live.export import FILMS, Film, Writer, encoder
 from studio.live.latents import save_latents
@@ -22,6 +21,7 @@ from studio.live.rebuild import rebuild_stream
 from studio.live.vault import Reel
 from studio.shapes import VideoShape
 from studio.timeline import check_whole, shorten
+from studio.writing import check_place
 
 if TYPE_CHECKING:
     from studio.live.core import Core

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from studio.formats.places import aside_of, check_place
 from studio.live.log import TakeLog
 from studio.timeline import Timeline, shorten
+from studio.writing import check_place, written
 
 
 def check_out(path: str | Path, *, force: bool) -> Path:
@@ -59,9 +58,5 @@ def save_latents(
         tags["timeline"] = timeline.to_json()
     if first:
         tags["first_block"] = str(first)
-    aside = aside_of(path)
-    try:
+    with written(path) as aside:
         save_file({"latents": torch.cat(list(latents), dim=1).contiguous()}, aside, metadata=tags)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
-from studio.formats.places import aside_of
 from studio.live.orders import Order
 from studio.timeline import Fold, Mix, Segment, Timeline, Weighted, check_seed, check_whole, shorten
 from studio.timeline.checks import check_choice, check_policy, check_prompt
 from studio.timeline.plain import check_keys, check_list
+from studio.writing import written
 
 FORMAT = "studio-log"
 VERSION = 1
@@ -195,13 +195,8 @@ class TakeLog(Sequence[BlockRecord]):
         Args:
             path: the file, as take.json; replaced when it exists.
         """
-        path = Path(path)
-        aside = aside_of(path)
-        try:
+        with written(Path(path)) as aside:
             aside.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def script_of(records: Sequence[BlockRecord], like: Timeline) -> Timeline:

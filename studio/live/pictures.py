@@ -13,9 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from studio.formats.places import aside_of
 from studio.live.export import Writer, _av
 from studio.timeline import shorten
+from studio.writing import aside_of
 
 _COMMENT = b"\x21\xfe"
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"

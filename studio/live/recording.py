@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import threading
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ import numpy as np
 from torch import Tensor
 
 from studio.events import DecodedBlock, Listener, Stats, Switch, UnknownWord
-from studio.formats.places import aside_of, check_place
 from studio.live.archive import compress, expand
 from studio.live.blockreading import BlockReading, check_point
 from studio.live.engine import Models, Texts
@@ -36,6 +33,7 @@ from studio.live.watching import Observer
 from studio.model.weights import load
 from studio.shapes import VideoShape
 from studio.timeline import Timeline, check_whole, shorten
+from studio.writing import check_place, written
 
 __all__ = ["Recording", "open_recording", "save_recording"]
 
@@ -78,25 +76,20 @@ def save_recording(
     take, log, timeline = taken or (session.take, session.log, session.timeline)
     if not len(log):
         raise ValueError("a recording must hold at least one block, got none; play first")
-    aside = aside_of(path)
-    try:
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as file:
-            file.writestr("head.json", json.dumps(_head(session, log, timeline), ensure_ascii=False))
-            for index in range(len(log)):
-                block = session.block(index, take)
-                if block is None:
-                    raise RuntimeError("the take was removed while it was being recorded; record another one")
-                file.writestr(f"frames/{index}", compress(block.frames))
-            for reading in session.readings:
-                if reading.take == take and reading.block < len(log):
-                    fields, arrays = reading_to(reading)
-                    file.writestr(f"readings/{reading.block}.json", json.dumps(fields, ensure_ascii=False))
-                    packed = io.BytesIO()
-                    np.savez_compressed(packed, allow_pickle=False, **arrays)
-                    file.writestr(f"readings/{reading.block}.npz", packed.getvalue())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("head.json", json.dumps(_head(session, log, timeline), ensure_ascii=False))
+        for index in range(len(log)):
+            block = session.block(index, take)
+            if block is None:
+                raise RuntimeError("the take was removed while it was being recorded; record another one")
+            file.writestr(f"frames/{index}", compress(block.frames))
+        for reading in session.readings:
+            if reading.take == take and reading.block < len(log):
+                fields, arrays = reading_to(reading)
+                file.writestr(f"readings/{reading.block}.json", json.dumps(fields, ensure_ascii=False))
+                packed = io.BytesIO()
+                np.savez_compressed(packed, allow_pickle=False, **arrays)
+                file.writestr(f"readings/{reading.block}.npz", packed.getvalue())
     return path
 
 
@@ -229,9 +222,7 @@ class Recording:
         Raises:
             RuntimeError: When set.
         """
-        made = len(self._log)
-        markers = tuple(marker for marker in self._timeline.markers if marker.block < made)
-        return replace(self._timeline.cut(made), markers=markers)
+        return self._timeline.cut(len(self._log))
 
     @timeline.setter
     def timeline(self, timeline: Timeline) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from studio.writing import written
 
 __all__ = ["SETTING", "UNITS", "keep_records", "read_records", "records_of"]
 
@@ -100,9 +101,8 @@ def keep_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """
     kept = {_key(record): dict(record) for record in [*read_records(path), *records]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(list(kept.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written(path) as aside:
+        aside.write_text(json.dumps(list(kept.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _key(record: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ import logging
 import threading
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -37,17 +36,23 @@ SAMPLES = 16
 Reader = Callable[["BlockReading"], None]
 
 
+def _itself(take: int, block: int) -> int:
+    return take
+
+
 class Observer:
     """Hears of every block of a session from its engine, on the generator's thread.
 
     Args:
         samples: Queries sampled of each latent frame.
-        budget: Bytes that the kept readings may take; the oldest go first.
+        budget: Bytes that the kept readings may take; those of other takes go first, then the oldest.
         gone: Called when nobody watches any more.
         past: Tells what was made of the take so far.
         judge: Tells how well frames show a prompt; `None` for nobody.
         current: Tells the number of the current take, whose readings alone are given; `None` for whichever take the
             engine makes.
+        maker: Tells which take made a block of one, by number of take and block: what was read of it holds for every
+            take that has it. `None` where no take forks.
 
     Attributes:
         past: As above.
@@ -64,12 +69,14 @@ class Observer:
         past: Callable[[], Past] = Past,
         judge: Judge | None = None,
         current: Callable[[], int] | None = None,
+        maker: Callable[[int, int], int] = _itself,
     ) -> None:
         self.samples, self._budget, self._gone = samples, budget, gone
-        self._current = current
+        self._current, self._maker = current, maker
         self.past, self._judge, self.residue = past, judge, False
         self._lock = threading.RLock()
-        self._readings: deque[BlockReading] = deque()
+        # Readings and faults are kept under the take that made their block.
+        self._readings: list[BlockReading] = []
         self._bytes = 0
         self._readers: dict[int, Reader] = {}
         self._faults: list[tuple[int, CacheWarning]] = []
@@ -121,7 +128,6 @@ class Observer:
         if self._probed is not None:
             self._heard = self._probed.take, self._probed.tracer.heard
             self._probed.close()
-        self._drop_others(engine.take)
         tell = partial(self._tell, engine.take)
         self._probed = Probed(engine, self.samples, tell, self.past, self._judge, self)
         # What was heard of the same take still holds: its slots were made again as they were.
@@ -133,32 +139,41 @@ class Observer:
         # Asked anew each time: the take changes under a lock that this observer must never wait for.
         return self._current is None or self._current() == take
 
-    def _drop_others(self, take: int) -> None:
-        """Let go of what was read of other takes."""
-        self._faults = [(of, fault) for of, fault in self._faults if of == take]
-        if any(reading.take != take for reading in self._readings):
-            self._readings = deque(reading for reading in self._readings if reading.take == take)
-            self._bytes = sum(reading.nbytes for reading in self._readings)
+    def _own(self) -> list[BlockReading]:
+        """What is kept of the current take, old to new, as it is kept."""
+        if self._current is None:
+            found = list(self._readings)
+        else:
+            take = self._current()
+            found = [each for each in self._readings if self._maker(take, each.block) == each.take]
+        return sorted(found, key=lambda each: each.block)
 
     def _remove(self, reading: BlockReading) -> None:
-        self._readings.remove(reading)
+        self._readings = [each for each in self._readings if each is not reading]
         self._bytes -= reading.nbytes
 
     def _keep(self, reading: BlockReading) -> None:
-        self._drop_others(reading.take)
+        reading = replace(reading, take=self._maker(reading.take, reading.block))
         # A block that was left before it was announced is made once more when its take goes on.
-        for again in [each for each in self._readings if each.block == reading.block]:
+        for again in [each for each in self._readings if (each.take, each.block) == (reading.take, reading.block)]:
             self._remove(again)
         self._readings.append(reading)
         self._bytes += reading.nbytes
-        held = {slot.frame for slot in max(self._readings, key=lambda each: each.block).slots}
-        while self._bytes > self._budget and len(self._readings) > 1:
-            # The oldest goes, but not one whose pictures the cache's own slots need.
-            old = (each for each in list(self._readings)[:-1] if not held & set(each.own))
-            self._remove(next(old, self._readings[0]))
+        if self._bytes <= self._budget:
+            return
+        own = self._own()
+        mine, held = {id(each) for each in own}, {slot.frame for each in own[-1:] for slot in each.slots}
+
+        def worth(each: BlockReading) -> int:
+            # What other takes have goes first, and last of all whose pictures the cache's own slots need.
+            return 0 if id(each) not in mine else 2 if held & set(each.own) else 1
+
+        for each in sorted(self._readings, key=worth):
+            if self._bytes > self._budget and each is not reading:
+                self._remove(each)
 
     def _tell(self, take: int, fault: CacheWarning) -> None:
-        self._faults.append((take, fault))
+        self._faults.append((self._maker(take, fault.block), fault))
         with suppress(CacheFault):  # a filter that turns warnings into errors must not end the video
             warnings.warn(fault.message, CacheFault, stacklevel=2)
 
@@ -236,13 +251,20 @@ class Observer:
     def readings(self) -> tuple[BlockReading, ...]:
         """The kept readings of the current take, old to new."""
         with self._lock:
-            return tuple(reading for reading in self._readings if self._is_current(reading.take))
+            own = self._own()
+            if self._current is None:
+                return tuple(own)
+            take = self._current()
+            return tuple(each if each.take == take else replace(each, take=take) for each in own)
 
     @property
     def faults(self) -> tuple[CacheWarning, ...]:
         """Every fault of the current take so far."""
         with self._lock:
-            return tuple(fault for take, fault in self._faults if self._is_current(take))
+            if self._current is None:
+                return tuple(fault for _, fault in self._faults)
+            take = self._current()
+            return tuple(fault for of, fault in self._faults if self._maker(take, fault.block) == of)
 
     def adopt(self, reading: BlockReading) -> None:
         """Take in a reading that was made elsewhere, of a block of this take.
@@ -255,22 +277,21 @@ class Observer:
         with self._lock:
             if self._over or not self._is_current(reading.take):
                 return
-            self._drop_others(reading.take)
-            held = next((each for each in self._readings if each.block == reading.block), None)
+            held = next((each for each in self._own() if each.block == reading.block), None)
             if held is not None:
                 pointed = reading.gaze is not None and held.point != reading.point
                 if not pointed and (held.residues or not reading.residues):
                     return
                 self._remove(held)
                 reading = replace(
-                    held,
+                    replace(held, take=reading.take),
                     residues=held.residues or reading.residues,
                     **({name: getattr(reading, name) for name in ("point", "gaze", "gazes")} if pointed else {}),
                 )
             else:
-                self._faults.extend((reading.take, fault) for fault in reading.warnings)
+                of = self._maker(reading.take, reading.block)
+                self._faults.extend((of, fault) for fault in reading.warnings)
             self._keep(reading)
-            self._readings = deque(sorted(self._readings, key=lambda each: each.block))
             readers = list(self._readers.values())
         for reader in readers:
             reader(reading)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from studio.config import TextConfig, to_dict
 from studio.model.sources import Source
 from studio.model.text import TextEncoder, Tokenizer
+from studio.writing import written
 
 __all__ = ["CachedText", "EmbeddingStore", "cache_folder", "fingerprint"]
 
@@ -105,15 +105,11 @@ class EmbeddingStore:
             text: `[L, dim]`.
         """
         path = self.path(prompt)
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
+        with suppress(OSError, SafetensorError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file({"text": text.detach().cpu().contiguous()}, aside)
-            os.replace(aside, path)
+            with written(path) as aside:
+                save_file({"text": text.detach().cpu().contiguous()}, aside)
             self._trim()
-        except (OSError, SafetensorError):
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
 
     def _trim(self) -> None:
         files = [(file.stat().st_mtime, file.stat().st_size, file) for file in self._folder.glob("*.safetensors")]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from studio.writing import written
 
 __all__ = ["read_shards", "write_shards"]
 
@@ -49,22 +50,22 @@ def write_shards(
         size += bytes_
     for old in [*folder.glob(f"{name}-*-of-*.safetensors"), folder / f"{name}.safetensors.index.json"]:
         old.unlink(missing_ok=True)
-    written, where = [], {}
+    paths, where = [], {}
     for number, shard in enumerate(shards, start=1):
         several = f"{name}-{number:05d}-of-{len(shards):05d}.safetensors"
         path = folder / (several if len(shards) > 1 else f"{name}.safetensors")
-        aside = path.with_name(path.name + ".part")
-        save_file(shard, aside, metadata={"format": "pt", **(metadata or {})})
-        os.replace(aside, path)
-        written.append(path)
+        with written(path) as aside:
+            save_file(shard, aside, metadata={"format": "pt", **(metadata or {})})
+        paths.append(path)
         where.update(dict.fromkeys(shard, path.name))
     if len(shards) > 1:
         index = folder / f"{name}.safetensors.index.json"
         total = sum(t.numel() * t.element_size() for shard in shards for t in shard.values())
-        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
-        written.append(index)
+        with written(index) as aside:
+            aside.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
+        paths.append(index)
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    return written
+    return paths
 
 
 def read_shards(folder: Path | str, name: str) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from studio.model.embeddings import cache_folder
+from studio.writing import written
 
 __all__ = ["Choices", "kept_choices", "seconds_of"]
 
@@ -80,9 +80,8 @@ class Choices:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            aside = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-            aside.write_text(json.dumps(self._made, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(aside, self._path)
+            with written(self._path) as aside:
+                aside.write_text(json.dumps(self._made, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         except OSError:
             self._path = None  # A folder that cannot be written to costs a second at the next start, no more.
 

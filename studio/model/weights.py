@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -45,6 +44,7 @@ from studio.model.text import (
 )
 from studio.model.trained import Found, Trained, find_trained
 from studio.model.vae import VideoVAE
+from studio.writing import written
 
 __all__ = [
     "Models",
@@ -352,10 +352,9 @@ def write(
         config: the JSON-ready configuration that the tensors belong to.
         dtype: type of the floating-point tensors in the file; None leaves them.
     """
-    aside = path.with_name(path.name + ".part")
     stored = {key: _stored(value, dtype) for key, value in tensors.items()}
-    save_file(stored, aside, metadata={"format": "pt", "kind": kind, "config": json.dumps(dict(config))})
-    os.replace(aside, path)
+    with written(path) as aside:
+        save_file(stored, aside, metadata={"format": "pt", "kind": kind, "config": json.dumps(dict(config))})
 
 
 def read(path: Path | str, *, kind: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -519,7 +518,6 @@ def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _write_text(path: Path, text: str) -> Path:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with written(path) as aside:
+        aside.write_text(text, encoding="utf-8")
     return path

@@ -284,9 +284,11 @@ class Timeline:
         return replace(self, length=length)
 
     def cut(self, length: int) -> Timeline:
-        """The same timeline, ending after `length` blocks; segments that would start later are dropped."""
+        """The same timeline, ending after `length` blocks; what would lie later, segments and markers, is dropped."""
         length = check_whole(length, "length", 1, MAX_BLOCKS)
-        return replace(self, segments=tuple(s for s in self.segments if s.start < length), length=length)
+        segments = tuple(segment for segment in self.segments if segment.start < length)
+        markers = tuple(marker for marker in self.markers if marker.block < length)
+        return replace(self, segments=segments, markers=markers, length=length)
 
     def with_seed(self, seed: int) -> Timeline:
         """The same timeline under another seed."""

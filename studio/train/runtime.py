@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from studio.model.compiling import anew
+from studio.writing import written
 
 __all__ = [
     "KERNELS",
@@ -250,9 +251,8 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside, metadata)
-    os.replace(aside, path)
+    with written(path) as aside:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside, metadata)
 
 
 def write_json(path: Path | str, data: Any) -> None:
@@ -265,6 +265,5 @@ def write_json(path: Path | str, data: Any) -> None:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(data, indent=1, default=plain) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written(path) as aside:
+        aside.write_text(json.dumps(data, indent=1, default=plain) + "\n", encoding="utf-8")

@@ -301,6 +301,8 @@ class Relay:
             {"type": "restart", "take": take, "seed": source.seed, "start": start, "live": blocks, "made": made}
         )
         self.outbox.post(self._timeline_message(source.timeline))
+        for reading in self.readings[-RECENT_READINGS:]:
+            self._read(reading)
 
     # Takes, and what was made long ago
 

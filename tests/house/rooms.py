@@ -6,7 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-WORDS = frozenset({"calm", "comms", "config", "shapes", "screens", "timeline", "schedule", "events", "formats"})
+WORDS = frozenset(
+    {"calm", "comms", "config", "shapes", "screens", "timeline", "schedule", "events", "formats", "writing"}
+)
 ROOMS = {
     **dict.fromkeys(WORDS, "words"),
     **dict.fromkeys(("sampler", "solvers", "whole", "probes"), "loop"),

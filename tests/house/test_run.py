@@ -109,6 +109,26 @@ def test_the_tests_packages_come_on_top_and_stay(calls: list[str], tmp_path: Pat
     assert calls == ["create", "install", "install test", "install test"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no other system lets a process become another program")
+def test_lab_becomes_jupyterlab(calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+
+    def execv(path: str, command: list[str]) -> None:
+        assert path == command[0]
+        became.append([*command, str(Path.cwd())])
+        raise SystemExit
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run, "FIRST_NOTEBOOK", tmp_path / "notebooks" / "a.ipynb")
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(SystemExit):
+        run.lab(["--no-browser"])
+    assert calls == ["create", "install"]
+    assert became[0][:3] == [str(tmp_path / ".venv" / "bin" / "python"), "-m", "jupyterlab"]
+    assert "--LabApp.default_url=/lab/tree/notebooks/a.ipynb" in became[0]
+    assert became[0][-2:] == ["--no-browser", str(tmp_path)]
+
+
 def test_another_torch_index_starts_afresh(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run.set_up()
     monkeypatch.setenv("STUDIO_TORCH_INDEX", "file:///wheels")

@@ -1,4 +1,4 @@
-"""What was read of one take is never given as another's, and what is gone with a closed session is said."""
+"""What was read of a block is given as read of every take that has it, and of no other; what a closed session says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from studio.live.watching import Observer
 from studio.probes import CacheWarning
 from studio.timeline import Marker, Segment, Timeline
 from studio.timeline.operations import Change
-from studio.widgets import Studio
+from studio.widgets import CacheStrip, Studio
 from tests.live.doubles import wait_for, worded_models
 from tests.widgets.recorder import Browser
 
@@ -56,14 +56,13 @@ def forked(models) -> Any:
 def test_another_take_is_chosen_and_its_readings_are_its_own(forked, tmp_path) -> None:
     session, watching = forked
     session.takes.choose(0)
-    assert session.readings == watching.readings == ()
-    assert watching.latest is None
+    assert read(session) == [(0, block, FOX) for block in range(3)]
+    assert watching.readings == session.readings
+    assert watching.latest is session.readings[-1]
     assert watching.warnings == ()
     recording = studio.open_recording(session.record(tmp_path / "take.studio"))
     assert recording.log[0].prompt == FOX
-    assert recording.readings == ()
-    session.reread()
-    assert read(session) == [(0, block, FOX) for block in range(3)]
+    assert [(reading.take, reading.prompt) for reading in recording.readings] == [(0, FOX)] * 3
     run(session, 4)
     assert read(session) == [(0, block, FOX) for block in range(4)]
     recording = studio.open_recording(session.record(tmp_path / "take.studio", force=True))
@@ -71,15 +70,67 @@ def test_another_take_is_chosen_and_its_readings_are_its_own(forked, tmp_path) -
     assert session.look_back(1, 0, 1, 1).take == 0
 
 
-def test_a_take_that_is_looked_back_on_keeps_no_reading_of_another(forked) -> None:
+def test_of_each_take_what_was_read_is_kept(forked) -> None:
     session, _ = forked
+    before = session.readings
     session.takes.choose(0)
-    session.reread(block=2)
-    assert read(session) == [(0, 2, FOX)]
+    run(session, 5)
+    assert read(session) == [(0, block, FOX) for block in range(5)]
+    session.takes.choose(1)
+    assert session.readings == before
+    session.reread()
+    assert session.readings == before
+
+
+def test_what_was_read_of_shared_blocks_holds_for_a_fork(models) -> None:
+    with Session(models, timeline=Timeline.of(FOX)) as session, session.watch() as watching:
+        run(session, 4)
+        masses = [reading.mass for reading in session.readings]
+        heard: list[tuple[int, int]] = []
+        watching.subscribe(lambda reading: heard.append((reading.take, reading.block)))
+        session.fork(2, prompt=SEA)
+        assert read(session) == [(1, 0, FOX), (1, 1, FOX)]
+        run(session, 4)
+        assert heard == [(1, 2), (1, 3)]
+        assert read(session) == [(1, 0, FOX), (1, 1, FOX), (1, 2, SEA), (1, 3, SEA)]
+        assert [watching.at(block).mass is masses[block] for block in range(4)] == [True, True, False, False]
+        # A fork of the fork, whose own first take is gone, has what three takes made.
+        session.takes.remove(0)
+        session.fork(3, prompt=FOX)
+        run(session, 4)
+        assert read(session) == [(2, 0, FOX), (2, 1, FOX), (2, 2, SEA), (2, 3, FOX)]
+        assert session.look_back(1, 0, 1, 1).take == 2
+        assert session.readings[1].point is not None
+        session.takes.choose(1)
+        assert read(session) == [(1, 0, FOX), (1, 1, FOX), (1, 2, SEA), (1, 3, SEA)]
+
+
+def test_what_other_takes_have_goes_first(forked) -> None:
+    session, _ = forked
+    observer = session._core.observer
+    observer._budget = 4 * session.readings[0].nbytes
+    session.takes.choose(0)
+    run(session, 4)
+    assert [block for _, block, _ in read(session)] == [0, 1, 2, 3]
     session.takes.choose(1)
     assert session.readings == ()
-    session.reread()
-    assert read(session) == [(1, block, SEA) for block in range(3)]
+    assert observer._bytes == sum(reading.nbytes for reading in observer._readings) <= observer._budget
+
+
+def test_a_page_is_told_what_was_read_of_the_take_it_turns_to(models) -> None:
+    with Session(models, timeline=Timeline.of(FOX)) as session:
+        player = CacheStrip(session)
+        page = Browser(player)
+        page.ready()
+        page.wait(lambda: page.of("hello"))
+        run(session, 3)
+        page.wait(lambda: len(page.of("cache")) == 3)
+        session.fork(2, prompt=SEA)
+        page.wait(lambda: len(page.of("cache")) == 5)
+        assert [(told["take"], told["block"]) for told in page.of("cache")[3:]] == [(1, 0), (1, 1)]
+        kinds = [message["type"] for message in page.messages if message["type"] in ("cache", "restart")]
+        assert kinds == [*["cache"] * 3, "restart", *["cache"] * 2]
+        player.close()
 
 
 def test_coming_back_without_having_made_anything_keeps_what_was_read(forked) -> None:
@@ -90,7 +141,7 @@ def test_coming_back_without_having_made_anything_keeps_what_was_read(forked) ->
     assert session.readings == before
 
 
-def test_an_undo_over_a_fork_and_a_start_from_a_picture_drop_them_too(models) -> None:
+def test_an_undo_over_a_fork_and_a_start_from_a_picture_show_their_own(models) -> None:
     with Session(models, timeline=Timeline.of(FOX)) as session, session.watch():
         run(session, 2)
         session.edit(Change((0,), {"prompt": SEA}), past="fork")
@@ -98,7 +149,7 @@ def test_an_undo_over_a_fork_and_a_start_from_a_picture_drop_them_too(models) ->
         assert read(session) == [(1, 0, SEA), (1, 1, SEA)]
         session.undo()
         assert session.take == 0
-        assert read(session) == []
+        assert read(session) == [(0, 0, FOX), (0, 1, FOX)]
         session.redo()
         run(session, 3)
         session.start_from(np.zeros((16, 24, 3), np.uint8))

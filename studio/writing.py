@@ -1,14 +1,14 @@
-"""Where a file is to lie: whether it may be written there, and the hidden name it has until it is whole."""
+"""Files that appear whole or not at all: where one may lie, and the hidden name it has until then."""
 
 from __future__ import annotations
 
-import itertools
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from studio.timeline.checks import shorten
-
-_NUMBERS = itertools.count()
 
 
 def check_place(path: Path, *, force: bool, remedy: str) -> Path:
@@ -42,7 +42,25 @@ def aside_of(path: Path) -> Path:
         path: the file.
 
     Returns:
-        `.NAME.PROCESS.NUMBER.part` in the same folder, another one with each call: by it one knows what a process
-        that was killed left behind.
+        `.NAME.PROCESS.XXXXXXXX.part` in the same folder, another one with each call, on whatever machine: by it one
+        knows what a process that was killed left behind.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}.{next(_NUMBERS)}.part")
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Inside, a file is written under a hidden name; it takes its own, and another's place, when all went well.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Where to write it. After an error nothing is left of it, and what was there before stays.
+    """
+    aside = aside_of(path)
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
