@@ -25,15 +25,9 @@ from studio.timeline import Segment, Timeline
 from studio.world.grammar import parse, vocabulary, words_of
 from tests.live.doubles import generators, tiny_config, tiny_models
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOX, SEA = "a red fox", "the blue sea"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

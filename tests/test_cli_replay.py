@@ -14,16 +14,10 @@ from studio.live.latents import save_latents
 from studio.timeline import Segment, Timeline, Transition
 from tests.live.doubles import tiny_models
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOX, SEA = "a red fox", "the blue sea"
 LINE = Timeline((Segment(FOX), Segment(SEA, 1, transition=Transition(1))), 3, 5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

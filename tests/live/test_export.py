@@ -18,23 +18,11 @@ from studio.live.export import Film
 from studio.live.exporting import Cancelled, kind_of
 from studio.live.pictures import Gif, Pngs, gif_words, png_words
 from studio.timeline import Timeline
-from tests.live.doubles import tiny_models
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 av = pytest.importorskip("av")
 FOX, SEA = "a red fox runs", "a blue rabbit jumps"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ def settings(**changes):
 
 
 @pytest.fixture(scope="module")
-def models():
-    return tiny_models()
-
-
-@pytest.fixture(scope="module")
 def made(models):
     with Lab(models, settings()) as lab:
         yield lab.wait(120)

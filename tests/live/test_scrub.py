@@ -15,22 +15,10 @@ from studio.live import Session, replay
 from studio.live.archive import Archive, compress, expand
 from studio.live.vault import KeptTensor, Reel, Vault
 from studio.timeline import Timeline
-from tests.live.doubles import tiny_models
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOX = "a red fox runs"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
 
 
 def near(one: np.ndarray, other: np.ndarray) -> bool:

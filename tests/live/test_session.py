@@ -20,15 +20,9 @@ from studio.timeline import Segment, Timeline
 from studio.widgets.source import FrameSource
 from tests.live.doubles import Blocker, generators, tiny_models, wait_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOX, SEA, SNOW = "a red fox runs", "the blue sea", "a rabbit in the snow"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -17,23 +17,12 @@ from studio.live.export import Film
 from studio.live.starting import encode_blocks, read_pictures, unpack, whole_blocks
 from studio.shapes import VideoShape
 from studio.timeline import Timeline
-from tests.live.doubles import tiny_models, wait_for
+from tests.live.doubles import wait_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 av = pytest.importorskip("av")
 FOX, SEA = "a red fox runs", "a blue rabbit jumps"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
 
 
 @pytest.fixture(scope="module")

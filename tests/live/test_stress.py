@@ -19,23 +19,12 @@ from hypothesis import strategies as st
 from studio.live import Session
 from studio.live.turns import TURN, short_turns
 from studio.timeline import Segment, Timeline
-from tests.live.doubles import generators, tiny_models, wait_for
+from tests.live.doubles import generators, wait_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPTS = ("a red fox", "the blue sea", "a rabbit in the snow", "boom")
 POLICIES = ("recache", "keep", "clear", None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
 
 
 def agree(session: Session) -> None:

@@ -17,20 +17,9 @@ from studio.timeline.messages import preview
 from studio.timeline.operations import Change, Put, SetLength, Split
 from tests.live.doubles import Blocker, tiny_models, wait_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOX, SEA, SNOW = "a red fox runs", "the blue sea", "a rabbit in the snow"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
 
 
 def run(session: Session, blocks: int) -> None:

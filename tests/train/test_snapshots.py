@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,9 @@ from studio.train.longtune import LongTuning
 from studio.train.running import Run, run
 from studio.train.snapshots import load_snapshot, newest, save_snapshot
 from tests.train import nets, victim
+
+# Bits depend on the number of threads, and the victim has one.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,17 +43,8 @@ def same(one, other) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Bits depend on the number of threads, and the victim has one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, _one_thread) -> Run:
+def whole(tmp_path_factory, one_thread) -> Run:
     """The uninterrupted run."""
     return run(victim.trainer(tmp_path_factory.mktemp("whole")))
 
