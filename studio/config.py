@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -42,9 +44,49 @@ def _require_positive(config: Any, *names: str) -> None:
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
 
 
-def _require_one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
+_hints = functools.cache(typing.get_type_hints)
+
+_WORDS: dict[Any, tuple[str, str]] = {
+    bool: ("true or false", "truth values"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a finite number", "finite numbers"),
+    str: ("a text", "texts"),
+    type(None): ("None", "None"),
+}
+
+
+def _require_kinds(config: Any) -> None:
+    """Check every field against its annotation: a text is no truth value, a truth value no number, 9.0 not whole."""
+    for name, kind in _hints(type(config)).items():
+        value = getattr(config, name)
+        if not _is(value, kind):
+            raise ValueError(f"`{name}` must be {_told(kind)}, got {value!r}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is(value, option) for option in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is tuple:
+        kinds = inner[:1] * len(value) if isinstance(value, tuple) and inner[-1] is ... else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _told(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(_told, inner))
+    if origin is Literal:
+        return f"one of {', '.join(inner)}"
+    if origin is tuple:
+        count = "" if inner[-1] is ... else f"{len(inner)} "
+        return f"a tuple of {count}{_WORDS[inner[0]][1]}"
+    return _WORDS[kind][0] if kind in _WORDS else f"a {kind.__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +109,7 @@ class DiTConfig:
         cross_attn_norm: Whether the input of cross-attention is normalised with an affine norm.
 
     Raises:
-        ValueError: If a size does not fit the others.
+        ValueError: If a field is of another kind, out of range, or does not fit the others.
 
     Source: Wan2.1 (Wan Team, 2025, arXiv:2503.20314).
     """
@@ -90,12 +132,15 @@ class DiTConfig:
         _require_positive(
             self, "dim", "ffn_dim", "heads", "layers", "in_channels", "out_channels", "text_dim", "text_len", "freq_dim"
         )
+        _require_kinds(self)
         if self.dim % (2 * self.heads):
             raise ValueError(f"`dim` must be a multiple of twice the {self.heads} heads, got {self.dim}")
         if self.freq_dim % 2:
             raise ValueError(f"`freq_dim` must be even, got {self.freq_dim}")
-        if len(self.patch) != 3 or self.patch[0] != 1 or min(self.patch) < 1:
+        if self.patch[0] != 1 or min(self.patch) < 1:
             raise ValueError(f"`patch` must be (1, rows, columns) with positive sizes, got {self.patch}")
+        if self.eps <= 0:
+            raise ValueError(f"`eps` must be positive, got {self.eps}")
 
     @property
     def head_dim(self) -> int:
@@ -132,7 +177,7 @@ class VAEConfig:
         std: Standard deviation of each latent channel.
 
     Raises:
-        ValueError: If the lengths or sizes do not fit.
+        ValueError: If a field is of another kind or out of range, or the lengths do not fit.
 
     Source: Wan2.1's video VAE; the patch is that of Wan2.2.
     """
@@ -151,6 +196,13 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "dim", "z_dim", "num_res_blocks", "patch")
+        _require_kinds(self)
+        if self.decoder_dim is not None:
+            _require_positive(self, "decoder_dim")
+        if self.decoder_res_blocks is not None and self.decoder_res_blocks < 0:
+            raise ValueError(f"`decoder_res_blocks` must be at least 0, got {self.decoder_res_blocks}")
+        if not self.dim_mult or min(self.dim_mult) < 1:
+            raise ValueError(f"`dim_mult` must hold at least one level, each at least 1, got {self.dim_mult}")
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"`temporal_downsample` needs one entry a halving, {len(self.dim_mult) - 1}, "
@@ -190,7 +242,7 @@ class TextConfig:
         text_len: Tokens of an encoded prompt, padding included.
 
     Raises:
-        ValueError: If a size is not positive or the heads do not divide `attn_dim`.
+        ValueError: If a size is no positive whole number or the heads do not divide `attn_dim`.
 
     Source: UMT5 (Chung et al., 2023, arXiv:2304.09151), as used by Wan2.1.
     """
@@ -229,7 +281,7 @@ class CacheConfig:
             their past ("block_causal").
 
     Raises:
-        ValueError: If a length is negative or the window is empty.
+        ValueError: If a field is of another kind, a length is negative or the window is empty.
 
     Source: LongLive (ICLR 2026), section 3; Infinity-RoPE for window-relative positions.
     """
@@ -242,6 +294,7 @@ class CacheConfig:
     recache_mask: RecacheMask = "full"
 
     def __post_init__(self) -> None:
+        _require_kinds(self)
         if self.sink < 0:
             raise ValueError(f"`sink` must be at least 0 latent frames, got {self.sink}")
         if self.window is not None and self.window < 1:
@@ -250,9 +303,6 @@ class CacheConfig:
             raise ValueError(f"`sink` must be 0 when the window keeps everything, got {self.sink}")
         if self.attend is not None and (self.window is not None or self.attend < 1):
             raise ValueError(f"`attend` limits only a cache without a window, got {self.attend}")
-        _require_one_of("positions", self.positions, ("absolute", "window"))
-        _require_one_of("sink_policy", self.sink_policy, SINK_POLICIES)
-        _require_one_of("recache_mask", self.recache_mask, ("full", "block_causal"))
 
     @property
     def capacity(self) -> int | None:
@@ -266,12 +316,12 @@ class SamplerConfig:
 
     Args:
         steps: Timesteps of the denoising calls before warping, falling, in (0, 1000].
-        shift: Flow shift; warps a sigma s to shift*s / (1 + (shift-1)*s).
+        shift: Flow shift, positive; warps a sigma s to shift*s / (1 + (shift-1)*s).
         block: Latent frames denoised together.
         context_timestep: Timestep of the commit.
 
     Raises:
-        ValueError: If the steps do not fall or leave their range.
+        ValueError: If a field is of another kind or out of range, or the steps do not fall.
 
     Source: Self-Forcing (Huang et al., 2025, arXiv:2506.08009); LongLive (ICLR 2026).
     """
@@ -283,6 +333,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "block")
+        _require_kinds(self)
         if not self.steps or any(not 0 < s <= 1000 for s in self.steps):
             raise ValueError(f"`steps` must be timesteps in (0, 1000], got {self.steps}")
         if any(a <= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
@@ -310,7 +361,7 @@ class ModelConfig:
         sampler: How a block is denoised.
 
     Raises:
-        ValueError: If the parts do not fit each other.
+        ValueError: If a field is of another kind, or the parts do not fit each other.
     """
 
     name: str
@@ -326,6 +377,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "height", "width", "fps")
+        _require_kinds(self)
         for name, patch in (("height", self.dit.patch[1]), ("width", self.dit.patch[2])):
             unit = self.vae.spatial_factor * patch
             value = getattr(self, name)
@@ -334,6 +386,10 @@ class ModelConfig:
                 raise ValueError(f"`{name}` must be a multiple of {unit}, got {value}; use {low} or {low + unit}")
         if self.dit.in_channels != self.vae.z_dim:
             raise ValueError(f"`dit.in_channels` must equal `vae.z_dim` {self.vae.z_dim}, got {self.dit.in_channels}")
+        if self.dit.out_channels != self.dit.in_channels:
+            raise ValueError(
+                f"`dit.out_channels` must equal `dit.in_channels` {self.dit.in_channels}, got {self.dit.out_channels}"
+            )
         if self.dit.text_dim != self.text.dim:
             raise ValueError(f"`dit.text_dim` must equal `text.dim` {self.text.dim}, got {self.dit.text_dim}")
         if self.dit.text_len != self.text.text_len:
@@ -344,6 +400,8 @@ class ModelConfig:
             raise ValueError(
                 f"`window` must be a multiple of the block size {block}, got {window}; use {low} or {low + block}"
             )
+        if self.cache.attend is not None and self.cache.attend < block:
+            raise ValueError(f"`attend` must be at least the block size {block}, got {self.cache.attend}")
 
 
 Config = TypeVar("Config")

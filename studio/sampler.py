@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.config import ModelConfig, Policy, SamplerConfig, SinkPolicy
+from studio.config import POLICIES, SINK_POLICIES, ModelConfig, Policy, SamplerConfig, SinkPolicy
 from studio.model.attention import CachedContext, Tap
 from studio.model.cache import KVCache
 from studio.model.dit import Condition, WanDiT
@@ -51,6 +51,9 @@ class BlockPlan:
         sink_policy: Overrides the cache's sink policy for this switch.
         exit_step: Denoising step after which the block is taken as it is; `None` for the last.
         gradient: Whether the exit step carries gradient.
+
+    Raises:
+        ValueError: If there is no such policy or sink policy.
     """
 
     text: Tensor
@@ -59,6 +62,12 @@ class BlockPlan:
     sink_policy: SinkPolicy | None = None
     exit_step: int | None = None
     gradient: bool = False
+
+    def __post_init__(self) -> None:
+        asked = ("policy", self.policy, POLICIES), ("sink_policy", self.sink_policy, SINK_POLICIES)
+        for name, value, choices in asked:
+            if value is not None and value not in choices:
+                raise ValueError(f"`{name}` must be None or one of {', '.join(choices)}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +392,8 @@ def rollout(
 
     The plan is asked for its next entry when a block begins, so that a live switch enters by it; the rollout ends when
     the plan ends. A block whose noise raises `Revoked` begins again with the plan's next entry, as if it had not begun
-    before. Gradient mode is set inside a step and never held across a yield.
+    before. Where adapters beside the weights were changed, the next block reads its prompt under them; see
+    `WanDiT.revision`. Gradient mode is set inside a step and never held across a yield.
 
     Args:
         dit: The network.
@@ -401,10 +411,12 @@ def rollout(
     schedule = schedule or FlowSchedule(shift=sampler.shift).to(cache.device)
     condition: Condition | None = None
     source: Tensor | None = None
+    revision = dit.revision
     for entry in plan:
         watch = PartsWatch(cache.device if timed else None)
         with torch.no_grad():
-            if condition is None or source is not entry.text:
+            if condition is None or source is not entry.text or revision != dit.revision:
+                revision = dit.revision  # Before the weights are read: a change meanwhile is met at the next block.
                 condition, source = dit.condition(entry.text), entry.text
             switch(dit, cache, condition, sampler, entry)
         watch.split("recache" if entry.policy == "recache" else None)

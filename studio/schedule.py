@@ -38,12 +38,16 @@ def _per_frame(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(*values.shape, *([1] * (like.dim() - values.dim())))
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 class FlowSchedule:
     """A falling table of sigmas and the conversions between flow, clean latent and noisy latent.
 
     Args:
-        shift: Timestep shift, positive.
-        count: Number of table entries.
+        shift: Timestep shift, positive and finite.
+        count: Number of table entries, at least 1.
         sigma_min: Last sigma before the shift.
         sigma_max: First sigma before the shift.
         extra_one_step: Whether the table leaves out its final `sigma_min`.
@@ -65,10 +69,10 @@ class FlowSchedule:
         sigma_max: float = 1.0,
         extra_one_step: bool = True,
     ) -> None:
-        if shift <= 0:
-            raise ValueError(f"`shift` must be positive, got {shift}")
-        if count < 1:
-            raise ValueError(f"`count` must be at least 1, got {count}")
+        if not 0 < shift < float("inf"):
+            raise ValueError(f"`shift` must be positive and finite, got {shift}; use 5.0")
+        if not _is_whole(count) or count < 1:
+            raise ValueError(f"`count` must be a whole number of at least 1, got {count!r}")
         if not 0 <= sigma_min < sigma_max <= 1:
             raise ValueError(f"`sigma_min` < `sigma_max` must lie in [0, 1], got {sigma_min} and {sigma_max}")
         self.shift = shift
@@ -112,16 +116,23 @@ class FlowSchedule:
         """Timesteps of a list of unshifted steps.
 
         Args:
-            steps: Whole steps in [0, 1000]; 1000 is pure noise.
+            steps: Whole steps in [0, `count`], counted from the table's end: `count`, 1000 by default, is the first
+                entry, pure noise, 1 the last, and 0 is timestep 0.
 
         Returns:
             `[len(steps)]` float32 timesteps from the table.
+
+        Raises:
+            ValueError: If a step is no whole number in that range.
         """
+        count = len(self.timesteps)
+        if not all(_is_whole(step) and 0 <= step <= count for step in steps):
+            raise ValueError(f"`steps` must be whole numbers in 0..{count}, the table's entries, got {list(steps)}")
         if (asked := tuple(steps)) not in self._warped:
             table = torch.cat([self.timesteps, self.timesteps.new_zeros(1)])
             # Kept, because what is sent to a GPU anew would wait for all of its work.
             with torch.inference_mode(False):
-                self._warped[asked] = table[len(self.timesteps) - torch.tensor(asked, device=table.device)].clone()
+                self._warped[asked] = table[count - torch.tensor(asked, device=table.device)].clone()
         return self._warped[asked]
 
     def add_noise(self, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from studio.config import ModelConfig
 
-__all__ = ["VideoClock", "VideoShape"]
+__all__ = ["MAX_BLOCKS", "VideoClock", "VideoShape"]
+
+MAX_BLOCKS = 1_000_000  # the longest video, weeks of it: up to here a time says exactly which block is meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +89,19 @@ class VideoClock:
         """Smallest number of blocks that last at least `seconds`.
 
         Args:
-            seconds: Positive and finite.
+            seconds: Positive, at most as long as `MAX_BLOCKS` last.
 
         Returns:
-            At least 1.
+            From 1 to `MAX_BLOCKS`.
 
         Raises:
-            ValueError: If `seconds` is not positive and finite.
+            ValueError: If `seconds` is not positive and finite, or too long.
         """
         if not 0 < seconds < float("inf"):
             raise ValueError(f"`seconds` must be positive and finite, got {seconds}")
-        blocks = 1
+        limit = self.block_seconds(MAX_BLOCKS)
+        if seconds > limit:
+            raise ValueError(f"`seconds` must be at most {limit:.0f}, {MAX_BLOCKS} blocks, got {min(seconds, 1e300):g}")
         per_block = self.block * self.temporal_factor
         blocks = max(1, int((seconds * self.fps + self.temporal_factor - 1) // per_block))
         while self.seconds(self.first_frame(blocks)) < seconds - 1e-9:

@@ -523,3 +523,27 @@ def test_python_m(repository):
 def test_the_parser_loads_no_torch(repository):
     code = "import sys; from studio.cli import build_parser; build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
+
+
+# what is written, and where
+
+
+def test_letters_that_an_encoding_has_not_are_escaped(repository):
+    code = "from studio.cli import say, tell; tell('лиса.mp4: 33 frames ☃ é'); say('лиса'); tell('\\udcff')"
+    settings = {**os.environ, "PYTHONIOENCODING": "cp1252:strict"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repository, env=settings, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.decode("cp1252").splitlines()
+    assert lines == [r"\u043b\u0438\u0441\u0430.mp4: 33 frames \u2603 é", r"\udcff"]
+    assert ran.stderr.decode("cp1252").strip() == r"\u043b\u0438\u0441\u0430"
+
+
+def test_a_device_that_cannot_compute_is_said_before_anything_is_loaded(monkeypatch, capsys, tmp_path):
+    import studio.model.weights as weights
+
+    monkeypatch.setattr(weights, "load", lambda *_, **__: pytest.fail("a model was loaded"), raising=False)
+    for device in ("meta", "xpu", "hpu", "privateuseone"):
+        words = ["render", "--prompt", FOX, "--device", device, "--out", str(tmp_path / "clip.mp4")]
+        assert cli.main(words) == 1
+        said = capsys.readouterr().err
+        assert "`device` must be" in said and f'"{device}"' in said and 'use "cpu"' in said

@@ -123,7 +123,31 @@ def test_bad_segments(segment, words):
         Timeline.from_json(item)
 
 
+# Kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("josn", 'did you mean "json"'), ("yaml", 'leave it out for "json"'), (3, "got 3")]
+)
+def test_a_mistyped_kind_is_named_with_the_nearest(kind, remedy):
+    with pytest.raises(ValueError, match=f'`kind` must be one of "json", .*{remedy}'):
+        formats.dumps(RICH, kind)
+    with pytest.raises(ValueError, match=f'`kind` must be one of "json", .*{remedy}'):
+        formats.loads(RICH.to_json(), kind)
+
+
 # LongLive
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\r"])
+def test_longlive_ends_lines_at_line_feeds_alone(separator):
+    prompt = f"{FOX}{separator}{SEA}"
+    if separator in "\u2028\u2029":  # a prompt may hold these
+        written = formats.dumps(Timeline.of(prompt, MOON), "longlive").text
+        found = formats.loads(written, "longlive")
+        assert [segment.prompt for segment in found.timeline.segments] == [prompt, MOON]
+    lines = json.dumps({"prompts": [FOX], "of": prompt}, ensure_ascii=False) + "\r\n" + json.dumps({"prompts": [SEA]})
+    assert formats.loads(lines, "longlive", video=1).timeline.segments[0].prompt == SEA
 
 
 @given(lines(rich=False))
@@ -259,7 +283,48 @@ def test_scope_is_recognised_and_every_change_is_told():
         "'the blue sea' is shorter than a block and was passed over",
         "the gap from 5 s to 6 s is filled by the prompt before it",
         "the switch at 6 s waits for block 9, 6.5625 s",
+        "the end at 9 s waits for block 13, 9.5625 s",
     )
+
+
+def test_the_film_of_scope_ends_with_the_prompt_that_ends_last():
+    found = formats.loads(json.dumps({"prompts": [entry(0, 10), entry(2.0625, 4, SEA)]}))
+    assert [segment.start for segment in found.timeline.segments] == [0, 3]
+    assert found.timeline.length == 14
+    assert found.notes == (
+        "the prompt that ends at 10 s is cut by the one that starts at 2.0625 s",
+        "the last prompt, which ends at 4 s, goes on to 10 s, where one before it ends",
+        "the end at 10 s waits for block 14, 10.3125 s",
+    )
+    endless = formats.loads(json.dumps({"prompts": [entry(0, 10), entry(2.0625, None, SEA)]}))
+    assert endless.timeline.length is None
+
+
+@given(lines())
+def test_what_was_written_for_scope_moves_nothing_when_read(line):
+    assert formats.loads(formats.dumps(line, "scope").text).notes == ()
+
+
+def test_names_of_a_hostile_file_of_scope_are_shown_harmless_and_short():
+    item = {"prompts": [{**entry(0, 5.0625), "\x1b[2J": 1}], "settings": {"x" * 500: 1, "\ud800": 1, "steps": 4}}
+    found = formats.loads(json.dumps(item))
+    assert len(found.notes) == 2
+    for note in found.notes:
+        assert note.isprintable() and len(note) < 200
+        note.encode()
+    assert "steps" in found.notes[0] and r"\x1b[2J" in found.notes[1]
+
+
+@pytest.mark.parametrize("time", [1e25, 10**400, 750_001], ids=["e25", "e400", "one too many"])
+def test_a_time_past_the_longest_video_is_named(time):
+    native = {"format": "studio-timeline", "version": 2, "segments": [{"start_s": 0, "prompt": FOX}]}
+    with pytest.raises(ValueError, match=r"segments\[1\]\.start_s` must be (at most 750000|a finite number)"):
+        formats.from_json({**native, "segments": [*native["segments"], {"start_s": time, "prompt": SEA}]})
+    with pytest.raises(ValueError, match=r"length_s` must be (at most 750000|a finite number)"):
+        formats.from_json({**native, "length_s": time})
+    for item in ([entry(0, 1), entry(time, None)], [entry(0, time)]):
+        with pytest.raises(ValueError, match=r"Time` must be (at most 750000|a finite number)"):
+            formats.loads(json.dumps({"prompts": item}))
 
 
 def test_a_workflow_of_scope():

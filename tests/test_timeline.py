@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from studio.timeline import (
     MAX_BLOCKS,
     MAX_PROMPT,
     MAX_SEED,
+    Clip,
     Marker,
     Segment,
     Timeline,
@@ -402,6 +404,24 @@ def test_text_reports_what_it_loses():
         formats.to_text(Timeline.of("two\nlines"))
 
 
+@pytest.mark.parametrize(
+    "prompt", ["  a fox", "a fox ", "a fox\n", "\ufeffa fox", "\ufeff", "a fox\u2028", "\u2003a fox"]
+)
+def test_text_tells_what_it_drops_of_prompts(prompt):
+    lost = formats.dumps(Timeline.of(prompt, SEA), "txt").lost
+    assert lost == ("white space, line separators and byte order marks at the ends of prompts",)
+    assert formats.lost_in_text(Timeline.of("a\u2028b")) == ()  # refused as a whole, see `to_text`
+
+
+@given(st.lists(st.text(st.sampled_from("ab \ufeff\u2028\u0009\n"), min_size=1, max_size=4), min_size=1, max_size=3))
+def test_text_holds_the_prompts_or_says_that_it_does_not(prompts):
+    with contextlib.suppress(ValueError):
+        line = Timeline.of(*prompts)
+        written = formats.dumps(line, "txt")
+        if not written.lost:
+            assert formats.from_text(written.text) == line
+
+
 def test_text_in_any_dress():
     assert [s.prompt for s in Timeline.from_text(f"\ufeff\r\n {FOX} \r\n\r\n{SEA}").segments] == [FOX, SEA]
     for bad, words in (
@@ -412,6 +432,19 @@ def test_text_in_any_dress():
     ):
         with pytest.raises(ValueError, match=words):
             Timeline.from_text(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [10**308, 10**400, 10**6000], ids=["e308", "e400", "e6000"])
+def test_whole_numbers_beyond_floats_are_no_times(seconds):
+    with pytest.raises(ValueError, match="`seconds` must be"):
+        two().block_at_or_after(seconds)
+
+
+def test_whole_numbers_of_numpy_are_kept_as_ints():
+    line = Timeline(two().segments, np.int64(12), np.int64(3), block_latent_frames=np.int64(3))
+    assert Timeline.from_json(line.to_json()) == two(length=12, seed=3)
+    clip = Clip.of(FOX, np.int64(3))
+    assert Clip.from_json(clip.to_json()) == clip
 
 
 def test_bad_files(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from hypothesis import given
@@ -49,6 +51,38 @@ def test_a_chain_of_a_thousand_transitions_is_followed():
     mix = mix_at(many, 1999)
     assert len(mix.folds) == 1999
     assert sum(mix.weights.values()) == pytest.approx(1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 4), st.integers(0, 12), st.sampled_from(["linear", "spherical"]),
+            st.sampled_from([FOX, SEA, MOON]), st.floats(0.1, 9),
+        ),
+        min_size=1, max_size=6,
+    ),
+    st.integers(0, 20),
+    st.integers(-2, 12),
+)  # fmt: skip
+def test_a_stretch_has_the_shares_of_its_blocks_to_the_bit(parts, start, count):
+    segments, at = [], 0
+    for blocks, mixed, kind, prompt, weight in parts:
+        transition = Transition(mixed, kind) if mixed else None
+        segments.append(Segment(prompt, at, weight=weight, blend=(Weighted(SEA, 1.3),), transition=transition))
+        at += blocks
+    many = Timeline(tuple(segments))
+    whole = [list(mix_at(many, block).weights.items()) for block in range(start, start + count)]
+    assert [list(shares.items()) for shares in weights_over(many, start, start + count)] == whole
+
+
+def test_a_preview_of_a_thousand_transitions_under_way_is_made_at_once():
+    many = Timeline(tuple(Segment(f"{i}", i, transition=Transition(1000)) for i in range(1000)), 1000)
+    began = time.process_time()
+    shares = weights_over(many, 0, 1000)
+    assert time.process_time() - began < 10
+    assert len(shares) == 1000 and shares[-1] == mix_at(many, 999).weights
+    with pytest.raises(ValueError, match="`block`"):
+        weights_over(many, -1, 3)
 
 
 @given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -345,3 +346,32 @@ def test_the_base_class_is_no_operation():
         Operation().apply(THREE)
     with pytest.raises(ValueError, match="must be an Operation"):
         History(THREE).apply("split")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("depth", [1, 400, 3000])
+def test_a_batch_within_a_batch_is_refused_however_deep(depth):
+    item = {"op": "split", "at": 1}
+    nested = Split(1)
+    for _ in range(depth + 1):
+        item, nested = {"op": "batch", "operations": [item]}, Batch((nested,))
+    with pytest.raises(ValueError, match="`operations` must hold no batch"):
+        from_dict(item)
+    with pytest.raises(ValueError, match="`operations` must hold no batch"):
+        nested.apply(Timeline.of(FOX, length=5))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Split(np.int64(3)),
+        Insert(Segment(SEA, np.int64(3)), np.int64(2)),
+        Paste(np.int64(2), Clip.of(SEA, np.int64(4))),
+        Remove((np.int64(0),)),
+        MoveMark(np.int64(1), np.int64(2)),
+        Resize(np.int64(0), "end", np.int64(5)),
+        SetLength(np.int64(9)),
+        Batch((SetSeed(np.int64(9)), SetLength(None))),
+    ],
+)
+def test_whole_numbers_of_numpy_are_written_as_ints(operation):
+    assert from_dict(json.loads(json.dumps(operation.to_dict()))) == operation

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from studio.config import POLICIES
 
@@ -52,14 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say(text: str, end: str = "\n") -> None:
     """Write to the error stream, so that what a command prints can be piped."""
-    sys.stderr.write(text + end)
-    sys.stderr.flush()
+    _write(sys.stderr, text + end)
 
 
 def tell(text: str) -> None:
     """Write what the command was asked for."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    _write(sys.stdout, text + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write; letters that the stream's encoding has not, as in names of files, are escaped rather than an error."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def build_parser() -> argparse.ArgumentParser:

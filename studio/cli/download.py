@@ -9,7 +9,8 @@ from typing import Any
 from studio.config import PRESETS
 
 TEXT = "fetch the public weights of a named model"
-MORE = """The files go to the hub's cache, or with --local-dir to a folder of models that STUDIO_MODELS then names.
+MORE = """The files go to the hub's cache, or to the folder of STUDIO_MODELS that has others of the same repository,
+or with --local-dir to a folder of models that STUDIO_MODELS then names.
 A connection that breaks off goes on where it ended, and files that are whole are not fetched again.
 HF_ENDPOINT names a mirror, HF_HOME the cache's place, and HF_HUB_OFFLINE=1 keeps off the network."""
 
@@ -40,7 +41,7 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
 
     Raises:
         ValueError: If there is no such model, or none is named.
-        OSError: If the hub cannot be reached, or there is too little space.
+        OSError: If the hub cannot be reached, if there is too little space, or if the folder cannot be written to.
     """
     from studio.model import hub
     from studio.model.recipes import FOLDERS, RECIPES
@@ -53,12 +54,14 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
         return 0
     if options.name is None:
         raise ValueError(f"`name` must be given; use one of {', '.join(RECIPES)}")
-    wanted = hub.order(options.name, options.local_dir)
+    # A shell leaves the sign of the home folder in --local-dir=~/models as it is.
+    folder = None if options.local_dir is None else options.local_dir.expanduser().absolute()
+    wanted = hub.order(options.name, folder)
     say(wanted.as_text())
     if options.dry_run:
         return 0
     paths = hub.fetch(wanted, told=lambda item: say(f"{item.needed.repository} {item.needed.file}"))
     tell("\n".join(str(path) for path in paths))
-    if options.local_dir is not None:
-        say(f"set {FOLDERS}={options.local_dir} so that studio.open({options.name!r}) finds them")
+    if folder is not None:
+        say(f"set {FOLDERS}={folder} so that studio.open({options.name!r}) finds them")
     return 0

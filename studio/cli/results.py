@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.config import POLICIES
+from studio.writing import aside_of, written
 
 TEXT = "measure what switches, a minute and minutes do to a model's films, and make a page of it"
 MORE = """switches   10 s with a switch at 5 s, under each policy
@@ -57,11 +58,16 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
 
     Returns:
         Exit status.
+
+    Raises:
+        ValueError: if the file holds something else, or an option makes no sense.
+        OSError: if the file cannot be written, which is tried before anything is measured.
     """
     from studio.cli import resultspage
 
     results = resultspage.read(options.out)
     if options.kind != "page":
+        _try_to_write(options.out)
         label = options.label or options.model
         film = strip(options)
         found = measure(options, lambda text: say(f"{text} ..."), film)
@@ -69,9 +75,11 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
         if options.note:
             found["note"] = options.note
         found["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+        # Measuring takes minutes, in which another one may have written its numbers.
+        results = resultspage.read(options.out)
         results.setdefault(options.kind, {})[label] = found
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with written(options.out) as aside:
+            aside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if film is not None:
             name = resultspage.slugs(results[options.kind])[label]
             path = film.save(resultspage.pictures(options.out) / f"{options.kind}-{name}.png")
@@ -80,6 +88,17 @@ def run(options: Any, tell: Callable[[str], None], say: Callable[[str], None]) -
     for path in resultspage.write(results, options.out):
         tell(str(path))
     return 0
+
+
+def _try_to_write(path: Path) -> None:
+    """Make the file's folder and, for a moment, a file beside it, so that nobody measures for nothing."""
+    aside = aside_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+    except OSError as error:
+        raise OSError(f"'{path}' cannot be written ({error.strerror}); name another file with --out") from error
+    aside.unlink(missing_ok=True)
 
 
 # Seconds of the films that the page shows.

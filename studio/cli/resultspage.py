@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from studio.widgets.palette import HEXES
+from studio.writing import written
 
 HEAD = """\
 Made from [{name}]({name}) by `studio results page`; each table names the command that gives its numbers again.
@@ -38,6 +39,27 @@ INK, SOFT = "#1d2129", "#5a6270"
 # The dark ones of the palette first: curves are thin.
 COLOURS = tuple(HEXES[i] for i in (5, 4, 2, 3, 0, 1))
 
+_MEAN: Any = {"mean": float, "spread": float}
+_EVERY: dict[str, Any] = {**dict.fromkeys(("clips", "hardware", "torch", "date", "command")), "seeds": [None]}
+_SWITCHED = ("kept", "new", "alignment", "flicker", "jump", "frames_per_second", "recache_ms")
+_RIGHT: dict[str, Any] = {"right": {"": float}, "alignment": _MEAN}
+# What a page shows of each experiment, and of the same shape the numbers in the file; see `_fault`.
+_PARTS: dict[str, dict[str, Any]] = {
+    "switches": {**_EVERY, "policies": {"": dict.fromkeys(_SWITCHED, _MEAN)}},
+    "minute": {**_EVERY, "seconds": float, "policies": {"": [{**_RIGHT, "changed": None, "kept": _MEAN}]}},
+    "drift": {
+        **_EVERY,
+        "seconds": float,
+        "window": float,
+        "caches": {
+            "": {
+                "windows": [{**_RIGHT, "seconds": float, "brightness": _MEAN, "contrast": _MEAN}],
+                "block_seconds": [float],
+            }
+        },
+    },
+}
+
 
 def read(path: Path) -> dict[str, Any]:
     """Read the numbers that are there.
@@ -50,16 +72,49 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: if the file is something else.
+        IsADirectoryError: if it is a folder.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; name a file in it with --out")
     if not path.exists():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no JSON ({error}); mend it, or name another file with --out") from None
-    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+    if not isinstance(found, dict):
         raise ValueError(f"{str(path)!r} holds no results; name another file with --out")
+    for kind, part in found.items():
+        fault = _fault(part, {"": _PARTS[kind]}, kind) if kind in _PARTS else f"{kind} is no experiment"
+        if fault:
+            raise ValueError(f"{str(path)!r} holds no results ({fault}); mend it, or name another file with --out")
     return found
+
+
+def _fault(found: Any, wanted: Any, where: str) -> str:
+    """What is missing of what a page shows, or empty.
+
+    Args:
+        found: numbers out of a file.
+        wanted: key to what is wanted of its value, an empty key for any key; a list of one for a list of such; `float`
+            for a number, None for anything.
+        where: the keys that lead here.
+    """
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return f"{where} must have keys"
+        lacking = next((key for key in wanted if key and key not in found), None)
+        if lacking is not None:
+            return f"{where} lacks {lacking!r}"
+        inside = [(key, wanted.get(key, wanted.get(""))) for key in found]
+    elif isinstance(wanted, list):
+        if not isinstance(found, list) or not found:
+            return f"{where} must be a list with something in it"
+        inside = [(number, wanted[0]) for number in range(len(found))]
+    else:
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        return "" if wanted is None or number else f"{where} must be a number"
+    return next(filter(None, (_fault(found[key], part, f"{where}, {key}") for key, part in inside)), "")
 
 
 def pictures(path: Path) -> Path:
@@ -205,7 +260,8 @@ def write(results: dict[str, Any], path: Path) -> list[Path]:
         text += [FOOT.format(**{**found, "seeds": ", ".join(map(str, found["seeds"]))}), ""]
         text += [found["note"], ""] if found.get("note") else []
     page = path.with_suffix(".md")
-    page.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+    with written(page) as aside:
+        aside.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
     return [page, *made]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.formats import longlive, native, scope, text
-from studio.timeline.checks import shorten
+from studio.timeline.checks import check_choice, shorten
 from studio.timeline.value import Timeline
 from studio.writing import check_place, written
 
@@ -57,8 +57,9 @@ def loads(source: str, kind: str = "json", *, switches: Sequence[int] | None = N
         The timeline with a report.
 
     Raises:
-        ValueError: content that makes no sense, or an option that the format does not have.
+        ValueError: no such format, content that makes no sense, or an option that the format does not have.
     """
+    kind = _known(kind)
     if kind != "longlive" and (switches is not None or video):
         raise ValueError(f'`switches` and `video` belong to "longlive", got them for "{kind}"; leave them out')
     if kind == "txt":
@@ -83,8 +84,9 @@ def dumps(timeline: Timeline, kind: str = "json") -> Written:
         The text with a report.
 
     Raises:
-        ValueError: a prompt that the format cannot hold.
+        ValueError: no such format, or a prompt that it cannot hold.
     """
+    kind = _known(kind)
     if kind == "json":
         return Written(native.to_json(timeline), ())
     if kind == "txt":
@@ -152,6 +154,11 @@ def save(timeline: Timeline, path: str | Path, kind: str | None = None) -> tuple
     with written(path) as aside:
         aside.write_text(found.text, encoding="utf-8")
     return found.lost
+
+
+def _known(kind: object) -> str:
+    """Check the name of a format; None stands for the studio's JSON."""
+    return check_choice(kind, "kind", KINDS, '"json"') or "json"
 
 
 def kind_of(path: Path, kind: str | None = None) -> str:

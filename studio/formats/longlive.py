@@ -79,7 +79,8 @@ def _blocks(switches: Sequence[int], notes: list[str]) -> list[int]:
 
 def _videos(text: str) -> list[list[str]]:
     videos: list[list[str]] = []
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+    # Other separators, as U+2028, may stand within a prompt.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():
             continue
         try:

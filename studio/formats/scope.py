@@ -1,17 +1,19 @@
 """Daydream Scope's timelines: the timeline file (version 2) and the timeline of a workflow file.
 
 Scope counts seconds of wall clock. They are read as seconds of video, each switch at the first block that starts at or
-after its time; every time that moves by this is reported. Weights run from 0 to 100.
+after its time, and the end likewise; every time that moves by this is reported. The film ends with the prompt that ends
+last. Weights run from 0 to 100.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from studio.formats import native
 from studio.formats.losses import Losses
-from studio.timeline.checks import check_seconds, shorten
+from studio.timeline.checks import MAX_BLOCKS, check_seconds, shorten
 from studio.timeline.plain import check_list
 from studio.timeline.segment import Segment, Transition, TransitionKind, Weighted
 from studio.timeline.units import block_at_or_after, clock
@@ -26,6 +28,7 @@ _KEYS = {  # of a timeline file, and of a workflow file
     "transitionSteps": "transition_steps",
     "temporalInterpolationMethod": "temporal_interpolation_method",
 }
+_PLAIN = re.compile(r"\w{1,40}", re.ASCII)
 _READ = {*_KEYS, *_KEYS.values(), "prompts", "text", "id", "isLive"}
 
 
@@ -71,9 +74,14 @@ def _settings(head: dict[str, Any], notes: list[str]) -> int:
         raise ValueError(f"`settings` must be an object, got {shorten(settings)}")
     over = sorted(name for name, value in settings.items() if name != "seed" and value is not None)
     if over:
-        notes.append(f"the settings {', '.join(over)} were passed over; the model's own hold")
+        notes.append(f"the settings {', '.join(map(_key, over))} were passed over; the model's own hold")
     seed = settings.get("seed")
     return 0 if seed is None else seed
+
+
+def _key(name: str) -> str:
+    """A key of a file as a note can show it."""
+    return name if _PLAIN.fullmatch(name) else shorten(name)
 
 
 def _entry(item: Any, i: int, notes: list[str]) -> dict[str, Any] | None:
@@ -81,12 +89,12 @@ def _entry(item: Any, i: int, notes: list[str]) -> dict[str, Any] | None:
     if not isinstance(item, dict):
         raise ValueError(f"`{where}` must be an object, got {shorten(item)}")
     for key in sorted(set(item) - _READ):
-        notes.append(f"`{where}.{key}` was passed over")
+        notes.append(f"`{where}.{_key(key)}` was passed over")
     get = {ours: item.get(ours, item.get(theirs)) for ours, theirs in _KEYS.items()}
     if get["startTime"] is None:
         raise ValueError(f"`{where}` must say when it starts; add `startTime`")
-    start = check_seconds(get["startTime"], f"{where}.startTime")
-    end = None if get["endTime"] is None else check_seconds(get["endTime"], f"{where}.endTime")
+    start = _seconds(get["startTime"], f"{where}.startTime")
+    end = None if get["endTime"] is None else _seconds(get["endTime"], f"{where}.endTime")
     if end is not None and end < start:
         raise ValueError(f"`{where}.endTime` must be after its start {start:g}, got {end:g}; swap them")
     if end == start:
@@ -98,6 +106,13 @@ def _entry(item: Any, i: int, notes: list[str]) -> dict[str, Any] | None:
         "parts": _parts(item, where, notes),
         "transition": _transition(get["transitionSteps"], get["temporalInterpolationMethod"], where),
     }
+
+
+def _seconds(value: Any, where: str) -> float:
+    time, limit = check_seconds(value, where), clock(FPS, BLOCK).block_seconds(MAX_BLOCKS)
+    if time > limit:
+        raise ValueError(f"`{where}` must be at most {limit:.0f}, got {shorten(time)}; shorten it")
+    return time
 
 
 def _parts(item: dict[str, Any], where: str, notes: list[str]) -> list[Weighted]:
@@ -150,9 +165,22 @@ def _timeline(entries: list[dict[str, Any]], seed: int, notes: list[str]) -> Tim
         first, *more = entry["parts"]
         weight = first.weight if more else 1.0
         segments.append(Segment(first.prompt, block, weight=weight, blend=tuple(more), transition=entry["transition"]))
-    end = entries[-1]["end"]
-    length = None if end is None else max(block_at_or_after(end, units), segments[-1].start + 1)
+    length = _length(entries, segments[-1].start, notes)
     return Timeline(tuple(segments), length, seed, fps=FPS, block_latent_frames=BLOCK)
+
+
+def _length(entries: list[dict[str, Any]], last: int, notes: list[str]) -> int | None:
+    """The block at which the film ends, past the start of the last segment; None where the last prompt has no end."""
+    end, units = entries[-1]["end"], clock(FPS, BLOCK)
+    if end is None:
+        return None
+    latest = max(entry["end"] for entry in entries if entry["end"] is not None)
+    if latest > end + 1e-6:
+        notes.append(f"the last prompt, which ends at {end:g} s, goes on to {latest:g} s, where one before it ends")
+    length = max(block_at_or_after(latest, units), last + 1)
+    if abs(units.block_seconds(length) - latest) > 1e-6:
+        notes.append(f"the end at {latest:g} s waits for block {length}, {units.block_seconds(length):g} s")
+    return length
 
 
 def _meet(end: float, start: float, notes: list[str]) -> None:

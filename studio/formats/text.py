@@ -14,7 +14,7 @@ def to_text(timeline: Timeline) -> str:
         timeline: what to write; its times, policies, notes, length and seed do not fit into plain text.
 
     Returns:
-        Text; `lost` lists what it cannot hold.
+        Text; `lost_in_text` lists what it cannot hold.
 
     Raises:
         ValueError: a prompt that holds a line break.
@@ -39,6 +39,8 @@ def lost_in_text(timeline: Timeline) -> tuple[str, ...]:
     """
     plain = Timeline.of(*(segment.prompt for segment in timeline.segments))
     lost = []
+    if _come_back(timeline) is False:
+        lost.append("white space, line separators and byte order marks at the ends of prompts")
     if [segment.start for segment in timeline.segments] != [segment.start for segment in plain.segments]:
         lost.append("the starts of the segments")
     plurals = {"policy": "policies", "sink_policy": "sink policies", "colour": "colours", "note": "notes"}
@@ -53,6 +55,19 @@ def lost_in_text(timeline: Timeline) -> tuple[str, ...]:
     if (timeline.fps, timeline.block_latent_frames) != (plain.fps, plain.block_latent_frames):
         lost.append("the frame rate and the block size")
     return tuple(lost)
+
+
+def _come_back(timeline: Timeline) -> bool | None:
+    """Whether all prompts come back from plain text as they are; None where it holds them not at all."""
+    try:
+        text = to_text(timeline)
+    except ValueError:
+        return None
+    try:
+        back = from_text(text)
+    except ValueError:
+        return False
+    return [segment.prompt for segment in back.segments] == [segment.prompt for segment in timeline.segments]
 
 
 def from_text(text: str, blocks: int = SEGMENT_BLOCKS) -> Timeline:

@@ -26,7 +26,7 @@ from studio.live.device import DeviceMeter
 from studio.live.engine import Abandoned, Engine, Made, Models, Order, Texts
 from studio.live.judging import Judge
 from studio.live.log import Origin, TakeLog
-from studio.live.origin import origin_of
+from studio.live.origin import origin_of, seen_again
 from studio.live.outbox import Outbox
 from studio.live.rereading import reread, reread_block, switches_of
 from studio.live.steering import check_units, switch_block
@@ -263,10 +263,12 @@ class Core:
         self.outbox.post("takes", tuple(take.info(take is self.take) for take in self.takes.values()))
 
     def describe(self) -> Origin:
-        """What makes the takes; computed once."""
+        """What makes the takes; computed once, but for adapters, which come and go."""
         if self.origin is None:
             self.check_open()
             self.origin = origin_of(self.models)
+        elif (models := self.models) is not None:
+            self.origin = seen_again(self.origin, models)
         return self.origin
 
     def attach(self) -> Attachment:
@@ -637,8 +639,9 @@ class Core:
         """Let go of the networks, the cache, latents, frames and consumers."""
         if self.observer is not None:
             self.observer.stop()
-        if self.origin is None and self.models is not None and any(take.made for take in self.takes.values()):
-            self.origin = origin_of(self.models)  # the logs outlive the networks
+        if self.models is not None and any(take.made for take in self.takes.values()):
+            # The logs outlive the networks.
+            self.origin = origin_of(self.models) if self.origin is None else seen_again(self.origin, self.models)
         for take in [self.take, *self.takes.values()]:
             take.clear()
         self.archive.close()

@@ -107,6 +107,7 @@ class Engine:
         self._noise = NoiseSource(seed, shape.latents(1, shape.block), device=self._device)
         self._stream = models.vae.stream()
         self._text_seconds = 0.0
+        self._strengths = strengths_of(models)
         self._blocks = self._rollout()
 
     @property
@@ -123,6 +124,11 @@ class Engine:
     def take(self) -> int:
         """Number of the take."""
         return self._take
+
+    @property
+    def strengths(self) -> tuple[tuple[str, float], ...] | None:
+        """Strengths of the live adapters as the last block began; see `strengths_of`."""
+        return self._strengths
 
     def fork(
         self, order: Callable[[], Order | None], observer: Callable[[], Observer | None], check: Callable[[], None]
@@ -226,7 +232,7 @@ class Engine:
 
     def _plan(self) -> Iterator[BlockPlan]:
         while (order := self._order()) is not None:
-            started = time.perf_counter()
+            started, self._strengths = time.perf_counter(), strengths_of(self._models)
             text = self._texts(order.text)
             self._text_seconds = time.perf_counter() - started
             entry = BlockPlan(text=text, prompt=order.number, policy=order.policy, sink_policy=order.sink_policy)
@@ -264,6 +270,12 @@ class _Fetched:
         if self._there is not None:
             self._there.synchronize()
         return self._found.to("cpu", copy=True)
+
+
+def strengths_of(models: Models) -> tuple[tuple[str, float], ...] | None:
+    """Name and strength of each adapter beside the weights of some networks; None where there is none."""
+    adapters = getattr(models, "adapters", None)
+    return None if adapters is None else tuple(adapters.strengths.items()) or None
 
 
 def digest_of(latents: Tensor) -> str:

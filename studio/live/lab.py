@@ -112,12 +112,14 @@ class LabBlock:
         reading: What it saw of the cache, with the residue of the first prompt and the alignment to both.
         frames: uint8 `[T, H, W, 3]`, read-only.
         seconds: Seconds by part: "recache", "denoise", "commit", "vae" and others.
+        version: `Lab.version` of the settings that it was made for.
     """
 
     run: int | None
     reading: BlockReading
     frames: np.ndarray
     seconds: dict[str, float]
+    version: int = 0
 
     def __repr__(self) -> str:
         of = "all runs" if self.run is None else f"run {self.run}"
@@ -498,6 +500,7 @@ class Lab:
         return settings.first, settings.seed, settings.blocks if whole else None
 
     def _put(self, block: LabBlock, version: int) -> None:
+        block = replace(block, version=version)
         with self._changed:
             if self._closed or version != self._version:
                 raise Abandoned

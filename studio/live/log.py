@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,8 +34,26 @@ class Given:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveAdapter:
+    """An adapter beside the weights of what made a take.
+
+    Args:
+        name: what it is called.
+        factors: fingerprint of its factors, as `LoRA.fingerprint` gives it; empty where it is not known.
+        strength: what it was multiplied by when the log was asked for, 0 where it was off; the blocks tell their own.
+    """
+
+    name: str
+    factors: str = ""
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockRecord:
     """What one block was made under; with the model, the records of a take determine its latents bit for bit.
+
+    One thing is not told: where the strength of a live adapter was changed while a block was being made, that block
+    has a part of both, and cannot be made again.
 
     Args:
         take: number of the take that made it; a fork shares the blocks of its parent.
@@ -50,6 +69,7 @@ class BlockRecord:
         mix: what was in force where it was more than `prompt`, else None.
         latents: SHA-256 of the bytes of its latents.
         given: the latents themselves, where they were given rather than generated.
+        adapters: name and strength of each live adapter as the block began; None where there was none.
     """
 
     take: int
@@ -65,6 +85,7 @@ class BlockRecord:
     mix: Mix | None = None
     latents: str = ""
     given: Given | None = None
+    adapters: tuple[tuple[str, float], ...] | None = None
 
     @property
     def order(self) -> Order:
@@ -90,6 +111,7 @@ class Origin:
         model: name of the model.
         config: its configuration, as `studio.config.to_dict` gives it.
         weights: fingerprint of its weights; see `studio.live.origin.fingerprint`.
+        adapters: adapters that were live beside the weights; logs before they were told have none.
     """
 
     studio: str
@@ -99,6 +121,7 @@ class Origin:
     model: str
     config: dict[str, Any] = field(hash=False)
     weights: str
+    adapters: tuple[LiveAdapter, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Origin {self.model}, weights {self.weights[:8]}, {self.dtype}: {self.device}, torch {self.torch}>"
@@ -152,7 +175,10 @@ class TakeLog(Sequence[BlockRecord]):
         Args:
             indent: as in `json.dumps`.
         """
-        head = {"format": FORMAT, "version": VERSION, "name": self.name, "origin": asdict(self.origin)}
+        origin = asdict(self.origin)
+        if not origin["adapters"]:
+            del origin["adapters"]  # As it always was, for those who read it.
+        head = {"format": FORMAT, "version": VERSION, "name": self.name, "origin": origin}
         blocks = [_record_to_dict(record) for record in self.records]
         return json.dumps({**head, "blocks": blocks}, ensure_ascii=False, indent=indent)
 
@@ -178,7 +204,8 @@ class TakeLog(Sequence[BlockRecord]):
             found = (head.get("format"), head.get("version"))
             raise ValueError(f'a log must be of format "{FORMAT}", version {VERSION}, got {shorten(found)}')
         origin = check_keys(head.get("origin"), tuple(Origin.__dataclass_fields__), "origin")
-        missing = [name for name in Origin.__dataclass_fields__ if name not in origin]
+        adapters = tuple(_adapter_from_dict(item) for item in check_list(origin.pop("adapters", []), "adapters"))
+        missing = [name for name in Origin.__dataclass_fields__ if name not in origin and name != "adapters"]
         if missing:
             raise ValueError(f"`origin` must say what made the take; {', '.join(missing)} is missing")
         for name, value in origin.items():
@@ -187,7 +214,7 @@ class TakeLog(Sequence[BlockRecord]):
                 raise ValueError(f"`origin` must have {kind} as its {name}, got {shorten(value)}; is the log damaged?")
         items = check_list(head.get("blocks"), "blocks")
         records = [_record_from_dict(item, i) for i, item in enumerate(items)]
-        return cls(records, Origin(**origin), str(head.get("name", "")))
+        return cls(records, Origin(**origin, adapters=adapters), str(head.get("name", "")))
 
     def save(self, path: str | Path) -> None:
         """Write the log to a file, whole or not at all.
@@ -273,9 +300,29 @@ def _record_from_dict(item: Any, i: int) -> BlockRecord:
             raise ValueError(f"`latents` must be a string, got {shorten(item['latents'])}; is the log damaged?")
         mix = None if item.get("mix") is None else _mix_from_dict(item["mix"])
         given = None if item.get("given") is None else _given_from_dict(item["given"])
-        return BlockRecord(**{"take": 0, "first_frame": 0, **item, "mix": mix, "given": given})
+        adapters = None if item.get("adapters") is None else _strengths(item["adapters"])
+        return BlockRecord(**{"take": 0, "first_frame": 0, **item, "mix": mix, "given": given, "adapters": adapters})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _adapter_from_dict(item: Any) -> LiveAdapter:
+    check_keys(item, tuple(LiveAdapter.__dataclass_fields__), "adapters")
+    ((name, strength),) = _strengths([[item.get("name"), item.get("strength")]])
+    if not isinstance(item.get("factors", ""), str):
+        raise ValueError(f"`factors` must be a string, got {shorten(item['factors'])}; is the log damaged?")
+    return LiveAdapter(name=name, factors=item.get("factors", ""), strength=strength)
+
+
+def _strengths(items: Any) -> tuple[tuple[str, float], ...]:
+    pairs = []
+    for item in check_list(items, "adapters"):
+        match item:
+            case [str(name), int() | float() as strength] if math.isfinite(strength):
+                pairs.append((name, float(strength)))
+            case _:
+                raise ValueError(f"`adapters` must hold names and finite strengths, got {shorten(item)}")
+    return tuple(pairs)
 
 
 def _given_from_dict(item: Any) -> Given:

@@ -1,9 +1,10 @@
-"""What makes a take: versions, device, configuration and a fingerprint of the weights."""
+"""What makes a take: versions, device, configuration, a fingerprint of the weights and the adapters beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from studio.config import to_dict
 from studio.live.engine import Models
-from studio.live.log import Origin
+from studio.live.log import LiveAdapter, Origin
 
 SAMPLE = 2**14
 
@@ -36,7 +37,33 @@ def origin_of(models: Models) -> Origin:
         model=models.config.name,
         config=to_dict(models.config),
         weights=fingerprint(models),
+        adapters=adapters_of(models),
     )
+
+
+def adapters_of(models: Models) -> tuple[LiveAdapter, ...]:
+    """The adapters beside the weights of some networks, as they are now; those that were merged are in the weights.
+
+    Args:
+        models: the networks.
+    """
+    adapters = getattr(models, "adapters", None)
+    if adapters is None:
+        return ()
+    strengths = adapters.strengths
+    known = adapters.fingerprints
+    return tuple(LiveAdapter(name=n, factors=known.get(n, ""), strength=s) for n, s in strengths.items())
+
+
+def seen_again(origin: Origin, models: Models) -> Origin:
+    """What makes takes, with the adapters that came since it was described; those that went are in earlier blocks.
+
+    Args:
+        origin: as it was described.
+        models: the same networks.
+    """
+    known = {adapter.name: adapter for adapter in (*origin.adapters, *adapters_of(models))}
+    return replace(origin, adapters=tuple(known.values()))
 
 
 def fingerprint(models: Models) -> str:

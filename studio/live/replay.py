@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from studio.live.engine import Engine, Models, Order, Texts, digest_of
-from studio.live.log import MAX_BYTES, Origin, TakeLog
+from studio.live.log import MAX_BYTES, BlockRecord, LiveAdapter, Origin, TakeLog
 from studio.live.origin import origin_of
 from studio.live.pictures import gif_words, png_words
 from studio.live.starting import unpack
@@ -53,15 +54,24 @@ class Replay:
 
 
 def replay(
-    log: TakeLog, models: Models, *, check: Callable[[], None] = lambda: None, made: Callable[[int], None] | None = None
+    log: TakeLog,
+    models: Models,
+    *,
+    check: Callable[[], None] = lambda: None,
+    made: Callable[[int], None] | None = None,
+    strengths: Mapping[str, float] | None = None,
 ) -> Replay:
     """Make a take again from its log.
+
+    Live adapters have to be beside the weights under the names that the log has; they get the strength of each block
+    as it began, and afterwards the one that they had. What was changed in the middle of a block is not repeated there.
 
     Args:
         log: the log.
         models: the networks.
         check: called before every denoising step; it may raise to leave.
         made: called with the number of each finished block.
+        strengths: name of a live adapter to its strength throughout, whatever the log says.
 
     Returns:
         The latents, and how they compare to those of the log.
@@ -72,7 +82,41 @@ def replay(
     """
     if not len(log):
         raise ValueError("the log must hold at least one block, got none")
-    differences = tuple(compare(log.origin, origin_of(models)))
+    adapters = getattr(models, "adapters", None)
+    with contextlib.nullcontext() if adapters is None else adapters.restored():
+        return _replay(log, models, check, made, _Weights(log, adapters, strengths or {}))
+
+
+class _Weights:
+    """Weighs adapters as a log says, block by block; one that says nothing of any leaves them as they are."""
+
+    def __init__(self, log: TakeLog, adapters: Any, fixed: Mapping[str, float]) -> None:
+        self._adapters, self._fixed = adapters, fixed
+        self._told = any(record.adapters is not None for record in log)
+
+    def heard(self, here: Origin, there: Origin) -> Origin:
+        """What is here without the adapters that a log does not know, if those are off while it is replayed."""
+        known = {adapter.name for adapter in there.adapters} | self._fixed.keys()
+        kept = (adapter for adapter in here.adapters if not self._told or adapter.name in known)
+        return replace(here, adapters=tuple(kept))
+
+    def set(self, record: BlockRecord) -> None:
+        """Weigh them as a block began."""
+        if self._adapters is None:
+            return
+        told = dict(record.adapters or ())
+        for name, now in self._adapters.strengths.items():
+            wanted = self._fixed.get(name, told.get(name, 0.0) if self._told else now)
+            if wanted != now:
+                self._adapters.switch(name, True)
+                self._adapters.set(name, wanted)
+
+
+def _replay(
+    log: TakeLog, models: Models, check: Callable[[], None], made: Callable[[int], None] | None, weights: _Weights
+) -> Replay:
+    there = replace(log.origin, adapters=used(log))
+    differences = tuple(compare(there, weights.heard(origin_of(models), there)))
     texts, latents, differing, unknown = Texts(models.text), [], [], []
     engine: Engine | None = None
     units = VideoShape.of(models.config)
@@ -83,6 +127,7 @@ def replay(
             if digest_of(latents[-1]) != record.latents:
                 differing.append(record.block)
             continue
+        weights.set(record)
         if engine is None or record.resumed or record.seed != log[record.block - 1].seed:
             engine = _engine(models, texts, log, record.block, latents, check)
         block = engine.next()
@@ -131,7 +176,50 @@ def compare(there: Origin, here: Origin) -> list[str]:
         what = names.get(name, name)
         detail = "" if name == "config" else f": {shorten(one)} there, {shorten(other)} here"
         found.append(f"another {what}{detail}")
+    return found + _other_adapters(there, here)
+
+
+def _other_adapters(there: Origin, here: Origin) -> list[str]:
+    known, wanted = ({adapter.name: adapter for adapter in origin.adapters} for origin in (here, there))
+    missing = [f"{name} (strength {one.strength:g})" for name, one in wanted.items() if name not in known]
+    both = wanted.keys() & known.keys()
+    other = [name for name in wanted if name in both and not _alike(wanted[name], known[name])]
+    more = [name for name, one in known.items() if name not in wanted and one.strength]
+    found = []
+    if missing:
+        found.append(
+            f"the take was made with live adapters: {', '.join(missing)}; name them with --lora, or add them to "
+            "`models.adapters`"
+        )
+    if other:
+        found.append(f"other factors of live adapters: {', '.join(other)}; name the files that the take was made with")
+    if more:
+        found.append(f"adapters are live here that were not there: {', '.join(more)}")
     return found
+
+
+def _alike(one: LiveAdapter, other: LiveAdapter) -> bool:
+    return not one.factors or not other.factors or one.factors == other.factors
+
+
+def used(log: TakeLog) -> tuple[LiveAdapter, ...]:
+    """The live adapters that the blocks of a log were made with, each with the strength that it had first.
+
+    Args:
+        log: the log.
+
+    Returns:
+        Those whose strength was not 0; where no block tells of any, those of the origin.
+    """
+    if all(record.adapters is None for record in log):
+        return tuple(adapter for adapter in log.origin.adapters if adapter.strength)
+    known = {adapter.name: adapter for adapter in log.origin.adapters}
+    found: dict[str, LiveAdapter] = {}
+    for record in log:
+        for name, strength in record.adapters or ():
+            if strength and name not in found:
+                found[name] = replace(known.get(name, LiveAdapter(name=name)), strength=strength)
+    return tuple(found.values())
 
 
 def read_log(path: str | Path) -> TakeLog:

@@ -231,6 +231,7 @@ class Take:
                 segment=order.number,
                 mix=order.mix,
                 latents=made.digest,
+                adapters=engine.strengths,
             )
         )
         self._latents.append(kept)

@@ -10,6 +10,7 @@ import logging
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 BUDGET = 64 * 1024 * 1024
 SAMPLES = 16
+FAULTS = 1000
 
 Reader = Callable[["BlockReading"], None]
 
@@ -79,7 +81,8 @@ class Observer:
         self._readings: list[BlockReading] = []
         self._bytes = 0
         self._readers: dict[int, Reader] = {}
-        self._faults: list[tuple[int, CacheWarning]] = []
+        # A cache that is broken for good has a fault at every block: the oldest go.
+        self._faults: deque[tuple[int, CacheWarning]] = deque(maxlen=FAULTS)
         self._point: Point | None = None
         self._probed: Probed | None = None
         self._heard: tuple[int, dict[int, Heard]] | None = None
@@ -173,7 +176,8 @@ class Observer:
                 self._remove(each)
 
     def _tell(self, take: int, fault: CacheWarning) -> None:
-        self._faults.append((self._maker(take, fault.block), fault))
+        with self._lock:
+            self._faults.append((self._maker(take, fault.block), fault))
         with suppress(CacheFault):  # a filter that turns warnings into errors must not end the video
             warnings.warn(fault.message, CacheFault, stacklevel=2)
 
@@ -259,7 +263,7 @@ class Observer:
 
     @property
     def faults(self) -> tuple[CacheWarning, ...]:
-        """Every fault of the current take so far."""
+        """The faults of the current take so far; of very many the newest."""
         with self._lock:
             if self._current is None:
                 return tuple(fault for _, fault in self._faults)
@@ -367,7 +371,7 @@ class Watching:
 
     @property
     def warnings(self) -> tuple[CacheWarning, ...]:
-        """Every fault of the current take so far."""
+        """The faults of the current take so far; of very many the newest."""
         return self._observer.faults
 
     @property

@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from studio.config import CacheConfig, DiTConfig, SinkPolicy
+from studio.config import SINK_POLICIES, CacheConfig, DiTConfig, SinkPolicy
 from studio.model.backends import FP8
 from studio.model.rope import Rotary, rotary
 
@@ -266,8 +266,11 @@ class KVCache:
             The latents to run, `[B, f, C, H, W]`, and the call.
 
         Raises:
+            ValueError: If there is no such sink policy.
             RuntimeError: If nothing was generated since the cache was cleared, or a block is half done.
         """
+        if sink_policy is not None and sink_policy not in SINK_POLICIES:
+            raise ValueError(f"`sink_policy` must be one of {', '.join(SINK_POLICIES)} or None, got {sink_policy!r}")
         if self._begun is not None:
             raise RuntimeError("a block has begun; commit it before a recache")
         if self.end == self.origin:
@@ -305,16 +308,19 @@ class KVCache:
         """Take over a video generated elsewhere, so that a recache can rebuild the cache from it.
 
         Args:
-            latents: The last latent frames of the video `[B, f, C, H, W]`, `f` a multiple of the block size.
-            end: Latent frames of the whole video.
+            latents: The last latent frames of the video `[B, f, C, H, W]`; with `f` below the capacity, all that the
+                cache was made of. Any number will do: a rewritten sink may begin within a block.
+            end: Latent frames of the whole video, a multiple of the block size.
             keep_sink: Leave the sink's slots and the origin as they are: the video goes on from a later frame.
 
         Raises:
             ValueError: If the frames do not fit, or with `keep_sink` the video has not rolled by `end`.
         """
         count = latents.shape[1]
-        if count > end or count % self.block or end % self.block:
-            raise ValueError(f"`latents` must be whole blocks of {self.block} within `end` {end}, got {count} frames")
+        if count > end:
+            raise ValueError(f"`latents` must be at most the {end} frames of `end`, got {count}")
+        if end % self.block:
+            raise ValueError(f"`end` must be a multiple of the block size {self.block}, got {end}")
         keep = min(count, self.capacity)
         if keep_sink:
             if end - self.origin <= self.capacity:
@@ -351,18 +357,24 @@ class KVCache:
             tensors: What `tensors` gave, on any device; other names are left alone.
 
         Raises:
-            ValueError: If something is missing or misshapen; nothing was changed then.
+            ValueError: If something is missing, misshapen or of another kind; nothing was changed then.
         """
         mine = self.tensors()
         for name, tensor in mine.items():
-            if name not in tensors or tensors[name].shape != tensor.shape:
+            if not isinstance(kept := tensors.get(name), Tensor) or kept.shape != tensor.shape:
                 raise ValueError(f"`{name}` of a kept cache must have shape {list(tensor.shape)}")
-        if len(state.get("slots", ())) != self.capacity:
+        given = state.get("slots")
+        if not isinstance(given, (list, tuple)) or len(given) != self.capacity:
             raise ValueError(f"`slots` of a kept cache must be {self.capacity}, the capacity")
-        slots = [Slot(**slot) for slot in state["slots"]]
+        slots = [_kept_slot(slot, number) for number, slot in enumerate(given)]
+        end, origin = (_kept_whole(state.get(name), name) for name in ("end", "origin"))
+        if end % self.block or origin > end:
+            raise ValueError(
+                f"`end` of a kept cache must be whole blocks of {self.block}, not before `origin` {origin}, got {end}"
+            )
         for name, tensor in mine.items():
             tensor.copy_(tensors[name])
-        self._slots, self.end, self.origin, self._begun = slots, state["end"], state["origin"], None
+        self._slots, self.end, self.origin, self._begun = slots, end, origin, None
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -424,6 +436,26 @@ class KVCache:
         holds = torch.tensor(keys, device=self.device) // self.block
         frames = asks[:, None] >= holds[None, :]
         return frames.repeat_interleave(self.tokens, 0).repeat_interleave(self.tokens, 1)
+
+
+def _kept_slot(given: Any, number: int) -> Slot:
+    """One slot of a kept cache, checked."""
+    where, names = f"slots[{number}]", [field.name for field in dataclasses.fields(Slot)]
+    if not isinstance(given, Mapping) or "role" not in given or not set(given) <= set(names):
+        raise ValueError(f"`{where}` of a kept cache must have the keys {', '.join(names)}, got {given!r}")
+    empty = given["role"] == "empty"
+    if given["role"] not in get_args(Role) or given.get("written") not in ((None,) if empty else get_args(Written)):
+        raise ValueError(f"`{where}` of a kept cache must have a known role and way it was written, got {given!r}")
+    for name in ("frame", "prompt", "block"):
+        if given.get(name) is not None or (name == "frame" and not empty):
+            _kept_whole(given.get(name), f"{where}.{name}")
+    return Slot(**given)
+
+
+def _kept_whole(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"`{name}` of a kept cache must be a whole number of at least 0, got {value!r}")
+    return value
 
 
 def _sent(numbers: list[int], device: torch.device) -> Tensor:

@@ -45,6 +45,8 @@ class WanDiT(nn.Module):
         held: Type of the keys and values that a cache of it holds; `None` for that of the weights.
         fused: Runs the blocks over the cache faster, see `fuse`; `None`: they run one by one.
         replays: Replays passes over the cache that were recorded, see `fuse`; `None`: each is run as it is.
+        revision: How often adapters were put beside the weights, weighed, taken away or merged into them. A condition
+            is good for the revision that it was made under.
 
     Source: Wan2.1, `wan/modules/model.py`; state-dict keys are the official ones.
     """
@@ -65,6 +67,7 @@ class WanDiT(nn.Module):
         self.held: torch.dtype | None = None
         self.fused: Fused | None = None
         self.replays: Replays | None = None
+        self.revision = 0
 
     @torch.no_grad()
     def init_weights(self) -> None:

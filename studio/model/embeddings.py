@@ -20,7 +20,7 @@ from torch import Tensor
 
 from studio.config import TextConfig, to_dict
 from studio.model.sources import Source
-from studio.model.text import TextEncoder, Tokenizer
+from studio.model.text import PieceTokenizer, TextEncoder, Tokenizer
 from studio.writing import written
 
 __all__ = ["CachedText", "EmbeddingStore", "cache_folder", "fingerprint"]
@@ -33,9 +33,10 @@ _CHUNK = 2**20
 
 def cache_folder() -> Path:
     """The folder named by STUDIO_CACHE, else the user's own cache folder."""
-    named = os.environ.get(FOLDER)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "longlive-studio"
+    if named := os.environ.get(FOLDER):
+        return Path(named)
+    # The user's own folder may be unknown, so it is asked for last.
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longlive-studio"
 
 
 def fingerprint(config: TextConfig, source: Source, tokenizer: Path, how: str = "") -> str:
@@ -44,7 +45,7 @@ def fingerprint(config: TextConfig, source: Source, tokenizer: Path, how: str = 
     Args:
         config: Its sizes.
         source: Its tensors; names, shapes, types and samples of each file count.
-        tokenizer: Its tokenizer's file or folder, all of which counts.
+        tokenizer: Its tokenizer's file or folder, all of which counts; a folder's way to clean prompts as well.
         how: What else changes its results, as its type and quantisation.
 
     Returns:
@@ -54,6 +55,8 @@ def fingerprint(config: TextConfig, source: Source, tokenizer: Path, how: str = 
         OSError: If a file cannot be read.
     """
     digest = hashlib.sha256(json.dumps([to_dict(config), how], sort_keys=True).encode())
+    if tokenizer.is_dir():
+        digest.update(f"{PieceTokenizer.CLEANING}\n".encode())
     for name, entry in sorted(source.entries.items()):
         digest.update(f"{name} {entry.shape} {entry.dtype}\n".encode())
     for file in source.files:

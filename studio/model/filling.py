@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from studio.model.sources import Source
 
-__all__ = ["check_fit", "fill", "listed"]
+__all__ = ["check_fit", "fill", "listed", "not_floating"]
 
 Network = TypeVar("Network", bound=nn.Module)
 Edit = Callable[[str, Tensor], Tensor]
@@ -31,15 +31,24 @@ def listed(fault: str, names: list[str]) -> str:
     return f"{len(names)} {fault}: {', '.join(names[:_SHOWN])}{more}"
 
 
+def not_floating(types: Mapping[str, torch.dtype]) -> list[str]:
+    """Tensors that no layer can compute with, with their types: integers, mostly of a quantised checkpoint.
+
+    Args:
+        types: Name to type of tensors that must be floating-point.
+    """
+    return [f"{name} {dtype}".replace("torch.", "") for name, dtype in types.items() if not dtype.is_floating_point]
+
+
 def check_fit(network: nn.Module, source: Source) -> None:
-    """Compare names and shapes before anything is read.
+    """Compare names, shapes and types before anything is read.
 
     Args:
         network: The network, on any device.
         source: The tensors under the network's names.
 
     Raises:
-        ValueError: Listing the tensors that are missing, unexpected or misshapen.
+        ValueError: Listing the tensors that are missing, unexpected, misshapen or of the wrong type.
     """
     expected = _expected(network)
     shapes = source.shapes
@@ -48,13 +57,23 @@ def check_fit(network: nn.Module, source: Source) -> None:
         for name in expected
         if name in shapes and shapes[name] != expected[name]
     ]
+    integers = _integers(network)
+    types = {name: source.entries[name].dtype for name in expected if name in shapes and name not in integers}
     _refuse(
         network,
         source,
         listed("missing", _missing(network, expected, shapes)),
         listed("unexpected", [name for name in shapes if name not in expected]),
         listed("misshapen", misshapen),
+        listed("of the wrong type", not_floating(types)),
     )
+
+
+def _integers(network: nn.Module) -> set[str]:
+    """Names of what the network itself has as integers; a layer that rounds for itself is given unrounded numbers."""
+    rounding = {path for path, module in network.named_modules() if hasattr(module, "take")}
+    own = (name for name, value in network.state_dict().items() if not value.is_floating_point())
+    return {name for name in own if name.rpartition(".")[0] not in rounding}
 
 
 def fill(
@@ -75,14 +94,14 @@ def fill(
         device: Where the tensors go.
         dtype: Type of the floating-point ones in memory; None: as in the files.
         edit: Changes a value on its way, as merging a LoRA does; called with its name and the value on `device` in the
-            file's type.
+            file's type. What it returns may be of a wider type and is rounded here, once.
         report: Called after each tensor with its name and the value as it was read, for progress and accounting.
 
     Returns:
         The network, in evaluation mode and without gradients.
 
     Raises:
-        ValueError: Listing the tensors that are missing, unexpected, misshapen or not finite.
+        ValueError: Listing the tensors that are missing, unexpected, misshapen, of the wrong type or not finite.
     """
     check_fit(network, source)
     ties = _ties(network)
@@ -91,12 +110,11 @@ def fill(
         value = value.to(device)
         if not _finite(value):
             spoiled.append(name)
-        if edit is not None:
-            value = edit(name, value)
-        _place(network, ties.get(name, (name,)), value, dtype)
+        edited = value if edit is None else edit(name, value)
+        _place(network, ties.get(name, (name,)), edited, dtype or value.dtype)
         if report is not None:
             report(name, value)
-        del value
+        del value, edited
     _refuse(network, source, listed("not finite", spoiled))
     for module in network.modules():
         for name, buffer in module._buffers.items():

@@ -6,6 +6,7 @@ HF_ENDPOINT); nothing here asks for a token.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.model.recipes import FOLDERS, RECIPES, Needed, Recipe, locate
+from studio.model.recipes import FOLDERS, RECIPES, Needed, Recipe, by_hand, homes, locate, model_folders
 
 __all__ = ["Item", "Order", "fetch", "order", "recipe_of"]
 
 GIB = 2**30
+# What goes wrong on this machine and not on the way to the hub.
+_LOCAL = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.EIO, errno.EDQUOT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,16 @@ class Item:
         needed: The file.
         size: Its size in bytes.
         path: Where it already lies whole, or None.
+        into: The folder of models that it is fetched into, where it has the other files of the repository or was named;
+            None: the hub's cache.
+        spoilt: Whether a file of another size lies where it belongs.
     """
 
     needed: Needed
     size: int
     path: Path | None
+    into: Path | None = None
+    spoilt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,7 @@ class Order:
     Args:
         recipe: The model.
         items: All its files.
-        folder: Where to: a folder of models, or None for the hub's cache.
+        folder: The folder of models that was named to fetch into, or None.
     """
 
     recipe: Recipe
@@ -91,17 +102,20 @@ def order(name: str, folder: Path | None = None) -> Order:
 
     Args:
         name: A key of `RECIPES`.
-        folder: A folder of models to fetch into; None: the hub's cache. What lies in a folder of STUDIO_MODELS is not
-            fetched into the cache again.
+        folder: A folder of models to fetch into; None: for each repository the folder of STUDIO_MODELS that has some of
+            its files, else the hub's cache. A repository is never parted, since its files are looked for in one place.
 
     Returns:
         What is to be fetched.
 
     Raises:
         ValueError: If there is no such model.
+        NotADirectoryError: If `folder` is a file.
         ConnectionError: If the hub cannot be reached or lacks a file, naming the files and where to put them.
     """
     recipe = recipe_of(name)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"`--local-dir` must be a folder, got the file {folder}; name another one")
     here = _here(recipe, folder)
     sizes = {needed: path.stat().st_size for needed, path in here.items() if path is not None}
     try:
@@ -110,7 +124,13 @@ def order(name: str, folder: Path | None = None) -> Order:
     except ConnectionError:
         if len(sizes) < len(recipe.files):
             raise
-    items = [Item(needed=n, size=sizes[n], path=_whole(here[n], sizes[n])) for n in recipe.files]
+    places = homes(recipe.files, model_folders())
+    items = []
+    for needed in recipe.files:
+        path, into = here[needed], places[needed.repository] if folder is None else folder
+        whole = _whole(path, sizes[needed])
+        spoilt = path is not None and whole is None
+        items.append(Item(needed=needed, size=sizes[needed], path=whole, into=into, spoilt=spoilt))
     return Order(recipe=recipe, items=tuple(items), folder=folder)
 
 
@@ -125,7 +145,7 @@ def fetch(wanted: Order, told: Callable[[Item], None] | None = None) -> list[Pat
         The places of all files.
 
     Raises:
-        OSError: If there is too little space.
+        OSError: If there is too little space, or a file cannot be written.
         ConnectionError: If the hub cannot be reached, naming the files and where to put them.
     """
     from huggingface_hub import hf_hub_download
@@ -136,14 +156,13 @@ def fetch(wanted: Order, told: Callable[[Item], None] | None = None) -> list[Pat
         if item.path is None and told is not None:
             told(item)
         repository, file = item.needed.repository, item.needed.file
-        local = None if wanted.folder is None else wanted.folder / repository.split("/")[-1]
+        local = None if item.into is None else item.into / repository.split("/")[-1]
         if item.path is not None:
             paths.append(item.path)
             continue
         # The client trusts its notes on a folder; a file of another size there is one that somebody spoilt.
-        spoilt = wanted.folder is not None and (wanted.folder / item.needed.local).is_file()
         with _reachable(wanted.recipe, wanted.folder):
-            path = hf_hub_download(repository, file, local_dir=local, endpoint=_endpoint(), force_download=spoilt)
+            path = hf_hub_download(repository, file, local_dir=local, endpoint=_endpoint(), force_download=item.spoilt)
         paths.append(Path(path))
     return paths
 
@@ -176,29 +195,43 @@ def _whole(path: Path | None, size: int) -> Path | None:
 def _require_space(wanted: Order) -> None:
     from huggingface_hub import constants
 
-    place = Path(wanted.folder or constants.HF_HUB_CACHE).absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if wanted.missing > free:
-        raise OSError(
-            f"{wanted.recipe.name!r} needs {_size(wanted.missing)} more, got {_size(free)} free in {there}; make room "
-            "or choose another place with --local-dir"
-        )
+    missing: dict[Path, int] = {}
+    for item in wanted.items:
+        place = Path(item.into or wanted.folder or constants.HF_HUB_CACHE).absolute()
+        missing[place] = missing.get(place, 0) + (item.size if item.path is None else 0)
+    for place, size in missing.items():
+        there = next((path for path in (place, *place.parents) if path.exists()), None)
+        if there is None:
+            raise FileNotFoundError(f"there is no {place.anchor or place}; choose another place with --local-dir")
+        free = shutil.disk_usage(there).free
+        if size > free:
+            raise OSError(
+                f"{wanted.recipe.name!r} needs {_size(size)} more, got {_size(free)} free in {there}; make room or "
+                "choose another place with --local-dir"
+            )
 
 
 @contextmanager
 def _reachable(recipe: Recipe, folder: Path | None) -> Iterator[None]:
-    """Turn whatever the hub's client raises into one message that helps."""
+    """Turn whatever the hub's client raises into one message that helps; a file refused here is not the hub's fault."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in _LOCAL:
+            raise ConnectionError(_by_hand(recipe, folder, error)) from error
+        place = f" {error.filename}" if error.filename else ""
+        raise OSError(
+            f"the files of {recipe.name!r} cannot be written:{place} {error.strerror}; mend that, or choose another "
+            "place with --local-dir"
+        ) from error
     except Exception as error:  # its client raises the errors of whichever HTTP library it uses
         raise ConnectionError(_by_hand(recipe, folder, error)) from error
 
 
 def _by_hand(recipe: Recipe, folder: Path | None, error: Exception) -> str:
-    place = folder or Path("DIR")
-    missing = [needed for needed, path in _here(recipe, folder).items() if path is None] or recipe.files
-    lines = [f"  {needed.repository} {needed.file}  ->  {place / needed.local}" for needed in missing]
+    place, here = folder or next(iter(model_folders()), Path("DIR")), _here(recipe, folder)
+    missing = [needed for needed, path in here.items() if path is None] or recipe.files
+    lines = by_hand(missing, here, place)
     why = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
     return (
         f"the hub at {_endpoint() or 'its usual place'} could not serve {recipe.name!r} ({why}). Try again, name a "

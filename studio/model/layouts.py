@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,15 +138,18 @@ def _only_generator(folder: Path) -> Path:
 
 
 def find_base(folder: Path) -> Base | None:
-    """Find text encoder, tokenizer and VAE in a model's folder of any layout; None where one of them is missing."""
-    told = _json(folder / "config.json")
+    """Find text encoder, tokenizer and VAE in a model's folder of any layout; None where one of them is missing.
+
+    A `config.json` that cannot be read is somebody else's, and the folder then no model of the studio's.
+    """
+    told = _json_or_nothing(folder / "config.json")
     if "dit" in told:
         return _studio_base(folder, told)
     tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_dir()), None)
-    vae, text = _first(folder, _VAES), _first(folder, _TEXTS)
+    vae, text = _first_stem(folder, _VAES), _first_stem(folder, _TEXTS)
     if tokenizer is None or vae is None or text is None:
         return None
-    return base_of(folder, vae, text, tokenizer)
+    return base_of(folder, _open_below(folder, vae), _open_below(folder, text), tokenizer)
 
 
 def base_of(folder: Path, vae: Source, text: Source, tokenizer: Path) -> Base:
@@ -163,7 +167,8 @@ def base_of(folder: Path, vae: Source, text: Source, tokenizer: Path) -> Base:
     parts = require(identify(vae), "vae"), require(identify(text), "text")
     told = _json(vae.path.parent / "config.json") if parts[0].layout == "diffusers" else {}
     mean, std = _numbers(told.get("latents_mean")), _numbers(told.get("latents_std"))
-    config = vae_sizes(parts[0].source.shapes, mean=mean, std=std)
+    with _naming(parts[0].source):
+        config = vae_sizes(parts[0].source.shapes, mean=mean, std=std)
     return Base(folder=folder, vae=parts[0].source, vae_config=config, text=parts[1].source, tokenizer=tokenizer)
 
 
@@ -217,8 +222,10 @@ def assemble(
     """
     told = _told(part, base) or ({} if like is None or like.dit.dim != _dim(part) else {"heads": like.dit.heads})
     known = base.model or like
-    text = text_sizes(base.text.shapes, text_len=told.get("text_len") or (known and known.text.text_len))
-    dit = dit_sizes(part.source.shapes, heads=told.get("heads"), text_len=text.text_len)
+    with _naming(base.text):
+        text = text_sizes(base.text.shapes, text_len=told.get("text_len") or (known and known.text.text_len))
+    with _naming(part.source):
+        dit = dit_sizes(part.source.shapes, heads=told.get("heads"), text_len=text.text_len)
     dit = dataclasses.replace(dit, eps=told.get("eps", dit.eps))
     if like is not None:
         _require_like(part, dit, like, causal)
@@ -238,6 +245,15 @@ def assemble(
     )
 
 
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Inside, what is wrong with the sizes that a file tells is said with the file's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source.path} does not tell its sizes: {error}") from error
+
+
 def _model_config(path: Path, data: dict[str, Any]) -> ModelConfig:
     try:
         return from_dict(ModelConfig, data)
@@ -247,19 +263,43 @@ def _model_config(path: Path, data: dict[str, Any]) -> ModelConfig:
 
 def _studio(folder: Path, data: dict[str, Any], base: Path | None) -> Layout:
     config = _model_config(folder / "config.json", data)
-    parts = {}
-    for kind in ("dit", "vae", "text"):
-        # A trainer writes what it trained; the VAE stays where it was.
-        place = base if base is not None and not stem_files(folder, kind) else folder
-        parts[kind] = identify(open_stem(place, kind))
-        found = parts[kind].source.header.get("kind") or parts[kind].kind
-        if found != kind:
-            raise ValueError(f"{parts[kind].source.path} must hold {kind!r} weights, got {found!r}; name another file")
+    if base is not None:
+        return _on_base(folder, config, require_base(base, folder))
     return Layout(
         path=folder,
         config=config,
-        **{kind: part.source for kind, part in parts.items()},
+        dit=_own(folder, "dit"),
+        vae=_own(folder, "vae"),
+        text=_own(folder, "text"),
         tokenizer=_tokenizer(folder),
+        kind="studio",
+    )
+
+
+def _own(folder: Path, kind: str) -> Source:
+    """One of the networks in a folder of the studio's."""
+    part = identify(open_stem(folder, kind))
+    found = part.source.header.get("kind") or part.kind
+    if found != kind:
+        raise ValueError(f"{part.source.path} must hold {kind!r} weights, got {found!r}; name another file")
+    return part.source
+
+
+def _on_base(folder: Path, config: ModelConfig, base: Base) -> Layout:
+    """The transformer of a studio folder with text encoder, tokenizer and VAE of the base that was named."""
+    with _naming(base.text):
+        text = text_sizes(base.text.shapes, text_len=config.text.text_len)
+    try:
+        config = dataclasses.replace(config, vae=base.vae_config, text=text)
+    except ValueError as error:
+        raise ValueError(f"`base` must fit the transformer of {folder}, got {base.folder}: {error}") from error
+    return Layout(
+        path=folder,
+        config=config,
+        dit=_own(folder, "dit"),
+        vae=base.vae,
+        text=base.text,
+        tokenizer=base.tokenizer,
         kind="studio",
     )
 
@@ -340,6 +380,8 @@ def require_base(folder: Path, wanted_by: Path) -> Base:
         FileNotFoundError: If one of them is missing, naming it.
         ValueError: If a file is of another kind.
     """
+    # What was named is a model's: there a damaged configuration is said, not passed over.
+    _json(folder / "config.json")
     found = find_base(folder)
     if found is None:
         missing = [what for what, there in _base_parts(folder) if not there]
@@ -392,7 +434,7 @@ def _told(part: Part, base: Base) -> dict[str, Any]:
         model = base.model.dit
         return {"heads": model.heads, "text_len": model.text_len, "eps": model.eps}
     for folder in (part.source.path.parent, base.folder, base.folder / "transformer"):
-        told = _json(folder / "config.json")
+        told = _json_or_nothing(folder / "config.json")
         heads = _count(told.get("num_heads", told.get("num_attention_heads")))
         head_dim = _count(told.get("attention_head_dim"))
         width = told.get("dim", heads * head_dim if heads and head_dim else dim)
@@ -411,9 +453,8 @@ def _first_stem(folder: Path, stems: tuple[str, ...]) -> str | None:
     return next((stem for stem in stems if stem_files(folder, stem)), None)
 
 
-def _first(folder: Path, stems: tuple[str, ...]) -> Source | None:
-    stem = _first_stem(folder, stems)
-    return None if stem is None else open_stem((folder / stem).parent, Path(stem).name)
+def _open_below(folder: Path, stem: str) -> Source:
+    return open_stem((folder / stem).parent, Path(stem).name)
 
 
 def _tokenizer(folder: Path) -> Path:
@@ -425,6 +466,14 @@ def _tokenizer(folder: Path) -> Path:
 
 def _numbers(values: Any) -> tuple[float, ...] | None:
     return tuple(float(value) for value in values) if isinstance(values, list) else None
+
+
+def _json_or_nothing(path: Path) -> dict[str, Any]:
+    """As `_json`, of a file that may be anybody's."""
+    try:
+        return _json(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def _json(path: Path) -> dict[str, Any]:

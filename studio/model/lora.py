@@ -9,11 +9,15 @@ Source: LoRA (Hu et al., 2022, arXiv:2106.09685); names of PEFT, kohya and Comfy
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
+import hashlib
+import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +25,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from studio.model.filling import listed
 from studio.model.kinds import identify, require
@@ -28,9 +33,27 @@ from studio.model.quantize import RowLinear
 from studio.model.renames import dit_from_diffusers, plain
 from studio.model.sources import Source, open_source
 
-__all__ = ["Adapters", "LoRA", "Pair", "check_targets", "load_lora", "lora_of", "merge", "merging"]
+__all__ = [
+    "Adapters",
+    "Branch",
+    "Factors",
+    "LoRA",
+    "Pair",
+    "added",
+    "beside",
+    "check_targets",
+    "load_lora",
+    "lora_of",
+    "merge",
+    "merging",
+]
 
 Strengths = Sequence[tuple["LoRA", float]]
+# Down `[rank, in]`, up `[out, rank]`, and what their product is multiplied by, a single number on their device.
+Factors = tuple[Tensor, Tensor, Tensor]
+
+# Of larger factors as many numbers, evenly spread, enter a fingerprint.
+_SAMPLE = 2**12
 
 _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
@@ -82,6 +105,19 @@ class LoRA:
     name: str
     layers: Mapping[str, Pair]
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell its factors and scales; its name plays no part, those of the layers do."""
+        digest = hashlib.sha256()
+        for path, pair in sorted(self.layers.items()):
+            digest.update(f"{path} {pair.scale!r}".encode())
+            for factor in (pair.down, pair.up):
+                flat = factor.detach().reshape(-1)
+                shown = flat[:: max(1, flat.numel() // _SAMPLE)].contiguous().cpu()
+                digest.update(f" {tuple(factor.shape)} {factor.dtype} ".encode())
+                digest.update(shown.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:32]
+
 
 def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None = None) -> LoRA:
     """Read an adapter: PEFT, LongLive's `generator_lora`, kohya, ComfyUI or diffusers names; any rank.
@@ -90,7 +126,7 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
         path: A file, or a folder with PEFT's `adapter_model.safetensors` or diffusers'
             `pytorch_lora_weights.safetensors`.
         alpha: Overrides what the file says; None: the file's, else that of `adapter_config.json` beside it, of each
-            layer where it tells them apart, else the rank, which makes the scale 1.
+            layer where it tells them apart, else the rank, which makes the scale 1. Positive and finite, from wherever.
         name: What to call it.
 
     Returns:
@@ -98,7 +134,8 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no LoRA, holds half a pair, pairs that do not fit, or another kind of adapter.
+        ValueError: If it is no LoRA, holds half a pair, pairs that do not fit, an alpha that is not positive and
+            finite, or another kind of adapter.
     """
     path = _file_of(Path(path).expanduser())
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
@@ -163,7 +200,8 @@ def merging(loras: Strengths, network: nn.Module) -> Callable[[str, Tensor], Ten
         network: Whose weights they are.
 
     Returns:
-        A function of a weight's name and value; all adapters are summed in float32 and rounded once.
+        A function of a weight's name and value. A weight that an adapter changes comes back in float32 with all of them
+        summed up, whatever its type was; who puts it in its place rounds it, once and to the type that is wanted there.
 
     Raises:
         ValueError: If an adapter does not fit, or a strength is not finite.
@@ -178,7 +216,7 @@ def merging(loras: Strengths, network: nn.Module) -> Callable[[str, Tensor], Ten
         total = value.float()
         for pair, weight in found:
             total = total + weight * _moved(pair, value.device).delta()
-        return total.to(value.dtype)
+        return total
 
     return edit
 
@@ -207,13 +245,17 @@ def merge(network: nn.Module, loras: Strengths) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
         weight.copy_(edit(f"{path}.weight", weight.detach()))
+    _revise(network)
 
 
 class Adapters:
     """Adapters beside a network's weights: several at once, each with a strength that may change while playing.
 
-    The strengths are tensors on the network's device, so that a change reaches a recorded graph as well. A strength of
+    The strengths are tensors on the network's device, so that a change reaches a compiled piece as well. A strength of
     0 leaves the result exactly as it is without the adapter; `remove` also takes its cost away.
+
+    Everything may be called while the network plays in another thread. Each change counts up the network's `revision`,
+    by which a rollout sees that a prompt's keys and values are to be computed anew, from its next block on.
 
     Args:
         network: The transformer.
@@ -221,18 +263,26 @@ class Adapters:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._count = 0
         self._strengths: dict[str, float] = {}
         self._on: dict[str, bool] = {}
-        self._branches: dict[str, list[_Branch]] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._branches: dict[str, list[tuple[nn.Module, Branch]]] = {}
 
     @property
     def strengths(self) -> dict[str, float]:
         """Name to the strength that is in force, 0 for what is switched off."""
-        return {name: value * self._on[name] for name, value in self._strengths.items()}
+        return {name: value * self._on.get(name, False) for name, value in list(self._strengths.items())}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Name to `LoRA.fingerprint`, by which a log tells two adapters of one name apart."""
+        return dict(self._fingerprints)
 
     def add(self, lora: LoRA, strength: float = 1.0) -> None:
         """Put an adapter beside the weights.
+
+        A compiled network compiles once more when it next runs, which may take a minute, unless adapters of the same
+        ranks were on the same layers before.
 
         Args:
             lora: The adapter.
@@ -244,15 +294,18 @@ class Adapters:
         if lora.name in self._branches:
             raise ValueError(f"`lora` must have a name of its own, got {lora.name!r} again; give another name")
         strength, lora = _strength(strength), check_targets(lora, self._network)
-        self._count += 1
-        self._branches[lora.name] = [
-            _attach(self._network.get_submodule(path), pair, strength, f"lora_{id(self)}_{self._count}")
-            for path, pair in lora.layers.items()
-        ]
-        self._strengths[lora.name], self._on[lora.name] = strength, True
+        layers = ((self._network.get_submodule(path), pair) for path, pair in lora.layers.items())
+        # All memory is asked for before the first layer is touched.
+        branches = [(layer, Branch(layer, pair, strength)) for layer, pair in layers]
+        self._on[lora.name], self._fingerprints[lora.name] = True, lora.fingerprint
+        self._strengths[lora.name], self._branches[lora.name] = strength, branches
+        for layer, branch in branches:
+            branch.attach(layer)
+        _revise(self._network)
 
     def set(self, name: str, strength: float) -> None:
-        """Change an adapter's strength, from the next call of the network on.
+        """Change an adapter's strength, from the next call of the network on; for a prompt's keys and values, from the
+        next block on.
 
         Raises:
             ValueError: If there is no such adapter, or the strength is not finite.
@@ -275,9 +328,21 @@ class Adapters:
         Raises:
             ValueError: If there is no such adapter.
         """
-        for branch in self._branches.pop(self._known(name)):
-            branch.detach()
-        del self._strengths[name], self._on[name]
+        for layer, branch in self._branches.pop(self._known(name)):
+            branch.detach(layer)
+        del self._strengths[name], self._on[name], self._fingerprints[name]
+        _revise(self._network)
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put strengths and switches back as they were, when this ends, of the adapters that are there by then."""
+        strengths, on = dict(self._strengths), dict(self._on)
+        try:
+            yield
+        finally:
+            for name in [name for name in self._branches if name in strengths]:
+                self._strengths[name], self._on[name] = strengths[name], on[name]
+                self._apply(name)
 
     def _known(self, name: str) -> str:
         if name not in self._branches:
@@ -287,45 +352,98 @@ class Adapters:
         return name
 
     def _apply(self, name: str) -> None:
-        for branch in self._branches[name]:
+        for _, branch in self._branches[name]:
             branch.set(self._strengths[name] * self._on[name])
+        _revise(self._network)
 
 
-class _Branch:
-    """One layer's adapter: its tensors live in the layer, so that they move with it and stay out of its state."""
+class Branch(nn.Module):
+    """One layer's adapter, a hook on the layer.
 
-    def __init__(self, layer: nn.Module, stem: str) -> None:
-        self._layer, self._stem = layer, stem
-        self._handle = layer.register_forward_hook(self)
+    It becomes a part of the layer, so that its tensors move with it; they stay out of its state. Its name there is the
+    first that is free, so that an adapter in another's place is no other network to a compiler.
 
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        down, up, strength = (getattr(layer, f"{self._stem}_{part}") for part in ("down", "up", "strength"))
-        x = inputs[0]
-        return output + F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype)) * strength.to(x.dtype)
+    Args:
+        layer: The layer.
+        pair: The factors.
+        strength: What they are multiplied by.
+    """
+
+    down: Tensor
+    up: Tensor
+    strength: Tensor
+
+    def __init__(self, layer: nn.Module, pair: Pair, strength: float) -> None:
+        super().__init__()
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        # A quantised layer's weight is in a type too small for factors, FP8 included; its bias is in that of the
+        # network.
+        kept = layer.bias if isinstance(layer, RowLinear) else weight
+        dtype = pair.down.dtype if kept is None else kept.dtype
+        for part, value in (("down", pair.down), ("up", pair.up)):
+            moved = value.detach().to(weight.device, dtype).contiguous()
+            self.register_buffer(part, moved, persistent=False)
+        self.register_buffer("strength", torch.zeros((), device=weight.device), persistent=False)
+        self._scale, self._name = pair.scale, ""
+        self._handle: RemovableHandle | None = None
+        self.set(strength)
+
+    @property
+    def factors(self) -> Factors:
+        """What `added` takes."""
+        return self.down, self.up, self.strength
+
+    def forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The layer's output and what the adapter adds to it: a forward hook.
+
+        Torch takes a list of the hooks before it calls the first, so one that is detached meanwhile is called still.
+        """
+        return output if self._handle is None else added(output, inputs[0], self.factors)
 
     def set(self, strength: float) -> None:
-        scale = getattr(self._layer, f"{self._stem}_scale")
-        getattr(self._layer, f"{self._stem}_strength").fill_(strength * scale)
+        """Change the strength in place."""
+        self.strength.fill_(strength * self._scale)
 
-    def detach(self) -> None:
-        self._handle.remove()
-        for part in ("down", "up", "strength", "scale"):
-            delattr(self._layer, f"{self._stem}_{part}")
+    def attach(self, layer: nn.Module) -> None:
+        """Become a part of a layer and be heard with its next call."""
+        taken = set(layer._modules)
+        self._name = next(name for slot in itertools.count() if (name := f"lora_{slot}") not in taken)
+        layer.add_module(self._name, self)
+        self._handle = layer.register_forward_hook(self)
+
+    def detach(self, layer: nn.Module) -> None:
+        """Leave the layer as it was before."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+            delattr(layer, self._name)
 
 
-def _attach(layer: nn.Module, pair: Pair, strength: float, stem: str) -> _Branch:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    # A quantised layer's weight is in a type too small for factors, FP8 included; its bias is in that of the network.
-    kept = layer.bias if isinstance(layer, RowLinear) else weight
-    dtype = pair.down.dtype if kept is None else kept.dtype
-    for part, value in (("down", pair.down), ("up", pair.up)):
-        layer.register_buffer(f"{stem}_{part}", value.to(weight.device, dtype), persistent=False)
-    layer.register_buffer(f"{stem}_strength", torch.zeros((), device=weight.device), persistent=False)
-    setattr(layer, f"{stem}_scale", pair.scale)
-    branch = _Branch(layer, stem)
-    branch.set(strength)
-    return branch
+def beside(layer: nn.Module) -> tuple[Factors, ...]:
+    """Factors of the adapters that are on a layer now, in the order in which they came."""
+    parts = list(layer._modules.values())  # In one go: another thread may change them.
+    return tuple(part.factors for part in parts if isinstance(part, Branch))
+
+
+def added(output: Tensor, x: Tensor, factors: Factors) -> Tensor:
+    """A layer's output and what an adapter adds to it.
+
+    Args:
+        output: `[..., out]`.
+        x: What the layer was given, `[..., in]`.
+        factors: The adapter's.
+
+    Returns:
+        `[..., out]`.
+    """
+    down, up, strength = factors
+    return output + F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype)) * strength.to(x.dtype)
+
+
+def _revise(network: nn.Module) -> None:
+    """Say that what was computed from the weights may be another now; after the change, for who looks meanwhile."""
+    setattr(network, "revision", getattr(network, "revision", 0) + 1)  # noqa: B010 - a transformer's
 
 
 class _Told(NamedTuple):
@@ -333,12 +451,11 @@ class _Told(NamedTuple):
     # Rank-stabilised: the scale is alpha over the root of the rank.
     stabilised: bool = False
     # Pattern of layers' names to their own alpha.
-    patterns: Mapping[str, float] = {}
+    patterns: Mapping[re.Pattern[str], float] = {}
 
     def of(self, layer: str) -> float | None:
         """Alpha of a layer."""
-        found = (a for pattern, a in self.patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer))
-        return next(found, self.alpha)
+        return next((alpha for pattern, alpha in self.patterns.items() if pattern.fullmatch(layer)), self.alpha)
 
 
 def _pairs(source: Source, alpha: float | None, told: _Told) -> dict[str, Pair]:
@@ -361,6 +478,13 @@ def _pairs(source: Source, alpha: float | None, told: _Told) -> dict[str, Pair]:
     if halves:
         raise ValueError(f"{source.path} must hold both factors of each layer, got {listed('half', halves)}")
     found = {name: alphas.get(name, told.of(name)) if alpha is None else alpha for name in downs}
+    if bad := [
+        f"{value:g} for {name}" for name, value in found.items() if value is not None and not math.isfinite(value)
+    ]:
+        raise ValueError(
+            f"{source.path} must hold a finite alpha of each layer, got {listed('others', bad)}; copy it "
+            "anew, or give `alpha` to `load_lora`"
+        )
     return {name: _pair(source, name, downs[name], ups[name], found[name], told.stabilised) for name in downs}
 
 
@@ -418,13 +542,28 @@ def _told(path: Path, text: str, prefix: str = "") -> _Told:
     try:
         data = {key.removeprefix(prefix): value for key, value in json.loads(text).items()}
         alpha, patterns = data.get("lora_alpha"), data.get("alpha_pattern") or {}
-        return _Told(
+        alphas = {pattern: float(value) for pattern, value in patterns.items()}
+        told = _Told(
             None if alpha is None else float(alpha),
             bool(data.get("use_rslora", False)),
-            {_layer(re.sub(r"\\(?=\.)", "", pattern)): float(value) for pattern, value in patterns.items()},
+            {_pattern(pattern): value for pattern, value in alphas.items()},
         )
+        if told.alpha is not None and not math.isfinite(told.alpha):
+            raise ValueError(f"`lora_alpha` is {told.alpha:g} and must be finite")
+        if bad := [f"{pattern!r} is {value:g}" for pattern, value in alphas.items() if not math.isfinite(value)]:
+            raise ValueError(f"`alpha_pattern` must hold finite numbers, but {', '.join(bad)}")
+        return told
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} must be PEFT's configuration, got another ({error}); copy it anew") from error
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A pattern of layers' names as PEFT reads it, which looks at the end of a name."""
+    name = _layer(re.sub(r"\\(?=\.)", "", text))
+    try:
+        return re.compile(rf"(?:.*\.)?(?:{name})")
+    except re.error as error:
+        raise ValueError(f"`alpha_pattern` holds {text!r}, which is no regular expression: {error}") from None
 
 
 def _file_of(path: Path) -> Path:

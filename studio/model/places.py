@@ -19,7 +19,7 @@ def check_device(device: str | torch.device | None) -> torch.device:
         The device.
 
     Raises:
-        ValueError: no such device.
+        ValueError: no such device, none that this torch can compute on, or "meta", which holds no numbers.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device is None:
@@ -32,7 +32,22 @@ def check_device(device: str | torch.device | None) -> torch.device:
         ) from None
     if found.type == "cuda" and (found.index or 0) >= gpus:
         raise ValueError(f'`device` must be here, got "{found}" with {gpus} GPUs; use "cpu", see `studio doctor`')
+    _try(found)
     return found
+
+
+def _try(device: torch.device) -> None:
+    """Put nothing on a device; each kind of device has errors of its own for not being here."""
+    if device.type == "meta":
+        raise ValueError('`device` must be one that holds numbers, got "meta", which has shapes only; use "cpu"')
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        why = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        raise ValueError(
+            f'`device` must be here, got "{device}", on which this torch cannot compute ({why}); use "cpu", see '
+            "`studio doctor`"
+        ) from error
 
 
 def check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

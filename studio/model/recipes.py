@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,9 @@ __all__ = [
     "advice",
     "base_named",
     "bases",
+    "by_hand",
     "called",
+    "homes",
     "locate",
     "model_folders",
     "recipe_layout",
@@ -124,10 +126,45 @@ def locate(recipe: Recipe, folders: Sequence[Path] | None = None) -> dict[Needed
         folders: Folders with a subfolder a repository; None: those of STUDIO_MODELS.
 
     Returns:
-        Each file's place, or None where it is missing.
+        Each file's place, or None where it is missing. All files of a repository are of one place, see `homes`: shards
+        lie beside their index, and a tokenizer's files together.
     """
-    places = model_folders() if folders is None else folders
-    return {needed: _place(needed, places) for needed in recipe.files}
+    return _located(recipe.files, model_folders() if folders is None else folders)
+
+
+def homes(files: Sequence[Needed], folders: Sequence[Path]) -> dict[str, Path | None]:
+    """Choose the one place where each repository's files are taken from.
+
+    Args:
+        files: What is needed.
+        folders: Folders of models, the first one first; the hub's cache comes after them.
+
+    Returns:
+        Repository to the first place that has all its files, else to the one that has most of them; None is the hub's
+        cache, or nowhere.
+    """
+    found: dict[str, Path | None] = {}
+    for repository in dict.fromkeys(needed.repository for needed in files):
+        wanted = [needed for needed in files if needed.repository == repository]
+        counts = {place: sum(_at(needed, place) is not None for needed in wanted) for place in (*folders, None)}
+        best = max(counts, key=lambda place: counts[place])
+        found[repository] = best if counts[best] else None
+    return found
+
+
+def _located(files: Sequence[Needed], folders: Sequence[Path]) -> dict[Needed, Path | None]:
+    places = homes(files, folders)
+    return {needed: _at(needed, places[needed.repository]) for needed in files}
+
+
+def _at(needed: Needed, folder: Path | None) -> Path | None:
+    """A file in a folder of models, or in the hub's cache; None where it is not there."""
+    if folder is not None:
+        return folder / needed.local if (folder / needed.local).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(needed.repository, needed.file)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def recipe_layout(
@@ -149,9 +186,8 @@ def recipe_layout(
         ValueError: If a file is of another kind.
     """
     recipe, like = RECIPES[name], preset(name)
-    found = locate(recipe, folders)
-    if base is not None:
-        found = {needed: path for needed, path in found.items() if needed.file not in _BASE}
+    files = [needed for needed in recipe.files if base is None or needed.file not in _BASE]
+    found = _located(files, model_folders() if folders is None else folders)
     if None in found.values():
         raise FileNotFoundError(advice(recipe, found))
     there = {needed.file: path for needed, path in found.items() if path is not None}
@@ -165,9 +201,10 @@ def recipe_layout(
 def bases() -> Iterator[Path]:
     """Folders that may hold text encoder and VAE: those of Wan2.1 in the folders of models and in the hub's cache."""
     for repository in (_WAN_1_3B, _WAN_14B):
-        found = _place(Needed(repository=repository, file=_BASE[0]), model_folders())
-        if found is not None:
-            yield found.parent
+        for folder in (*model_folders(), None):
+            found = _at(Needed(repository=repository, file=_BASE[0]), folder)
+            if found is not None:
+                yield found.parent
 
 
 def called(checkpoint: Path) -> str | None:
@@ -194,7 +231,7 @@ def base_named(name: str) -> Path:
         FileNotFoundError: If they are not here, naming the files.
     """
     recipe = RECIPES[name]
-    found = {needed: path for needed, path in locate(recipe).items() if needed.file in _BASE}
+    found = _located([needed for needed in recipe.files if needed.file in _BASE], model_folders())
     if None in found.values():
         raise FileNotFoundError(advice(recipe, found))
     return next(path.parent for needed, path in found.items() if path is not None and needed.file == _BASE[0])
@@ -227,20 +264,27 @@ def advice(recipe: Recipe, found: dict[Needed, Path | None]) -> str:
         found: What `locate` gave.
     """
     missing = [needed for needed, path in found.items() if path is None]
-    folder = next(iter(model_folders()), Path("DIR"))
-    lines = [f"  {needed.repository} {needed.file}  ->  {folder / needed.local}" for needed in missing]
     where = "" if model_folders() else f", then set {FOLDERS}=DIR"
     return (
         f"{len(missing)} of the {len(found)} files of {recipe.name!r} are not shipped and not on this machine; "
-        f"`studio download {recipe.name}` fetches them, or put them there by hand{where}:\n" + "\n".join(lines)
+        f"`studio download {recipe.name}` fetches them, or put them there by hand{where}:\n"
+        + "\n".join(by_hand(missing, found, next(iter(model_folders()), Path("DIR"))))
     )
 
 
-def _place(needed: Needed, folders: Sequence[Path]) -> Path | None:
-    for folder in folders:
-        if (folder / needed.local).is_file():
-            return folder / needed.local
-    from huggingface_hub import try_to_load_from_cache
+def by_hand(missing: Sequence[Needed], found: Mapping[Needed, Path | None], folder: Path) -> list[str]:
+    """A line a missing file: what it is, and where to put it, beside the others of its repository.
 
-    cached = try_to_load_from_cache(needed.repository, needed.file)
-    return Path(cached) if isinstance(cached, str) else None
+    Args:
+        missing: The files.
+        found: What `locate` gave.
+        folder: Folder of models for repositories of which nothing is here.
+    """
+    roots = {
+        needed.repository: path.parents[len(Path(needed.file).parts) - 1]
+        for needed, path in found.items()
+        if path is not None
+    }
+    places = {needed: folder / needed.local for needed in missing}
+    places |= {needed: roots[needed.repository] / needed.file for needed in missing if needed.repository in roots}
+    return [f"  {needed.repository} {needed.file}  ->  {places[needed]}" for needed in missing]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -29,7 +30,8 @@ def write_shards(
     Args:
         folder: Target folder; it is made.
         name: Stem of the files.
-        tensors: What to write; each file is written aside and renamed.
+        tensors: What to write. All files are written aside, so that what was there before stays until they are whole,
+            and the index takes its place last.
         limit: Largest size of a file in bytes of tensors; one larger tensor gets a file of its own.
         metadata: Strings for each file's header.
 
@@ -48,23 +50,25 @@ def write_shards(
             size = 0
         shards[-1][key] = value
         size += bytes_
-    for old in [*folder.glob(f"{name}-*-of-*.safetensors"), folder / f"{name}.safetensors.index.json"]:
-        old.unlink(missing_ok=True)
-    paths, where = [], {}
-    for number, shard in enumerate(shards, start=1):
-        several = f"{name}-{number:05d}-of-{len(shards):05d}.safetensors"
-        path = folder / (several if len(shards) > 1 else f"{name}.safetensors")
-        with written(path) as aside:
-            save_file(shard, aside, metadata={"format": "pt", **(metadata or {})})
-        paths.append(path)
-        where.update(dict.fromkeys(shard, path.name))
-    if len(shards) > 1:
-        index = folder / f"{name}.safetensors.index.json"
-        total = sum(t.numel() * t.element_size() for shard in shards for t in shard.values())
-        with written(index) as aside:
-            aside.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
+    several = len(shards) > 1
+    names = [f"{name}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    paths = [folder / one for one in names] if several else [folder / f"{name}.safetensors"]
+    index = folder / f"{name}.safetensors.index.json"
+    with ExitStack() as stack:
+        # What is entered first takes its place last.
+        if several:
+            total = sum(t.numel() * t.element_size() for shard in shards for t in shard.values())
+            where = {key: path.name for path, shard in zip(paths, shards, strict=True) for key in shard}
+            told = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1)
+            stack.enter_context(written(index)).write_text(told + "\n", encoding="utf-8")
+        for path, shard in zip(paths, shards, strict=True):
+            save_file(shard, stack.enter_context(written(path)), metadata={"format": "pt", **(metadata or {})})
+    if several:
         paths.append(index)
-        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    # The index goes before the shards that it names.
+    for old in (index, folder / f"{name}.safetensors", *folder.glob(f"{name}-*-of-*.safetensors")):
+        if old not in paths:
+            old.unlink(missing_ok=True)
     return paths
 
 

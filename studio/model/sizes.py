@@ -26,8 +26,16 @@ def dit_sizes(shapes: Shapes, *, heads: int | None = None, text_len: int | None 
         The configuration that these shapes fit, if any does.
 
     Raises:
-        ValueError: If a telling tensor is missing or has the wrong number of axes.
+        ValueError: If telling tensors are missing, naming them, or one has the wrong number of axes or none.
     """
+    _require(
+        shapes,
+        "patch_embedding.weight",
+        "blocks.0.ffn.0.weight",
+        "head.head.weight",
+        "text_embedding.0.weight",
+        "time_embedding.0.weight",
+    )
     dim, channels, *patch = _shape(shapes, "patch_embedding.weight", 5)
     rows = patch[0] * patch[1] * patch[2]
     return DiTConfig(
@@ -60,8 +68,16 @@ def vae_sizes(
         The configuration that these shapes fit, if any does.
 
     Raises:
-        ValueError: If a telling tensor is missing, or nothing tells the latents' statistics.
+        ValueError: If telling tensors are missing, naming them, or nothing tells the latents' statistics.
     """
+    _require(
+        shapes,
+        "encoder.conv1.weight",
+        "encoder.downsamples.0.residual.6.weight",
+        "decoder.upsamples.0.residual.6.weight",
+        "decoder.head.0.gamma",
+        "conv2.weight",
+    )
     dim, colours = _shape(shapes, "encoder.conv1.weight", 5)[:2]
     z_dim = _shape(shapes, "conv2.weight", 5)[0]
     if mean is None and z_dim != len(WAN_LATENT_MEAN):
@@ -97,8 +113,15 @@ def text_sizes(shapes: Shapes, *, text_len: int | None = None) -> TextConfig:
         The configuration that these shapes fit, if any does.
 
     Raises:
-        ValueError: If a telling tensor is missing.
+        ValueError: If telling tensors are missing, naming them.
     """
+    _require(
+        shapes,
+        "token_embedding.weight",
+        "blocks.0.pos_embedding.embedding.weight",
+        "blocks.0.attn.q.weight",
+        "blocks.0.ffn.fc1.weight",
+    )
     vocab, dim = _shape(shapes, "token_embedding.weight", 2)
     buckets, heads = _shape(shapes, "blocks.0.pos_embedding.embedding.weight", 2)
     return TextConfig(
@@ -126,18 +149,31 @@ def _levels(shapes: Shapes, dim: int) -> tuple[tuple[int, ...], tuple[bool, ...]
         elif f"{name}.residual.6.weight" in shapes:
             width = shapes[f"{name}.residual.6.weight"][0]
             blocks += not mults
-    return (*mults, width // dim), tuple(temporal), blocks
+    mults.append(width // dim)
+    if 0 in mults:
+        raise ValueError(
+            f"`encoder.downsamples` must be levels at least as wide as its first {dim} channels, got {width} in the "
+            "last; is the file whole?"
+        )
+    return tuple(mults), tuple(temporal), blocks
 
 
 def _unless(value: int, usual: int) -> int | None:
     return None if value == usual else value
 
 
+def _require(shapes: Shapes, *names: str) -> None:
+    missing = [f"`{name}`" for name in names if name not in shapes]
+    if missing:
+        verbs = "is missing, which tells" if len(missing) == 1 else "are missing, which tell"
+        raise ValueError(f"{', '.join(missing)} {verbs} the sizes; is the file whole?")
+
+
 def _shape(shapes: Shapes, name: str, axes: int) -> tuple[int, ...]:
-    if name not in shapes:
-        raise ValueError(f"`{name}` is missing, which tells the sizes; is the file whole?")
-    if len(shapes[name]) != axes:
-        raise ValueError(f"`{name}` must have {axes} axes, got {list(shapes[name])}; is this the right file?")
+    if len(shapes[name]) != axes or 0 in shapes[name]:
+        raise ValueError(
+            f"`{name}` must have {axes} axes with something in each, got {list(shapes[name])}; is this the right file?"
+        )
     return shapes[name]
 
 

@@ -7,7 +7,10 @@ Source: UMT5 (Chung et al., 2023, arXiv:2304.09151); Wan2.1, `wan/modules/t5.py`
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from studio.config import TextConfig
+from studio.writing import written
 
 __all__ = [
+    "BringsCode",
     "TextEncoder",
     "Tokenizer",
     "WordTokenizer",
@@ -115,29 +120,106 @@ class WordTokenizer:
         return list(dict.fromkeys(word for word in self.split(text) if word not in self._ids))
 
 
+class BringsCode(ValueError):
+    """A model's folder names Python code of its own, which is never run."""
+
+
 class PieceTokenizer:
     """The sentencepiece tokenizer of the big checkpoints, from a local folder; it knows every word.
 
     Args:
         folder: Folder with the tokenizer's files (`google/umt5-xxl` of the official layout).
+
+    Raises:
+        BringsCode: If the folder names code of its own for its tokenizer.
+
+    Attributes:
+        folder: Where its files are.
     """
 
+    # Kept embeddings are of one way to clean a prompt, see `studio.model.embeddings.fingerprint`.
+    CLEANING = "ftfy, entities, white space"
     _SPACE = re.compile(r"\s+")
+    _FILES = (".json", ".model", ".txt", ".jinja")
 
     def __init__(self, folder: Path | str) -> None:
         from transformers import AutoTokenizer
 
-        self._backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self.folder = Path(folder)
+        for name in ("tokenizer_config.json", "config.json"):
+            _refuse_code(self.folder / name)
+        self._backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+    def clean(self, prompt: str) -> str:
+        """Mend a prompt as Wan2.1 does before it is cut into pieces.
+
+        Args:
+            prompt: Any text.
+
+        Returns:
+            The text with straight quotes, with letters that were read in a wrong encoding put right, with entities of
+            HTML as what they stand for, and with single spaces.
+
+        Source: Wan2.1, `wan/modules/tokenizers.py`.
+        """
+        import ftfy
+
+        mended = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+        return self._SPACE.sub(" ", mended.strip()).strip()
 
     def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """See `Tokenizer`."""
-        clean = [self._SPACE.sub(" ", prompt).strip() for prompt in prompts]
+        clean = [self.clean(prompt) for prompt in prompts]
         batch = self._backend(clean, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return batch["input_ids"], batch["attention_mask"]
+
+    def require_files(self) -> list[Path]:
+        """The files that make it.
+
+        Raises:
+            FileNotFoundError: If its folder is gone.
+        """
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder} with the tokenizer's files is gone; put it back, or load anew")
+        return sorted(file for file in self.folder.iterdir() if file.suffix in self._FILES and file.is_file())
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Copy its files.
+
+        Args:
+            folder: Where to; it is made. Files of the same names are replaced.
+
+        Returns:
+            The files there.
+
+        Raises:
+            FileNotFoundError: If its own folder is gone.
+        """
+        folder, files = Path(folder), self.require_files()
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            target = folder / file.name
+            if not (target.exists() and target.samefile(file)):
+                with written(target) as aside:
+                    shutil.copyfile(file, aside)
+        return [folder / file.name for file in files]
 
     def unknown_words(self, text: str) -> list[str]:
         """See `Tokenizer`; pieces leave nothing unknown."""
         return []
+
+
+def _refuse_code(file: Path) -> None:
+    """Refuse a configuration that names code; the library would ask on the terminal whether to run it."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # The library says better what is missing or damaged.
+    if isinstance(told, dict) and told.get("auto_map"):
+        raise BringsCode(
+            f"{file} must name no code, got Python of its own in `auto_map`, which is never run; use the files of "
+            "google/umt5-xxl, or take `auto_map` out where you know that the tokenizer needs no code"
+        )
 
 
 class TextEncoder(nn.Module):

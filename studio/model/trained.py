@@ -70,6 +70,11 @@ class Trained:
             kind = ValueError if part.kind == "lora" else FileNotFoundError
             what = "a LoRA" if part.kind == "lora" else "the transformer"
             raise kind(f"{self.path} holds {what} of a run that began with {self.began!r}: {error}") from error
+        except RecursionError:
+            raise ValueError(
+                f"{self.path} holds weights of a run that began with {self.began!r}, got one that began with this run; "
+                "name the model that it began with by `base`"
+            ) from None
         told = json.loads(source.header.get("config", "{}"))
         config = from_dict(ModelConfig, told) if "dit" in told else layout.config
         layout = dataclasses.replace(layout, path=self.path, config=config)

@@ -31,9 +31,10 @@ class Choices:
         self._made: dict[str, dict[str, float]] = {}
         if path is not None:
             try:
-                self._made = json.loads(path.read_text(encoding="utf-8"))
+                made = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                self._made = {}
+                made = {}
+            self._made = made if isinstance(made, dict) else {}
 
     @property
     def timings(self) -> Mapping[str, Mapping[str, float]]:
@@ -48,7 +49,8 @@ class Choices:
             among: The ways there are.
         """
         timed = self._made.get(what)
-        usable = {way: ms for way, ms in timed.items() if way in among} if isinstance(timed, dict) else {}
+        told = timed.items() if isinstance(timed, dict) else ()
+        usable = {way: ms for way, ms in told if way in among and isinstance(ms, (int, float))}
         return min(usable, key=lambda way: usable[way]) if usable else None
 
     def choose(self, what: str, ways: Mapping[str, Callable[[], Any]]) -> str:

@@ -29,7 +29,7 @@ class VAEStream:
         slots: number of causal convolutions, see `VideoVAE.stream`.
 
     Attributes:
-        spoilt: whether a chunk is under way, or failed half way: what is remembered is then of no use.
+        spoilt: whether a chunk is under way, or one has failed half way: what is remembered is of no use then.
     """
 
     def __init__(self, slots: int):
@@ -147,7 +147,8 @@ class VideoVAE(nn.Module):
             Latents [B, F, C, H / 8, W / 8] for the official configuration.
 
         Raises:
-            ValueError: for a shape or a number of frames that does not fit.
+            ValueError: for a shape or a number of frames that does not fit, or another batch or picture size than the
+                stream began with; the stream goes on as if it had not been asked.
         """
         mu, _ = self.encode_moments(pixels, stream)
         return (mu - _per_channel(self.mean, mu)) / _per_channel(self.std, mu)
@@ -165,12 +166,19 @@ class VideoVAE(nn.Module):
         Raises:
             ValueError: as `encode`.
         """
-        self._check_pixels(pixels, continues=stream is not None and stream.encoded > 0)
+        continues = stream is not None and stream.encoded > 0
+        self._check_pixels(pixels, continues=continues)
+        if stream is not None and continues:
+            _check_goes_on("pixels", pixels, stream.history[self.encoder.conv1.slot], self.config.patch)
+        spoilt = stream is not None and stream.spoilt
+        if stream is not None:
+            stream.spoilt = True
         x = rearrange(pixels, "b t c (h q) (w r) -> b (c r q) t h w", q=self.config.patch, r=self.config.patch)
         x = self.encoder(channels_last(x), None if stream is None else stream.history)
         mu, log_var = rearrange(self.conv1(x), "b c f h w -> b f c h w").chunk(2, dim=2)
         if stream is not None:
             stream.encoded += mu.shape[1]
+            stream.spoilt = spoilt
         return mu, log_var
 
     def decode(
@@ -189,10 +197,11 @@ class VideoVAE(nn.Module):
             Pixels [B, T, 3, H, W]; T is 4F - 3 at the start of a video, 4F when a stream goes on.
 
         Raises:
-            ValueError: for a shape that does not fit.
+            ValueError: for a shape that does not fit, or another batch or picture size than the stream began with; the
+                stream goes on as if it had not been asked.
         """
-        if latents.ndim != 5 or latents.shape[2] != self.config.z_dim or latents.shape[1] == 0:
-            expected = f"[B, F >= 1, {self.config.z_dim}, h, w]"
+        if latents.ndim != 5 or latents.shape[2] != self.config.z_dim or 0 in latents.shape:
+            expected = f"[B, F, {self.config.z_dim}, h, w] without an empty axis"
             got = list(latents.shape)
             raise ValueError(f"`latents` must be {expected}, got {got}; put the frames before the channels")
         if cut and stream is not None and stream.decoded:
@@ -201,9 +210,12 @@ class VideoVAE(nn.Module):
             stream.decoded = 0
             pixels = self.decode(latents, stream, clamp=clamp)
             return torch.cat([pixels[:, :1]] * (self.config.temporal_factor - 1) + [pixels], dim=1)
+        if stream is not None and stream.decoded:
+            _check_goes_on("latents", latents, stream.history[self.decoder.conv1.slot])
         if stream is not None and self.frames_at_once and latents.shape[1] > self.frames_at_once:
             parts = latents.split(self.frames_at_once, dim=1)
             return torch.cat([self.decode(part, stream, clamp=clamp) for part in parts], dim=1)
+        spoilt = stream is not None and stream.spoilt
         if stream is not None:
             stream.spoilt = True
         z = latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
@@ -215,13 +227,14 @@ class VideoVAE(nn.Module):
         pixels = rearrange(x, "b (c r q) t h w -> b t c (h q) (w r)", q=self.config.patch, r=self.config.patch)
         if stream is not None:
             stream.decoded += latents.shape[1]
-            stream.spoilt = False
+            stream.spoilt = spoilt
         return pixels.clamp(-1.0, 1.0) if clamp else pixels
 
     def _check_pixels(self, pixels: Tensor, continues: bool) -> None:
         side, group = self.config.spatial_factor, self.config.temporal_factor
-        if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.shape[3] % side or pixels.shape[4] % side:
-            expected = f"[B, T, 3, H, W] with H and W multiples of {side}"
+        empty = 0 in (*pixels.shape[:1], *pixels.shape[3:])
+        if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.shape[3] % side or pixels.shape[4] % side or empty:
+            expected = f"[B, T, 3, H, W] with H and W multiples of {side}, not 0"
             raise ValueError(f"`pixels` must be {expected}, got {list(pixels.shape)}; crop or pad the frames")
         frames, first = pixels.shape[1], 0 if continues else 1
         if frames < 1 or (frames - first) % group:
@@ -241,6 +254,18 @@ def set_convolutions(vae: VideoVAE, mode: Convolutions | None) -> None:
     for module in vae.modules():
         if isinstance(module, CausalConv3d):
             module.mode = mode
+
+
+def _check_goes_on(name: str, chunk: Tensor, before: Tensor | None, patch: int = 1) -> None:
+    """Check that a chunk [B, F, C, H, W] is as large as the ones before it, which a stream remembers in patches."""
+    if before is None:
+        return
+    began, got = (before.shape[0], *(patch * side for side in before.shape[3:])), (chunk.shape[0], *chunk.shape[3:])
+    if began != got:
+        raise ValueError(
+            f"`{name}` of a stream must keep the batch, height and width that it began with, {began}, got {got}; "
+            "use another stream for another video"
+        )
 
 
 def _per_channel(values: Tensor | Sequence[float], like: Tensor) -> Tensor:

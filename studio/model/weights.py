@@ -8,7 +8,9 @@ finite.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -23,9 +25,9 @@ from studio.config import ModelConfig, to_dict
 from studio.model.backends import Backend, choose, use_backend
 from studio.model.dit import WanDiT
 from studio.model.embeddings import CachedText, EmbeddingStore, cache_folder, fingerprint
-from studio.model.filling import fill, listed
+from studio.model.filling import fill, listed, not_floating
 from studio.model.kinds import identify
-from studio.model.layouts import Layout, find
+from studio.model.layouts import TOKENIZERS, Layout, find
 from studio.model.lora import Adapters, LoRA, load_lora, merging
 from studio.model.memory import MemoryMode, mode_named
 from studio.model.pickles import is_pickle
@@ -35,6 +37,7 @@ from studio.model.recipes import RECIPES, adapters_of, base_named, bases, called
 from studio.model.shards import write_shards
 from studio.model.sources import open_source
 from studio.model.text import (
+    BringsCode,
     PieceTokenizer,
     TextEncoder,
     Tokenizer,
@@ -44,6 +47,7 @@ from studio.model.text import (
 )
 from studio.model.trained import Found, Trained, find_trained
 from studio.model.vae import VideoVAE
+from studio.timeline import shorten
 from studio.writing import written
 
 __all__ = [
@@ -128,7 +132,7 @@ def load(
     dtype: torch.dtype | str = torch.float32,
     *,
     quantization: str | None = None,
-    loras: Named | Weighed | Sequence[Named | Weighed] = (),
+    loras: Named | Weighed | Sequence[Named | Weighed] | Mapping[Named, float] | None = (),
     merged: bool = True,
     base: str | Path | None = None,
     ema: bool | None = None,
@@ -150,7 +154,8 @@ def load(
         device: Where the networks go.
         dtype: Type of the weights in memory, as `torch.bfloat16` or "bfloat16".
         quantization: "int8" or "fp8" for the transformer's linear layers, "fp8-kv" for its KV cache as well; None.
-        loras: Files or adapters, one or several, each alone or with its strength, besides those that the model brings.
+        loras: Files or adapters, one or several, each alone or with its strength, or a mapping of them to their
+            strengths, besides those that the model brings.
         merged: Whether adapters go into the weights for good; else they are live, see `Models.adapters`.
         base: Folder or name of a model whose text encoder and VAE are taken; None: the model's own, or for a checkpoint
             that has none, those found beside it, in STUDIO_MODELS or in the hub's cache.
@@ -284,9 +289,11 @@ def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16)
         The files written.
 
     Raises:
-        ValueError: If weights are quantised, or the text encoder is not in memory.
+        ValueError: If weights are quantised, the text encoder is not in memory or has no tokenizer, or if adapters are
+            beside the weights and not in them.
+        FileNotFoundError: If the tokenizer's own folder is gone.
     """
-    _require_whole(models)
+    tokenizer = _require_whole(models)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     states = {
@@ -295,15 +302,25 @@ def save(models: Models, folder: str | Path, dtype: torch.dtype = torch.float16)
         # The official names hold the embedding once; the module's own ones name it twice.
         "text": to_official_keys(cast(TextEncoder, models.text).state_dict()),
     }
-    written = []
+    files = []
     for kind, state in states.items():
         stored = {key: _stored(value, dtype) for key, value in state.items()}
-        written += write_shards(folder, kind, stored, metadata={"kind": kind})
-    written.append(_write_text(folder / "config.json", json.dumps(to_dict(models.config), indent=1) + "\n"))
-    if isinstance(models.text.tokenizer, WordTokenizer):
-        models.text.tokenizer.save(folder / "tokenizer.json")
-        written.append(folder / "tokenizer.json")
-    return written
+        files += write_shards(folder, kind, stored, metadata={"kind": kind})
+    files.append(_write_text(folder / "config.json", json.dumps(to_dict(models.config), indent=1) + "\n"))
+    return files + _write_tokenizer(tokenizer, folder)
+
+
+def _write_tokenizer(tokenizer: WordTokenizer | PieceTokenizer, folder: Path) -> list[Path]:
+    """Write it where `studio.model.layouts` looks for it first."""
+    words = folder / "tokenizer.json"
+    if isinstance(tokenizer, PieceTokenizer):
+        there = [folder / name for name in TOKENIZERS if (folder / name).is_dir()]
+        copied = tokenizer.save(there[0] if there else folder / TOKENIZERS[-1])
+        words.unlink(missing_ok=True)
+        return copied
+    with written(words) as aside:
+        tokenizer.save(aside)
+    return [words]
 
 
 def folder_of(name: str | Path) -> Path:
@@ -393,10 +410,11 @@ def load_checked(network: nn.Module, state: Mapping[str, Tensor], source: str | 
         source: where they come from, for the message.
 
     Raises:
-        ValueError: naming the tensors that are missing, unexpected, misshapen or not finite.
+        ValueError: naming the tensors that are missing, unexpected, misshapen, of the wrong type or not finite.
     """
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     shared = expected.keys() & state.keys()
+    integers = {key for key, value in network.state_dict().items() if not value.is_floating_point()}
     misshapen = [
         f"{key} {list(state[key].shape)} instead of {list(expected[key])}"
         for key in sorted(shared)
@@ -406,6 +424,7 @@ def load_checked(network: nn.Module, state: Mapping[str, Tensor], source: str | 
         listed("missing", sorted(expected.keys() - state.keys())),
         listed("unexpected", sorted(state.keys() - expected.keys())),
         listed("misshapen", misshapen),
+        listed("of the wrong type", not_floating({key: state[key].dtype for key in sorted(shared - integers)})),
         listed("not finite", [key for key in sorted(shared) if not _finite(state[key])]),
     ]
     if any(faults):
@@ -423,17 +442,20 @@ def tokenizer_at(path: Path) -> Tokenizer:
         path: The studio's `tokenizer.json`, or the folder of a sentencepiece tokenizer.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is none, or names code of its own.
     """
     make: Callable[[Path], Tokenizer] = PieceTokenizer if path.is_dir() else WordTokenizer.load
     try:
         return make(path)
+    except BringsCode:
+        raise
     except Exception as error:  # The tokenizer library raises plain exceptions of its own.
         what = "a tokenizer's folder" if path.is_dir() else "a tokenizer"
         raise ValueError(f"{path} must be {what}, got something else ({error}); copy it anew") from error
 
 
-def _require_whole(models: Models) -> None:
+def _require_whole(models: Models) -> WordTokenizer | PieceTokenizer:
+    """The tokenizer of a model that can be saved."""
     if isinstance(models.text, CachedText):
         raise ValueError(
             "`models` must hold its text encoder to be saved, got embeddings on disk; load it without them"
@@ -444,6 +466,22 @@ def _require_whole(models: Models) -> None:
             raise ValueError(
                 f"`models` must hold exact weights to be saved, got quantised ones in {what}; load it as it is"
             )
+    beside = [] if models.adapters is None else list(models.adapters.strengths)
+    if beside:
+        raise ValueError(
+            f"`models` must hold its adapters in its weights to be saved, got {', '.join(beside)} beside them; load it "
+            "with merged=True, or take them away by `models.adapters.remove(NAME)`"
+        )
+    tokenizer = models.text.tokenizer
+    if not isinstance(tokenizer, (WordTokenizer, PieceTokenizer)):
+        what = "none" if tokenizer is None else type(tokenizer).__name__
+        raise ValueError(
+            f"`models` must have a tokenizer of the studio's to be saved, got {what}; without one the folder could not "
+            "be opened"
+        )
+    if isinstance(tokenizer, PieceTokenizer):
+        tokenizer.require_files()
+    return tokenizer
 
 
 def _cached(
@@ -459,26 +497,55 @@ def _cached(
     return CachedText(layout.config.text, tokenizer, store, encoder, device=device, dtype=dtype)
 
 
-def _several(loras: Named | Weighed | Sequence[Named | Weighed]) -> list[Named | Weighed]:
-    """One adapter, alone or with its strength, as a list of one."""
-    pair = isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], (int, float))
-    return [cast(Weighed, loras)] if pair or isinstance(loras, (str, Path, LoRA)) else list(cast(Any, loras))
+def _several(loras: Any) -> list[Named | Weighed]:
+    """One adapter, alone or with its strength, as a list of one; a mapping as pairs, and None as nothing."""
+    if loras is None:
+        return []
+    if isinstance(loras, Mapping):
+        return list(loras.items())
+    if isinstance(loras, (str, Path, LoRA)) or _is_weighed(loras):
+        return [cast(Weighed, loras)]
+    if not isinstance(loras, Iterable):
+        raise _no_adapters(loras)
+    return list(loras)
+
+
+def _is_weighed(lora: Any) -> bool:
+    """Whether it is an adapter with its strength."""
+    return (
+        isinstance(lora, (tuple, list))
+        and len(lora) == 2
+        and isinstance(lora[0], (str, Path, LoRA))
+        and isinstance(lora[1], numbers.Real)
+    )
+
+
+def _no_adapters(given: Any) -> ValueError:
+    return ValueError(
+        "`loras` must be files or adapters, each alone or with its strength as ('style.safetensors', 0.5), got "
+        f"{shorten(given)}; None is none"
+    )
 
 
 def _with_strength(lora: Named | Weighed) -> tuple[LoRA, float]:
+    if not (isinstance(lora, (str, Path, LoRA)) or _is_weighed(lora)):
+        raise _no_adapters(lora)
     what, strength = (lora, 1.0) if isinstance(lora, (str, Path, LoRA)) else lora
+    # A number of NumPy is as good as Python's own; True is none.
+    strength = strength if isinstance(strength, bool) else float(strength)
     return (what if isinstance(what, LoRA) else load_lora(what)), strength
 
 
 def _told_apart(strengths: list[tuple[LoRA, float]]) -> list[tuple[LoRA, float]]:
-    """Files of one name in several folders are numbered."""
-    seen: dict[str, int] = {}
-    apart = []
+    """Files of one name in several folders are numbered, past the names that others have of their own."""
+    own = {lora.name for lora, _ in strengths}
+    apart: dict[str, tuple[LoRA, float]] = {}
     for lora, strength in strengths:
-        seen[lora.name] = seen.get(lora.name, 0) + 1
-        name = lora.name if seen[lora.name] == 1 else f"{lora.name}-{seen[lora.name]}"
-        apart.append((replace(lora, name=name), strength))
-    return apart
+        numbered = (f"{lora.name}-{number}" for number in itertools.count(2))
+        free = (name for name in numbered if name not in own and name not in apart)
+        name = lora.name if lora.name not in apart else next(free)
+        apart[name] = (replace(lora, name=name), strength)
+    return list(apart.values())
 
 
 def _existing(name: str | Path) -> Path | None:

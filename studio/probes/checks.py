@@ -60,7 +60,7 @@ class HealthCheck:
             raise ValueError(f"`explode` must be above 1, got {explode}")
         self._dit, self._table, self._explode, self._tell = dit, table, explode, tell or _warn
         self._entry: BlockPlan | None = None
-        self._expected: tuple[Tensor, Condition] | None = None
+        self._expected: tuple[Tensor, int, Condition] | None = None
         self._read: tuple[Tensor | Condition, Tensor] | None = None  # the pair that was found to fit last
         self._cache: Callable[[], KVCache | None] = lambda: None
         self._forget()
@@ -134,9 +134,10 @@ class HealthCheck:
         if isinstance(call.text, Tensor):
             layer = None if _same(call.text, entry.text) else 0
         else:
-            if self._expected is None or self._expected[0] is not entry.text:
-                self._expected = entry.text, self._dit.condition(entry.text)
-            layer = _first_difference(call.text, self._expected[1])
+            known, revision = self._expected, self._dit.revision
+            if known is None or known[0] is not entry.text or known[1] != revision:
+                known = self._expected = entry.text, revision, self._dit.condition(entry.text)
+            layer = _first_difference(call.text, known[2])
         self._read = (call.text, entry.text) if layer is None else None
         if layer is not None:
             self._report(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.config import ModelConfig, Policy, SinkPolicy
+from studio.config import POLICIES, SINK_POLICIES, ModelConfig, Policy, SinkPolicy
 from studio.model.dit import WanDiT
 from studio.probes.history import History, Snapshot
 from studio.probes.residue import Residue, residue_over_take
@@ -107,19 +107,20 @@ def compare_policies(
         A run for each policy, in their order; they agree up to the switch.
 
     Raises:
-        ValueError: If `at` does not lie within the take, or no policy is given.
+        ValueError: If `at` does not lie within the take, no policy is given, or there is none of that name; before
+            anything is made.
     """
     if not 0 < at < blocks:
         raise ValueError(f"`at` must lie in 1..{blocks - 1}, got {at}")
     if not policies:
         raise ValueError('`policies` must name at least one policy, got none; use ("clear", "keep", "recache")')
+    asked = [_checked(wanted) for wanted in policies]
     parameter = next(dit.parameters())
     shape = VideoShape.of(config)
     noise = NoiseSource(seed, shape.latents(1, shape.block), device=parameter.device)
     old, new = (text.to(parameter.device) for text in (old, new))
     runs = []
-    for wanted in policies:
-        policy, sink_policy = (wanted, None) if isinstance(wanted, str) else wanted
+    for policy, sink_policy in asked:
         first, second = BlockPlan(text=old, prompt=0), BlockPlan(text=new, prompt=1)
         plan = [first] * at + [replace(second, policy=policy, sink_policy=sink_policy)] + [second] * (blocks - at - 1)
         frames = None if config.cache.window is not None else blocks * shape.block
@@ -141,6 +142,16 @@ def compare_policies(
             )
         )
     return tuple(runs)
+
+
+def _checked(wanted: Policy | tuple[Policy, SinkPolicy | None]) -> tuple[Policy, SinkPolicy | None]:
+    policy, sink_policy = wanted if isinstance(wanted, (tuple, list)) and len(wanted) == 2 else (wanted, None)
+    if policy not in POLICIES or sink_policy not in (None, *SINK_POLICIES):
+        raise ValueError(
+            f"`policies` must hold {', '.join(POLICIES)}, each alone or in a pair with one of "
+            f"{', '.join(SINK_POLICIES)}, got {wanted!r}"
+        )
+    return policy, sink_policy
 
 
 def policy_rows(runs: Iterable[PolicyRun]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from studio.config import SamplerConfig
 from studio.model.cache import KVCache, Slot
-from studio.model.dit import WanDiT
+from studio.model.dit import Condition, WanDiT
 from studio.sampler import Block, BlockPlan, Noise, commit, recache, rollout, switch
 from studio.schedule import FlowSchedule
 
@@ -128,10 +128,18 @@ class ResidueMeter:
             raise ValueError("`old` and `new` must be different texts, got the same twice")
         self._cache, self._dit, self._sampler = cache, dit, sampler
         self._text = torch.cat([old, new])
-        with torch.no_grad():
-            self._condition = dit.condition(self._text)
+        self._read: tuple[int, Condition] | None = None
+        self._prompts()
         # The prompts' own caches, old and then new along the batch; made when the latents' shape is known.
         self._alone: KVCache | None = None
+
+    @torch.no_grad()
+    def _prompts(self) -> Condition:
+        """Both prompts' keys and values, anew where adapters beside the weights changed."""
+        revision = self._dit.revision
+        if self._read is None or self._read[0] != revision:
+            self._read = revision, self._dit.condition(self._text)
+        return self._read[1]
 
     def fork(self, cache: KVCache) -> ResidueMeter:
         """A meter that goes on by itself with another cache that holds the same.
@@ -154,7 +162,7 @@ class ResidueMeter:
             latents: Its clean latents `[B, block, C, H, W]`.
         """
         both = torch.cat([latents, latents])
-        commit(self._dit, self._references(latents), both, self._condition, self._sampler)
+        commit(self._dit, self._references(latents), both, self._prompts(), self._sampler)
 
     @torch.no_grad()
     def switch(self, entry: BlockPlan) -> None:
@@ -164,7 +172,7 @@ class ResidueMeter:
             entry: The block's plan.
         """
         if self._alone is not None:
-            switch(self._dit, self._alone, self._condition, self._sampler, replace(entry, text=self._text))
+            switch(self._dit, self._alone, self._prompts(), self._sampler, replace(entry, text=self._text))
 
     @torch.no_grad()
     def begin(self, latents: Tensor, *, end: int) -> None:
@@ -177,7 +185,7 @@ class ResidueMeter:
         alone = self._references(latents)
         alone.restore(torch.cat([latents, latents]), end=end)
         if latents.shape[1]:
-            recache(self._dit, alone, self._condition, self._sampler, sink_policy="rewrite")
+            recache(self._dit, alone, self._prompts(), self._sampler, sink_policy="rewrite")
 
     @torch.no_grad()
     def leap(self, latents: Tensor, *, end: int) -> None:
@@ -194,7 +202,7 @@ class ResidueMeter:
         if self._alone is None:
             raise RuntimeError("no block was committed; the sink must be there before a leap")
         self._alone.restore(torch.cat([latents, latents]), end=end, keep_sink=True)
-        recache(self._dit, self._alone, self._condition, self._sampler, sink_policy="keep")
+        recache(self._dit, self._alone, self._prompts(), self._sampler, sink_policy="keep")
 
     @torch.no_grad()
     def measure(self, moment: Moment) -> Residue:

@@ -10,9 +10,9 @@ import unicodedata
 from typing import Any
 
 from studio.config import POLICIES
+from studio.shapes import MAX_BLOCKS as MAX_BLOCKS
 
 MAX_PROMPT = 2000
-MAX_BLOCKS = 1_000_000
 MAX_SEED = 2**53 - 1  # the largest integer that every reader of JSON, browsers included, keeps exactly
 MAX_WEIGHT = 1e6
 EXAMPLE = "a red fox runs in the snow"
@@ -30,7 +30,10 @@ def shorten(value: object, limit: int = 60) -> str:
     Returns:
         Its `repr`, cut in the middle.
     """
-    text = repr(value[: 2 * limit] if isinstance(value, (str, bytes)) else value)
+    try:
+        text = repr(value[: 2 * limit] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # Python writes no whole number of some thousand digits
+        text = f"a {type(value).__name__} too large to be shown"
     if isinstance(value, (str, bytes)) and len(value) > 2 * limit:
         return f"{text[: limit - 10]}…{text[0]} ({len(value)} characters)"
     return text if len(text) <= limit else f"{text[: limit - 10]}…{text[-5:]}"
@@ -212,9 +215,12 @@ def check_seconds(value: object, name: str) -> float:
     Raises:
         ValueError: not a finite number from 0 up.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"`{name}` must be a finite number of seconds from 0 up, got {shorten(value)}")
-    return float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise TypeError
+        return float(value)
+    except (TypeError, OverflowError):
+        raise ValueError(f"`{name}` must be a finite number of seconds from 0 up, got {shorten(value)}") from None
 
 
 def check_colour(value: object, name: str = "colour") -> None:

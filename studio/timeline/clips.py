@@ -33,7 +33,7 @@ class Clip:
     length: int = SEGMENT_BLOCKS
 
     def __post_init__(self) -> None:
-        check_whole(self.length, "length", 1, MAX_BLOCKS)
+        object.__setattr__(self, "length", check_whole(self.length, "length", 1, MAX_BLOCKS))
         object.__setattr__(self, "segments", Timeline(self.segments, self.length).segments)
 
     @classmethod

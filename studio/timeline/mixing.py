@@ -70,15 +70,10 @@ def mix_at(timeline: Timeline, block: int) -> Mix:
         ValueError: a negative block.
     """
     i, folds = timeline.index_at(block), []
-    while True:
-        segment = timeline.segments[i]
-        mixed = segment.transition.blocks if segment.transition is not None and i else 0
-        done = block - segment.start
-        if segment.transition is None or done >= mixed:
-            break
-        folds.append(Fold(segment.parts, (done + 1) / (mixed + 1), segment.transition.kind))
-        i, block = i - 1, segment.start - 1
-    return _collapsed(segment.parts, folds[::-1])
+    while fold := _fold(timeline, i, block):
+        folds.append(fold)
+        i, block = i - 1, timeline.segments[i].start - 1
+    return _collapsed(timeline.segments[i].parts, folds[::-1])
 
 
 def changes_at(timeline: Timeline, block: int) -> bool:
@@ -97,7 +92,49 @@ def weights_over(timeline: Timeline, start: int, stop: int) -> list[dict[str, fl
     Returns:
         One dictionary a block; the shares of each add up to 1.
     """
-    return [mix_at(timeline, block).weights for block in range(start, stop)]
+    if start >= stop:
+        return []
+    i, block, begun = timeline.index_at(start), start, []
+    while _fold(timeline, i, block):
+        i, block = i - 1, timeline.segments[i].start - 1
+        begun.append(block)
+    # Forward from the latest segment that no transition reaches into: every mix is made of the one just before it.
+    before = now = _Shares(timeline.segments[i].parts)
+    found = []
+    for block in [*reversed(begun), *range(start, stop)]:
+        if i + 1 < len(timeline.segments) and timeline.segments[i + 1].start <= block:
+            before, i = now, i + 1
+        fold = _fold(timeline, i, block)
+        now = before.folded(fold) if fold else _Shares(timeline.segments[i].parts)
+        found.append(now.shares)
+    return found[len(begun) :]
+
+
+class _Shares:
+    """The shares of `Mix.weights`, to the bit, made a fold at a time.
+
+    Args:
+        parts: prompts and shares, which add up to 1.
+        linear: whether only linear transitions were folded in so far.
+    """
+
+    def __init__(self, parts: Parts, linear: bool = True) -> None:
+        self.shares, self.linear = dict(parts), linear
+
+    def folded(self, fold: Fold) -> _Shares:
+        """The shares after one more fold."""
+        linear = self.linear and fold.kind == "linear"
+        blended = _blend(self.shares, fold.parts, fold.share)
+        return _Shares(normalised(blended) if linear else tuple(blended.items()), linear)
+
+
+def _fold(timeline: Timeline, i: int, block: int) -> Fold | None:
+    """What a segment folds into the mix before it at one of its blocks; None past its transition."""
+    segment = timeline.segments[i]
+    transition, done = segment.transition, block - segment.start
+    if transition is None or not i or done >= transition.blocks:
+        return None
+    return Fold(segment.parts, (done + 1) / (transition.blocks + 1), transition.kind)
 
 
 def _collapsed(parts: Parts, folds: list[Fold]) -> Mix:

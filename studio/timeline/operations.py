@@ -7,6 +7,7 @@ changes nothing. As JSON: {"op": "split", "at": 12}.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -37,11 +38,11 @@ _CODECS: dict[str, tuple[Any, Any]] = {
     "marker": (marker_to_dict, marker_from_dict),
     "clip": (Clip.to_dict, Clip.from_dict),
     "timeline": (lambda line: json.loads(line.to_json()), Timeline.from_json),
-    "segments": (list, lambda items: tuple(check_list(items, "segments"))),
+    "segments": (lambda indices: [_plain(i) for i in indices], lambda items: tuple(check_list(items, "segments"))),
     "changes": (lambda changes: _changes_to_dict(changes), lambda item: _changes_from_dict(item)),
     "operations": (
         lambda operations: [operation.to_dict() for operation in operations],
-        lambda items: tuple(from_dict(item) for item in check_list(items, "operations")),
+        lambda items: tuple(from_dict(_single(item)) for item in check_list(items, "operations")),
     ),
 }
 
@@ -71,7 +72,7 @@ class Operation:
         out: dict[str, Any] = {"op": self.op}
         for name in _fields(type(self)):
             value = getattr(self, name)
-            out[name] = _CODECS[name][0](value) if name in _CODECS else value
+            out[name] = _CODECS[name][0](value) if name in _CODECS else _plain(value)
         return out
 
 
@@ -380,7 +381,7 @@ class Replace(Operation):
 
 @dataclass(frozen=True)
 class Batch(Operation):
-    """Several operations as one step of the history: all of them or none."""
+    """Several operations, none of them a batch, as one step of the history: all of them or none."""
 
     op = "batch"
     operations: tuple[Operation, ...]
@@ -390,7 +391,7 @@ class Batch(Operation):
         if not isinstance(self.operations, (list, tuple)) or not 0 < len(self.operations) <= MAX_BATCH:
             raise ValueError(f"`operations` must be 1 to {MAX_BATCH} operations, got {shorten(self.operations)}")
         for operation in self.operations:
-            timeline = _check(operation, Operation, "operations").apply(timeline)
+            timeline = _single(_check(operation, Operation, "operations")).apply(timeline)
         return timeline
 
 
@@ -430,6 +431,21 @@ def from_dict(item: Any) -> Operation:
     except TypeError:
         missing = [key for key in names if key not in item]
         raise ValueError(f"`{name}` is not complete; add {', '.join(missing)}") from None
+
+
+def _single(item: Any) -> Any:
+    """Check that what stands in a batch is no batch itself: nested ones could be deeper than Python can follow."""
+    if isinstance(item, Batch) or (isinstance(item, dict) and item.get("op") == Batch.op):
+        raise ValueError("`operations` must hold no batch, got one within another; write its operations in its place")
+    return item
+
+
+def _plain(value: Any) -> Any:
+    """A whole number, of numpy too, as the int that JSON can hold; anything else as it is."""
+    try:
+        return value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return value
 
 
 def _fields(kind: type[Operation]) -> tuple[str, ...]:

@@ -30,5 +30,8 @@ def block_at_or_after(seconds: float, units: VideoClock) -> int:
 
     Returns:
         The block number.
+
+    Raises:
+        ValueError: a time past the longest video, see `VideoClock.blocks_for`.
     """
     return units.blocks_for(seconds) if seconds > 0 else 0

@@ -60,7 +60,8 @@ class Timeline:
         object.__setattr__(self, "seed", check_seed(self.seed))
         object.__setattr__(self, "markers", _check_markers(self.markers))
         check_rate(self.fps)
-        check_whole(self.block_latent_frames, "block_latent_frames", 1, 1000)
+        latent_frames = check_whole(self.block_latent_frames, "block_latent_frames", 1, 1000)
+        object.__setattr__(self, "block_latent_frames", latent_frames)
         if self.length is not None:
             last = self.segments[-1].start
             object.__setattr__(self, "length", check_whole(self.length, "length", 1, MAX_BLOCKS, "use None for no end"))

@@ -72,6 +72,8 @@ class RecacheLab(anywidget.AnyWidget):
         require_simplejpeg()
         self._lock = threading.RLock()
         self._lab: LabSource | None = lab
+        # Version of the settings that the pages were told of.
+        self._announced = -1
         key = uuid.uuid4().hex
         super().__init__(width=width, key=key, model_id=key)
         keep_subshell(self.comm)
@@ -140,13 +142,20 @@ class RecacheLab(anywidget.AnyWidget):
         if lab is None or not self._outbox.clients:
             return
         if kind == "block":
+            if payload.version > self._announced:  # it was made before whoever changed the settings said so
+                self._announce()
             self._outbox.post(*self._block_message(payload))
             if payload.run is not None:
-                self._outbox.post(self._table_message())
+                self._tell_table()
         elif kind == "settings":
-            self._outbox.post(self._lab_message())
+            self._announce()
         else:
             self._outbox.post(self._state_message())
+
+    def _announce(self) -> None:
+        message = self._lab_message()
+        self._announced = max(self._announced, message["version"])
+        self._outbox.post(message)
 
     def _lab_message(self) -> dict[str, Any]:
         lab = self.lab
@@ -192,7 +201,7 @@ class RecacheLab(anywidget.AnyWidget):
         jpegs = encode_frames(np.stack([small(frame, HEIGHT) for frame in block.frames]))
         message = {
             "type": "labblock",
-            "version": self.lab.version,
+            "version": block.version,
             "run": block.run,
             "block": reading.block,
             "policy": reading.policy,
@@ -207,10 +216,13 @@ class RecacheLab(anywidget.AnyWidget):
         }
         return message, [b"".join(jpegs)]
 
-    def _table_message(self) -> dict[str, Any]:
-        rows = self.lab.table()
+    def _tell_table(self) -> None:
+        lab = self.lab
+        version, rows = lab.version, lab.table()
+        if version != lab.version:  # the rows may be of either; the next block brings them anew
+            return
         told = [[finite(value) if isinstance(value, float) else value for value in row.values()] for row in rows]
-        return {"type": "labtable", "version": self.lab.version, "columns": list(rows[0]), "rows": told}
+        self._outbox.post({"type": "labtable", "version": version, "columns": list(rows[0]), "rows": told})
 
     # Messages from the browser
 
@@ -242,10 +254,10 @@ class RecacheLab(anywidget.AnyWidget):
 
     def _welcome(self, client: str, hidden: bool) -> None:
         self._outbox.join(client, hidden)
-        self._outbox.post(self._lab_message())
+        self._announce()
         for block in self.lab.blocks:
             self._outbox.post(*self._block_message(block))
-        self._outbox.post(self._table_message())
+        self._tell_table()
 
     def _answer(self, client: str, number: int, changes: dict[str, Any]) -> dict[str, Any]:
         reply: dict[str, Any] = {"type": "reply", "client": client, "id": number, "error": None}

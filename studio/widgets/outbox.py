@@ -21,6 +21,7 @@ Message = dict[str, Any]
 Send = Callable[[Message, list[bytes] | None], None]
 Encode = Callable[[Any, Level], Sequence[bytes]]
 Fetch = Callable[[int, int], DecodedBlock | None]
+Make = Callable[[], tuple[Message, list[bytes] | None] | None]
 
 # Of these only the latest matters, so an unsent one is replaced.
 _LATEST = frozenset({"state", "timeline", "stats", "takes", "quick", "export"})
@@ -40,7 +41,8 @@ class _Client:
 class Outbox:
     """Ordered sending with back-pressure, for any number of pages that show one widget.
 
-    Small messages leave at once. Blocks wait until fewer than `window` are unconfirmed by the slowest page. A page that
+    Small messages leave at once. Blocks wait until fewer than `window` are unconfirmed by the slowest page, and what is
+    posted for later waits until no block is on its way, and is confirmed as blocks are. A page that
     confirms nothing for `timeout_s` seconds, or says nothing for `silent_s` while it is visible, is left out until it
     is heard from again. The thread starts with the first page and ends with the last.
 
@@ -51,7 +53,7 @@ class Outbox:
         silent: Called without arguments when no page confirms any more.
         fetch: Finds a block by its take and number, for pages that look back; called from the outbox's thread and may
             take a moment. None where it is gone. Must not raise.
-        window: Largest number of unconfirmed block messages.
+        window: Largest number of unconfirmed messages.
         timeout_s: Seconds after which an unconfirmed message counts as lost.
         silent_s: Seconds after which a visible page that says nothing counts as gone; it speaks every two or three.
         forget_s: Seconds of silence after which any page is forgotten.
@@ -82,8 +84,10 @@ class Outbox:
         self._messages: deque[tuple[Message, list[bytes] | None]] = deque()
         self._blocks: deque[tuple[DecodedBlock, int, int]] = deque()
         self._cut: deque[tuple[DecodedBlock, int, int]] = deque()
+        # By number of take and block.
+        self._later: dict[tuple[int, int], Make] = {}
         self.pacing = pacing or Pacing(1, 1, 16.0)
-        self._wants: dict[str, deque[tuple[int, int]]] = {}
+        self._wants: dict[tuple[str, int], deque[int]] = {}
         self._flying: dict[int, tuple[int, int]] = {}
         self._serial = 0
         self._next_beat = self._next_stats = 0.0
@@ -98,6 +102,7 @@ class Outbox:
             if self._closed:
                 return
             self._clients[client] = _Client(acked=self._serial, heard=time.monotonic(), hidden=hidden)
+            self._forget_wants(client)
             self.pacing.forget()
             if self._thread is None:
                 self._next_beat = time.monotonic() + self._beat_s
@@ -109,11 +114,12 @@ class Outbox:
         """Count a page out; without any page nothing is kept for sending."""
         with self._wake:
             self._clients.pop(client, None)
-            self._wants.pop(client, None)
+            self._forget_wants(client)
             if not self._clients:
                 self._messages.clear()
                 self._blocks.clear()
                 self._cut.clear()
+                self._later.clear()
             self._wake.notify_all()
 
     def heard(self, client: str, hidden: bool | None = None) -> bool:
@@ -167,7 +173,24 @@ class Outbox:
                 return
             if message["type"] in _LATEST:
                 self._messages = deque(old for old in self._messages if old[0]["type"] != message["type"])
+            if message["type"] == "cache":  # it knows more than what waits of that block
+                self._later.pop((message["take"], message["block"]), None)
             self._messages.append((message, buffers))
+            self._wake.notify_all()
+
+    def post_later(self, take: int, block: int, make: Make) -> None:
+        """Send a reading of the cache when the pages have room and no block wants to be sent; never blocks.
+
+        Args:
+            take: Number of its take.
+            block: The block that it is of; what waits of the same one is replaced.
+            make: Makes the message and its buffers when it is its turn, or None for nothing; called from the outbox's
+                thread. Must not raise.
+        """
+        with self._wake:
+            if self._closed or not self._clients:
+                return
+            self._later[take, block] = make
             self._wake.notify_all()
 
     def post_block(self, block: DecodedBlock, *, parts: int = 1) -> None:
@@ -189,8 +212,8 @@ class Outbox:
         """Send blocks that a page asks for, before those that come by themselves; never blocks.
 
         Args:
-            client: The page; what it asked for before and was not sent yet is forgotten.
-            take: Number of their take.
+            client: The page; what it asked for before of the same take and was not sent yet is forgotten.
+            take: Number of their take; a page that compares two asks for both, and they are sent in turn.
             blocks: Their numbers; those under way already are not sent twice.
         """
         with self._wake:
@@ -198,15 +221,31 @@ class Outbox:
             if self._closed or known is None or not known.fresh:
                 return
             flying = set(self._flying.values())
-            self._wants[client] = deque((take, index) for index in blocks if (take, index) not in flying)
+            self._wants[client, take] = deque(index for index in blocks if (take, index) not in flying)
             self._wake.notify_all()
 
-    def drop_blocks(self) -> None:
-        """Forget the blocks not sent yet: a new take makes them stale."""
+    def drop_blocks(self, take: int) -> set[int]:
+        """Forget the blocks not sent yet, and readings of other takes: a new take makes them stale.
+
+        Args:
+            take: Number of the new take.
+
+        Returns:
+            The blocks whose readings were forgotten.
+        """
+
+        def stale(message: Message) -> bool:
+            return message["type"] == "cache" and message["take"] != take
+
         with self._wake:
             self._blocks.clear()
             self._cut.clear()
             self._wants.clear()
+            forgotten = {block for of, block in self._later if of != take}
+            self._later = {key: make for key, make in self._later.items() if key[0] == take}
+            forgotten |= {message["block"] for message, _ in self._messages if stale(message)}
+            self._messages = deque(entry for entry in self._messages if not stale(entry[0]))
+            return forgotten
 
     def close(self) -> None:
         """End the thread and wait for it, unless called from it."""
@@ -216,6 +255,7 @@ class Outbox:
             self._messages.clear()
             self._blocks.clear()
             self._cut.clear()
+            self._later.clear()
             self._wants.clear()
             thread = self._thread
             self._wake.notify_all()
@@ -258,12 +298,28 @@ class Outbox:
         if self._in_flight() < self._window and any(client.fresh for client in self._clients.values()):
             if self._cut:
                 return partial(self._send_block, *self._cut.popleft()), 0.0
-            for wanted in self._wants.values():
-                if wanted:
-                    return partial(self._send_wanted, *wanted.popleft()), 0.0
+            wanted = self._next_wanted()
+            if wanted is not None:
+                return partial(self._send_wanted, *wanted), 0.0
             if self._blocks:
                 return partial(self._send_part, *self._blocks.popleft()), 0.0
+            if self._later and max(self._flying, default=0) <= self._serial - self._in_flight():
+                return partial(self._send_later, self._later.pop(next(iter(self._later)))), 0.0
         return None, max(0.01, min(wait, self._beat_s))
+
+    def _next_wanted(self) -> tuple[int, int] | None:
+        """Take and number of a block that was asked for: of each page and take in turn, the first that waits."""
+        for key in list(self._wants):
+            blocks = self._wants.pop(key)
+            if not blocks:
+                continue
+            index = blocks.popleft()
+            self._wants[key] = blocks
+            return key[1], index
+        return None
+
+    def _forget_wants(self, client: str) -> None:
+        self._wants = {key: blocks for key, blocks in self._wants.items() if key[0] != client}
 
     def _send_wanted(self, take: int, index: int) -> None:
         block = self._fetch(take, index)
@@ -286,14 +342,24 @@ class Outbox:
             return
         message = block_message(block, start, jpegs, self.pacing.reduced)
         with self._wake:
-            self._serial += 1
-            now = time.monotonic()
+            message["serial"] = self._number(now := time.monotonic())
             self.pacing.sent(self._serial, sum(map(len, jpegs)), len(jpegs), now)
-            for client in self._clients.values():
-                client.sent[self._serial] = now
-            message["serial"] = self._serial
             self._flying[self._serial] = (block.take, block.index)
         self._send(message, [b"".join(jpegs)])
+
+    def _send_later(self, make: Make) -> None:
+        if (made := make()) is None:
+            return
+        with self._wake:
+            serial = self._number(time.monotonic())
+        self._send({**made[0], "serial": serial}, made[1])
+
+    def _number(self, now: float) -> int:
+        """The number of another message that the pages are to confirm."""
+        self._serial += 1
+        for client in self._clients.values():
+            client.sent[self._serial] = now
+        return self._serial
 
     def _in_flight(self) -> int:
         return max((self._serial - c.acked for c in self._clients.values() if c.fresh), default=0)
@@ -301,18 +367,20 @@ class Outbox:
     def _give_up(self, now: float) -> bool:
         """Leave out the pages that fell silent; whether the last one just did."""
         before = any(client.fresh for client in self._clients.values())
-        for client in self._clients.values():
+        for name, client in self._clients.items():
             # A hidden page may be a closed one; if it is not, it gets everything anew when it is seen again.
             patience = min(self._timeout_s, self._silent_s) if client.hidden else self._timeout_s
             unconfirmed = bool(client.sent) and now - min(client.sent.values()) > patience
             silent = not client.hidden and now - client.heard > self._silent_s
             if client.fresh and (unconfirmed or silent):
                 client.fresh, client.sent = False, {}
+                self._forget_wants(name)
         self._clients = {name: c for name, c in self._clients.items() if now - c.heard < self._forget_s}
         silenced = before and not any(client.fresh for client in self._clients.values())
         if silenced:
             # Whoever comes back gets the recent blocks anew.
             self._blocks.clear()
             self._cut.clear()
+            self._later.clear()
             self._wants.clear()
         return silenced

@@ -3,7 +3,7 @@
 Down (kernel to browser), dictionaries with a `type`: hello, block, missing, state, timeline, switch, stats, restart,
 error, words, cache, watch, again, takes, quick, thumbs, export, reply, pong, beat. A block carries one binary buffer,
 its JPEG files back to back, and their `sizes`, and so do thumbs; `studio.widgets.seeing` describes what a cache message
-carries.
+carries. What has a `serial` is confirmed by an ack: blocks, and readings of the cache for looking back.
 Up (browser to kernel): ready, bye, ack, played, want, ping, words, thumbs, failure, lab (of the recache lab), and the
 commands of `COMMANDS`. Every message up names its `client`, a page that shows the widget; an upload carries one binary
 buffer.
@@ -19,6 +19,7 @@ from typing import Any
 from studio.events import DecodedBlock, ErrorReport, Stats, Switch, UnknownWord
 from studio.formats import MAX_BYTES
 from studio.timeline import Timeline
+from studio.timeline.past import turns
 from studio.timeline.plain import marker_to_dict, options_to_dict
 
 __all__ = [
@@ -268,6 +269,8 @@ def timeline_message(
     return {
         "type": "timeline",
         "segments": segments,
+        # The segment that each prompt's number stands for: mere cuts do not count.
+        "turns": turns(timeline),
         "length": timeline.length,
         "markers": [marker_to_dict(marker) for marker in timeline.markers],
         "shades": dict(shades or {}),

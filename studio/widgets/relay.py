@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from studio.events import Consumer, DecodedBlock, ErrorReport, Event, Stats, Switch, TakeInfo
 from studio.timeline import Timeline, Transition
+from studio.timeline.past import turns
 from studio.timeline.plain import transition_from_dict
 from studio.widgets import protocol
 from studio.widgets.again import Again
@@ -24,14 +27,14 @@ from studio.widgets.seeing import cache_message
 from studio.widgets.source import CacheSource, CacheWatch, EditSource, FrameSource, Reading, TakeSource
 from studio.widgets.thumbs import Thumbs
 
-__all__ = ["Relay", "Steering"]
+__all__ = ["Relay", "Steering", "shared_blocks"]
 
 # A page that is shown or reloaded gets what was played last, so that it has a picture at once.
 RECENT_BLOCKS = 4
 KEPT_SWITCHES = 200
 # Blocks that a page may ask for at a time.
 MOST_WANTED = 8
-# Readings of the cache that a page gets when it opens, for looking back.
+# Readings of the cache that a page gets for looking back, the newest: as many as it keeps.
 RECENT_READINGS = 400
 
 
@@ -85,7 +88,11 @@ class Relay:
         self._consumer: Consumer | None = None
         self._playheads: dict[str, tuple[int, bool]] = {}
         self._dropped: dict[str, int] = {}
+        self._has_takes = isinstance(source, EditSource)
         self._take = next((take.number for take in self.takes if take.current), 0)
+        # The take that the pages were told of, and the blocks of it whose readings they were sent or will be.
+        self._announced = self._take
+        self._told: set[int] = set()
         self._last_block = 0
         self.playhead = 0
         self._palette = Palette()
@@ -142,13 +149,19 @@ class Relay:
             RuntimeError: If the source is closed.
             ValueError: If the source does not let its cache be watched.
         """
-        with self._lock:
-            self._wants_watch, self._trouble = on, None
-        if not on:
+        if on:
+            self._begin_to_watch()
+            self._tell_readings(anew=True)
+        else:
+            with self._lock:
+                self._wants_watch, self._trouble = False, None
             self._unwatch()
-        elif not isinstance(self.source, CacheSource):
+        self.outbox.post(self._watch_message())
+
+    def _begin_to_watch(self) -> None:
+        if not isinstance(self.source, CacheSource):
             raise ValueError(f"the cache of `{self.source.name}` cannot be watched; open a live session")
-        elif self._watch is None:
+        if self._watch is None:
             watch = self.source.watch()
             with self._lock:
                 mine = self._watch is None
@@ -159,9 +172,8 @@ class Relay:
                 watch.close()
             elif self._measures:
                 watch.measure_residue()
-            for reading in watch.readings[-RECENT_READINGS:]:
-                self._read(reading)
-        self.outbox.post(self._watch_message())
+        with self._lock:
+            self._wants_watch, self._trouble = True, None
 
     def _watch_message(self) -> dict[str, Any]:
         watch = self._watch
@@ -249,9 +261,45 @@ class Relay:
         return () if watch is None else watch.readings
 
     def _read(self, reading: Reading) -> None:
-        # Compressing three small pictures takes less than a millisecond; nothing here waits.
-        if self.outbox.clients:
-            self.outbox.post(*cache_message(reading))
+        # Compressing three small pictures takes a millisecond or two; nothing here waits.
+        if not self.outbox.clients or not self._is_shown(reading):
+            return
+        message, buffers = self._describe(reading)
+        with self._lock:
+            # The take may have changed while it was described; a take that comes back asks for what it lacks.
+            if message["take"] == self._announced:
+                self._told.add(reading.block)
+                self.outbox.post(message, buffers)
+
+    def _is_shown(self, reading: Reading) -> bool:
+        """Whether a reading is of the take that the pages show; a source without takes has but one."""
+        return reading.take == self._announced or not self._has_takes
+
+    def _describe(self, reading: Reading) -> tuple[dict[str, Any], list[bytes]]:
+        message, buffers = cache_message(reading)
+        return message if self._has_takes else {**message, "take": self._announced}, buffers
+
+    def _described(self, reading: Reading) -> tuple[dict[str, Any], list[bytes]] | None:
+        try:
+            return self._describe(reading)
+        except Exception:
+            self.note(traceback.format_exc())
+            return None
+
+    def _tell_readings(self, *, anew: bool = False) -> None:
+        """Have the readings sent that the pages lack, the newest first, behind the pictures; encoded in their turn.
+
+        Args:
+            anew: Whether they may lack any of them.
+        """
+        with self._lock:
+            if anew:
+                self._told = set()
+        for reading in reversed(self.readings[-RECENT_READINGS:]):
+            with self._lock:
+                if reading.block not in self._told and self._is_shown(reading):
+                    self._told.add(reading.block)
+                    self.outbox.post_later(self._announced, reading.block, partial(self._described, reading))
 
     # Events of the source; called from its thread, so nothing here waits
 
@@ -286,23 +334,34 @@ class Relay:
         self.outbox.post_block(block, parts=2 if block.index == 0 or block.switch is not None else 1)
 
     def _begin_take(self, take: int) -> None:
-        self.outbox.drop_blocks()
-        source = self.source
-        info = next((item for item in self.takes if item.number == take), None)
+        source, takes = self.source, self.takes
+        info = next((item for item in takes if item.number == take), None)
         blocks = 0 if info is None else info.blocks
         made = source.timeline.start_frame(blocks)
         # A fork that has made nothing yet shows the last frame that it shares.
         start = 0 if info is None else min(source.timeline.start_frame(info.forked_at), max(0, made - 1))
         with self._lock:
+            former, self._announced = self._announced, take
+            shared = shared_blocks(takes, former, take)
+            # What was not sent of the former take is sent as the new one's.
+            self._told = {block for block in self._told if block < shared} - self.outbox.drop_blocks(take)
             self._take, self._last_block, self.playhead = take, max(0, blocks - 1), start
             self._switches, self._dropped = {}, {}
             self._playheads = {client: (start, hidden) for client, (_, hidden) in self._playheads.items()}
-        self.outbox.post(
-            {"type": "restart", "take": take, "seed": source.seed, "start": start, "live": blocks, "made": made}
-        )
+            self.outbox.post(
+                {
+                    "type": "restart",
+                    "take": take,
+                    "former": former,
+                    "shared": shared,
+                    "seed": source.seed,
+                    "start": start,
+                    "live": blocks,
+                    "made": made,
+                }
+            )
         self.outbox.post(self._timeline_message(source.timeline))
-        for reading in self.readings[-RECENT_READINGS:]:
-            self._read(reading)
+        self._tell_readings()
 
     # Takes, and what was made long ago
 
@@ -456,20 +515,35 @@ class Relay:
         if self._frames:
             self._attach()
         recent = self.recent() if self._frames else []
-        self.outbox.post(self._hello(recent))
+        self._watch_if_wanted()
+        while not self._greet(self._hello(recent)):  # the take changed meanwhile
+            recent = self.recent() if self._frames else []
         for block in recent:
             self.outbox.post_block(block)
-        self._welcome_readings()
+        self._tell_readings(anew=True)
         if self._autoplay and self.source.state == "idle":
             self._autoplay = False
             self.source.play()
 
-    def _welcome_readings(self) -> None:
-        if self._watch is not None:
-            for reading in self._watch.readings[-RECENT_READINGS:]:
-                self._read(reading)
-        elif self._wants_watch and self.source.state != "closed":
-            self.watch(True)
+    def _greet(self, hello: dict[str, Any]) -> bool:
+        with self._lock:
+            fits = hello["take"] == self._take
+            if fits:
+                self._announced = self._take
+                self.outbox.post(hello)
+            return fits
+
+    def _watch_if_wanted(self) -> None:
+        if self._watch is not None or not self._wants_watch or self.source.state == "closed":
+            return
+        try:
+            self._begin_to_watch()
+        except Exception as error:
+            # What cannot be watched is shown all the same; the page says why there is no inspector.
+            with self._lock:
+                self._wants_watch, self._trouble = False, f"the cache cannot be watched: {error}"
+            if not isinstance(error, (ValueError, RuntimeError)):
+                self.note(traceback.format_exc())
 
     def _attach(self) -> None:
         # The source is never called under the lock: it may be announcing something from another thread.
@@ -592,9 +666,11 @@ class Relay:
             self.note(traceback.format_exc())
 
     def colours(self) -> list[int | str]:
-        """For each segment of the timeline its colour, as the pages show it."""
+        """For each prompt its colour by its number, as the pages show it; mere cuts do not count."""
+        timeline = self.source.timeline
         with self._lock:
-            return self._palette.colours(self.source.timeline)
+            found = self._palette.colours(timeline)
+        return [found[index] for index in turns(timeline)]
 
     def _timeline_message(self, timeline: Timeline) -> dict[str, Any]:
         # The editor takes the source's lock; it is asked before ours.
@@ -605,3 +681,29 @@ class Relay:
 
     def _stats_message(self, stats: Stats) -> dict[str, Any]:
         return protocol.stats_message(stats, self.source.seed, self.source.device, self._take)
+
+
+def shared_blocks(takes: Sequence[TakeInfo], one: int, other: int) -> int:
+    """How many leading blocks two takes have in common, as far as is known.
+
+    Args:
+        takes: The takes that there are.
+        one: Number of a take.
+        other: Number of another one, or of the same.
+
+    Returns:
+        The number of blocks; 0 where nothing is known.
+    """
+    infos = {take.number: take for take in takes}
+
+    def line(number: int) -> dict[int, float]:
+        """A take and those that it comes from, with the blocks that it has of each."""
+        found, blocks = {number: math.inf}, math.inf
+        while (info := infos.get(number)) is not None and info.parent is not None and info.parent not in found:
+            number, blocks = info.parent, min(blocks, info.forked_at)
+            found[number] = blocks
+        return found
+
+    mine, others = line(one), line(other)
+    most = max((min(blocks, others[number]) for number, blocks in mine.items() if number in others), default=0)
+    return int(min(most, *(infos[number].blocks if number in infos else 0 for number in (one, other))))

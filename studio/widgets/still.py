@@ -30,6 +30,7 @@ CLIP_QUALITY = 60
 # From this block on there is something to show; it is shown anew when the video rests.
 FIRST_BLOCK = 2
 RESTING = ("paused", "finished", "error")
+_PICTURES = "image/jpeg"
 
 
 def strip(frames: Sequence[np.ndarray], count: int = STRIP_FRAMES) -> bytes:
@@ -146,7 +147,10 @@ class Still:
         if not self._shown or not self._busy.acquire(blocking=False):
             return
         try:
-            self._publish(self.bundle(), update=True)
+            data = self.bundle()
+            # A widget that is being closed has no frames any more: what was shown of it stays.
+            if _PICTURES in data:
+                self._publish(data, update=True)
         except Exception as error:
             self._note(f"the static view could not be made: {type(error).__name__}: {error}")
         finally:
@@ -162,7 +166,7 @@ class Still:
         return {
             "text/html": f'<div class="ls-still ls-still-{self._key}">{body}</div>',
             # For readers that show no HTML.
-            "image/jpeg": base64.b64encode(pictures).decode(),
+            _PICTURES: base64.b64encode(pictures).decode(),
             "text/plain": text,
         }
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.browser.conftest import REPOSITORY
 from tests.browser.test_widget import BOX, CONTRAST, FRAME, SETUP, SMALL, STATE, beyond, clean, state
 
 STORY = """from studio.timeline import *
@@ -531,3 +536,281 @@ def test_files_and_quick_prompts(lab: Any, open_notebook: Any, tmp_path: Path) -
     told = notebook.execute("print(widget.quick_prompts)")
     assert told == "{'hare': 'a hare sleeps in the forest', 'only a name': 'a blue ball'}"
     clean(notebook)
+
+
+# What follows is about the page alone, without a notebook: its kernel agrees to everything, or says what it is told to.
+STATIC = REPOSITORY / "studio" / "widgets" / "static"
+ADDRESS = "http://localhost/"
+ALONE = """<!doctype html><meta charset=utf-8><link rel=stylesheet href=studio.css>
+<div id=a style="width:1000px"></div><div id=b style="width:1000px"></div>
+<script type=module>
+import make from "./studio.js";
+window.show = (view, hello, places) => {
+    const on = {}, values = { view, width: "100%", key: "abcdef0123456789", scene: null, scened: {} };
+    const hear = (message) => (on["msg:custom"] ?? []).slice().forEach((heard) => heard(message, []));
+    const answer = (command) => {
+        const { type, client, id } = command;
+        if (type === "ready" && hello) hear(hello);
+        else if (type === "ping") hear({ type: "pong", client, id });
+        else if (type === "words") hear({ type: "words", client, id, unknown: [] });
+        else if (id !== undefined) hear({ type: "reply", client, id, error: null, ...model.answers[type] });
+    };
+    const model = {
+        sent: [], answers: {}, hear,
+        get: (name) => values[name], save_changes() {},
+        on: (name, heard) => (on[name] ??= []).push(heard),
+        off: (name, heard) => (on[name] = (on[name] ?? []).filter((other) => other !== heard)),
+        send: (command) => { model.sent.push(command); queueMicrotask(() => answer(command)); },
+    };
+    const widget = make();
+    widget.initialize({ model });
+    for (const place of places) widget.render({ model, el: document.getElementById(place) });
+    window.model = model;
+};
+</script>"""
+STORIES = [
+    {"prompt": "a red fox runs", "start": 0, "colour": 0},
+    {"prompt": "a blue hare sleeps", "start": 8, "colour": 1},
+]
+TAKE = {"number": 0, "name": "take 1", "parent": None, "forked_at": 0, "blocks": 5, "seed": 1, "current": True}
+TIMES = ("generated_fps", "played_fps", "denoise_ms", "commit_ms", "recache_ms", "vae_ms", "switch_latency_s", "lead_s")
+
+
+def greeting(**more: Any) -> dict[str, Any]:
+    """What a kernel says first of two prompts, two takes and five blocks that were made."""
+    line = {"segments": STORIES, "length": None, "markers": [{"block": 12, "name": "here"}], "shades": {}}
+    line["history"] = {"version": 1, "undo": None, "redo": None, "steps": [0, 0]}
+    stats = dict.fromkeys((*TIMES, "next_frame_s")) | {"device_state": "", "seed": 1, "device": "cpu"}
+    stats |= {"take": 0, "generated_blocks": 5, "generated_frames": 57, "dropped_frames": 0}
+    takes = [TAKE, TAKE | {"number": 1, "name": "take 2", "parent": 0, "forked_at": 2, "current": False}]
+    hello = {"type": "hello", "version": 2, "name": "fake", "fps": 16, "width": 128, "height": 128, "take": 0}
+    hello |= {"grid": {"first": 9, "rest": 12}, "playhead": 0, "live": 0, "made": 57, "state": "paused", "error": None}
+    hello |= dict.fromkeys(("forkable", "startable", "exportable", "frames", "editable"), True) | {"export": None}
+    hello |= dict.fromkeys(("watchable", "watching", "measuring", "rereads", "looks_back"), False) | {"trouble": None}
+    hello |= {"again": {"busy": False, "error": None}, "origin": "", "quick": [], "switches": [], "takes": takes}
+    return hello | {"timeline": line, "stats": stats} | more
+
+
+@contextmanager
+def alone(browser: Any, hello: dict[str, Any] | None, view: str = "studio", places: str = "a") -> Iterator[Any]:
+    """The studio in a page without a notebook, once or twice."""
+    context = browser.new_context(viewport={"width": 1100, "height": 1000})
+    page = context.new_page()
+    files = {"": ALONE, **{name: (STATIC / name).read_text() for name in ("studio.js", "studio.css")}}
+    kinds = {"": "text/html", "studio.js": "text/javascript", "studio.css": "text/css"}
+
+    def serve(route: Any) -> None:
+        name = route.request.url.removeprefix(ADDRESS)
+        if name in files:
+            route.fulfill(body=files[name], content_type=kinds[name] + "; charset=utf-8")
+        else:
+            route.fulfill(status=404)
+
+    page.route("**/*", serve)
+    page.goto(ADDRESS)
+    page.wait_for_function("() => window.show")
+    page.evaluate("([view, hello, places]) => show(view, hello, places)", [view, hello, list(places)])
+    page.wait_for_function("() => document.querySelector('.ls-studio')?.getBoundingClientRect().width > 0")
+    if view == "studio":
+        page.wait_for_function("() => document.querySelectorAll('.ls-segment').length >= 2")
+    yield page
+    context.close()
+
+
+def asked(page: Any, *kinds: str) -> list[dict[str, Any]]:
+    """What the page asked the kernel for, without names and numbers."""
+    sent = page.evaluate("(kinds) => model.sent.filter((command) => kinds.includes(command.type))", list(kinds))
+    return [{name: value for name, value in command.items() if name not in ("client", "id")} for command in sent]
+
+
+def operations(page: Any) -> list[dict[str, Any]]:
+    return [command["operation"] for command in asked(page, "edit")]
+
+
+def pull(page: Any, x: float, y: float, to: float) -> None:
+    """Drag something slowly enough for the page to be drawn many times meanwhile."""
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(1, 17):
+        page.mouse.move(x + (to - x) * step / 16, y)
+        page.wait_for_timeout(25)
+    page.mouse.up()
+    page.wait_for_function("() => model.sent.some((command) => command.type === 'edit')")
+
+
+@pytest.mark.parametrize(
+    ("length", "take", "to", "expected"),
+    [
+        # The end of forty blocks, a tenth of the lane to the left.
+        (40, "end", 0.9, {"op": "resize", "segment_index": 1, "edge": "end", "to": 36, "ripple": False}),
+        # Twenty seconds of a film without an end are in sight: of its last prompt, and of its marker.
+        (None, "segment", 0.86, {"op": "resize", "segment_index": 1, "edge": "start", "to": 23, "ripple": False}),
+        (None, "marker", 0.9, {"op": "move mark", "at": 12, "to": 24}),
+    ],
+)
+def test_what_lies_under_the_pointer_is_what_is_sent(
+    browser: Any, length: int | None, take: str, to: float, expected: dict[str, Any]
+) -> None:
+    hello = greeting()
+    hello["timeline"]["length"] = length
+    with alone(browser, hello) as page:
+        page.get_by_role("button", name="Edges catch").click()
+        lane = page.locator(".ls-lanebox").bounding_box()
+        place = {"marker": ".ls-flag", "segment": ".ls-segment >> nth=1"}.get(take)
+        box = page.locator(place).bounding_box() if place else lane
+        x = box["x"] + 2 if place else lane["x"] + lane["width"] - 2
+        pull(page, x, box["y"] + box["height"] / 2, lane["x"] + to * lane["width"])
+        assert operations(page) == [expected]
+
+
+def test_a_marker_is_named_by_two_clicks(browser: Any) -> None:
+    with alone(browser, greeting()) as page:
+        page.locator(".ls-flag").dblclick(position={"x": 16, "y": 6})
+        page.locator(".ls-naming").wait_for()
+        page.keyboard.type("there")
+        compose(page, ".ls-naming")
+        assert page.locator(".ls-naming").is_visible()
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => model.sent.some((command) => command.type === 'edit')")
+        assert operations(page) == [{"op": "mark", "marker": {"block": 12, "name": "there"}}]
+        page.locator(".ls-axis").dblclick(position={"x": 700, "y": 6})
+        assert not page.locator(".ls-naming").is_visible()
+
+
+def compose(page: Any, box: str) -> None:
+    """Press the keys that take a word from an input method, or give it up."""
+    page.locator(box).first.evaluate(
+        """(box) => {
+            const composing = { bubbles: true, cancelable: true, isComposing: true };
+            for (const key of ["Enter", "Escape"])
+                box.dispatchEvent(new KeyboardEvent("keydown", { key, ...composing }));
+        }"""
+    )
+    page.wait_for_timeout(60)
+
+
+def test_words_are_composed_in_every_box(browser: Any) -> None:
+    """Enter and Escape of an input method choose or drop a word; the box stays open and nothing is sent."""
+    with alone(browser, greeting()) as page:
+        page.locator(".ls-segment").nth(1).click()
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="mix in another prompt").click()
+        boxes = {".ls-formtext": ".ls-formtext", ".ls-parts input": ".ls-formtext", ".ls-formnote": ".ls-formtext"}
+        for box, form in boxes.items():
+            page.locator(box).first.fill("kitsun")
+            compose(page, box)
+            assert page.locator(form).is_visible(), box
+            assert page.locator(box).first.input_value() == "kitsun"
+        page.get_by_role("button", name="Cancel").first.click()
+
+        page.get_by_role("button", name="Edit the quick prompts").click()
+        page.get_by_role("textbox", name="Name", exact=True).fill("kitsun")
+        compose(page, ".ls-quickrow input")
+        assert page.locator(".ls-quickform").is_visible()
+        page.locator(".ls-quickform").get_by_role("button", name="Cancel").click()
+
+        page.locator(".ls-down").click()
+        page.get_by_role("button", name="Rename take 2").click()
+        page.locator("input.ls-treename").fill("kitsun")
+        compose(page, "input.ls-treename")
+        assert page.locator("input.ls-treename").input_value() == "kitsun"
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+
+        page.get_by_role("button", name="Fork", exact=True).click()
+        page.get_by_label("Name of the new take").fill("kitsun")
+        compose(page, "[aria-label='Name of the new take']")
+        assert page.get_by_label("Name of the new take").is_visible()
+        page.keyboard.press("Escape")
+
+        page.get_by_role("button", name="More", exact=True).click()
+        page.locator(".ls-seed").fill("7")
+        compose(page, ".ls-seed")
+        assert page.locator(".ls-seed").is_visible() and page.locator(".ls-seed").input_value() == "7"
+        assert asked(page, "edit", "quick", "take", "fork", "restart") == []
+
+
+COPIED = """() => {
+    window.copied = [];
+    DataTransfer.prototype.setData = (kind, text) => copied.push(text);
+}"""
+
+
+def test_selected_text_is_copied_and_no_prompts(browser: Any) -> None:
+    error = {"message": "it broke", "traceback": "where it broke"}
+    with alone(browser, greeting(state="error", error=error)) as page:
+        page.evaluate(COPIED)
+        page.locator(".ls-notice").wait_for()  # Said at once, although this page came after it.
+        page.locator(".ls-segment").nth(1).click()
+        page.locator(".ls-notice summary").click()
+        page.locator(".ls-notice pre").dblclick(position={"x": 14, "y": 12})
+        assert page.evaluate("() => String(getSelection()).trim()") == "where"
+        page.keyboard.press("Control+c")
+        page.keyboard.press("Control+x")
+        assert page.evaluate("() => copied") == []
+        # A prompt is pressed: it is what is meant now.
+        page.locator(".ls-segment").nth(1).click()
+        page.keyboard.press("Control+c")
+        (copied,) = page.evaluate("() => copied")
+        assert "a blue hare sleeps" in copied
+        assert operations(page) == []
+        page.keyboard.press("Control+x")
+        page.wait_for_function("() => model.sent.some((command) => command.type === 'edit')")
+        assert operations(page) == [{"op": "remove", "segments": [1], "ripple": True}]
+
+
+def test_panels_keep_their_keys_from_the_prompts(browser: Any) -> None:
+    with alone(browser, greeting(quick=[{"name": "night", "prompt": "a fox at night"}])) as page:
+        page.locator(".ls-segment").nth(1).click()
+        page.locator(".ls-down").click()
+        page.locator("[data-key=choose1]").focus()
+        for key in ("Delete", "Backspace", "d", "s", "1", "a", "Control+x", "Control+v"):
+            page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        assert asked(page, "edit", "paste", "switch", "take") == []
+        assert not page.get_by_role("dialog", name="Edit a prompt").is_visible()
+        page.keyboard.press("Escape")
+        page.keyboard.press("Delete")
+        page.wait_for_function("() => model.sent.some((command) => command.type === 'edit')")
+
+
+def test_only_the_view_that_asked_takes_the_focus(browser: Any) -> None:
+    with alone(browser, greeting(), places="ab") as page:
+        past = {"error": "this changes what was made", "past": {"block": 2, "begun": 5, "choices": ["keep", "fork"]}}
+        page.evaluate("(past) => (model.answers.edit = past)", past)
+        where = "() => document.activeElement.closest('#a, #b')?.id + ' ' + document.activeElement.className"
+        page.locator("#a .ls-segment").nth(1).click()
+        page.keyboard.press("<")
+        page.locator("#b").get_by_role("alertdialog").wait_for()
+        assert page.evaluate(where) == "a ls-choose"
+        page.keyboard.press("Escape")
+        page.locator("#b").get_by_role("alertdialog").wait_for(state="hidden")
+        assert page.evaluate(where).startswith("a ls-segment")
+
+        # Answered in the other view, the focus stays there.
+        page.keyboard.press("<")
+        page.locator("#b").get_by_role("alertdialog").wait_for()
+        page.evaluate("() => (model.answers.edit = {})")
+        page.locator("#b").get_by_role("button", name="Keep what was made").click()
+        page.locator("#a").get_by_role("alertdialog").wait_for(state="hidden")
+        assert page.evaluate(where).startswith("b ")
+        assert [command.get("past") for command in asked(page, "edit")] == [None, None, "keep"]
+
+
+@pytest.mark.parametrize("view", ["studio", "cache", "lab"])
+def test_the_notebook_keeps_its_own_keys(browser: Any, view: str) -> None:
+    """Its save and find go on in every view, and the keys that a view moves by do not reach its cells."""
+    with alone(browser, None if view == "lab" else greeting(), view) as page:
+        told = page.evaluate(
+            """() => {
+                const root = document.querySelector('.ls-studio');
+                let kept = null;
+                const look = () => (kept = root.hasAttribute('data-lm-suppress-shortcuts'));
+                document.addEventListener('keydown', look, true);
+                return [['s', true], ['ArrowDown', false], ['f', true], ['z', true]].map(([key, ctrlKey]) => {
+                    root.dispatchEvent(new KeyboardEvent('keydown', { key, ctrlKey, bubbles: true }));
+                    return kept;
+                });
+            }"""
+        )
+        assert told == [False, True, False, True]

@@ -157,6 +157,21 @@ def test_a_recache_under_the_same_prompt_and_causal_mask_changes_nothing():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("sink", [1, 2, 4])
+def test_restore_begins_where_a_rewritten_sink_does_within_a_block_too(sink):
+    dit, config = tiny.dit(), CacheConfig(sink=sink, window=6, sink_policy="rewrite")
+    cache, latents = filled(dit, 5, config)
+    recache(dit, cache, tiny.text(7), tiny.SAMPLER, prompt=1)
+    other = tiny.cache(config)
+    other.restore(latents[:, -cache.capacity :], end=15)
+    recache(dit, other, tiny.text(7), tiny.SAMPLER, prompt=1)
+    assert (other.slots, other.origin, other.end) == (cache.slots, 15 - cache.capacity, 15)
+    for layer in range(tiny.DIT.layers):
+        assert torch.equal(other.keys[layer], cache.keys[layer])
+        assert torch.equal(other.values[layer], cache.values[layer])
+
+
+@torch.no_grad()
 def test_restore_and_recache_rebuild_the_cache_of_a_video():
     dit = tiny.dit()
     config = CacheConfig(recache_mask="block_causal", positions="window")
@@ -186,8 +201,13 @@ def test_window_positions_never_leave_the_trained_range_and_absolute_ones_have_n
         (lambda c: c.commit(tiny.latents(3), prompt=0), RuntimeError, "no block has begun"),
         (lambda c: (c.begin(), c.commit(tiny.latents(2), prompt=0)), ValueError, "must have shape"),
         (lambda c: c.begin_recache(), RuntimeError, "nothing to recache"),
-        (lambda c: c.restore(tiny.latents(4), end=12), ValueError, "whole blocks"),
-        (lambda c: c.restore(tiny.latents(6), end=3), ValueError, "whole blocks"),
+        (lambda c: c.begin_recache("forget"), ValueError, "one of keep, rewrite or None, got 'forget'"),
+        (
+            lambda c: c.restore(tiny.latents(6), end=11),
+            ValueError,
+            "`end` must be a multiple of the block size 3, got 11",
+        ),
+        (lambda c: c.restore(tiny.latents(6), end=3), ValueError, "at most the 3 frames of `end`, got 6"),
     ],
 )
 def test_misuse_is_named(action, error, message):
@@ -265,3 +285,31 @@ def test_only_a_fitting_cache_between_two_blocks_is_kept():
     cache.begin()
     with pytest.raises(RuntimeError, match="commit it before the cache is kept"):
         cache.state()
+
+
+@torch.no_grad()
+def test_a_kept_cache_that_makes_no_sense_changes_nothing():
+    cache, _ = filled(tiny.dit(), 3, CacheConfig(sink=3, window=6))
+    state, before = cache.state(), {name: tensor.clone() for name, tensor in cache.tensors().items()}
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
+    first, *rest = state["slots"]
+    for bad, message in (
+        ({name: value for name, value in state.items() if name != "end"}, "`end` .* got None"),
+        ({**state, "end": "nine"}, "`end` .* got 'nine'"),
+        ({**state, "end": True}, "`end` .* got True"),
+        ({**state, "end": 10}, "`end` .* whole blocks of 3"),
+        ({**state, "origin": 12}, "not before `origin` 12"),
+        ({**state, "origin": -3}, "`origin` .* got -3"),
+        ({**state, "slots": None}, "`slots` .* must be 9"),
+        ({**state, "slots": [{**first, "x": 1}, *rest]}, r"`slots\[0\]` .* keys"),
+        ({**state, "slots": [*rest, 3]}, r"`slots\[8\]` .* keys"),
+        ({**state, "slots": [{**first, "role": "sinks"}, *rest]}, r"`slots\[0\]` .* role"),
+        ({**state, "slots": [{**first, "written": None}, *rest]}, r"`slots\[0\]` .* written"),
+        ({**state, "slots": [{**first, "frame": 1.5}, *rest]}, r"`slots\[0\].frame` .* got 1.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cache.restore_state(bad, zeros)
+        assert cache.state() == state
+        assert all(torch.equal(tensor, before[name]) for name, tensor in cache.tensors().items())
+    with pytest.raises(ValueError, match=r"`keys\.0` of a kept cache must have shape"):
+        cache.restore_state(state, {**zeros, "keys.0": before["keys.0"].tolist()})  # type: ignore[dict-item]

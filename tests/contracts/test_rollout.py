@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from studio.model.lora import Adapters, LoRA, Pair
 from studio.sampler import BlockPlan, NoiseSource, denoise_block, rollout
 from studio.schedule import FlowSchedule
 from tests.contracts import tiny
@@ -42,6 +43,57 @@ def test_the_first_step_of_every_block_has_noise_of_its_own():
     seen = [source(block, step) for block in range(4) for step in range(4)]
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
     assert torch.equal(source(2, 1), noise()(2, 1))
+
+
+@pytest.mark.parametrize("where", ["blocks.1.cross_attn.k", "blocks.0.cross_attn.v", "text_embedding.2"])
+@pytest.mark.parametrize("change", ["add", "set", "switch", "remove"])
+def test_adapters_on_the_way_of_the_prompt_are_heard_from_the_next_block_on(where, change):
+    """As if each block were given its text anew, of which the rollout keeps nothing."""
+    torch.manual_seed(0)
+    layer = tiny.dit().get_submodule(where)
+    pair = Pair(down=torch.randn(2, layer.in_features), up=torch.randn(layer.out_features, 2), scale=1.0)
+    films = []
+    for text in (tiny.text(), None):
+        dit = tiny.dit()
+        adapters = Adapters(dit)
+        steps = [
+            lambda adapters=adapters: adapters.add(LoRA(name="style", layers={where: pair})),
+            lambda adapters=adapters: adapters.set("style", 0.5),
+            lambda adapters=adapters: adapters.switch("style", False),
+            lambda adapters=adapters: adapters.remove("style"),
+        ]
+        count = ["add", "set", "switch", "remove"].index(change)
+        for step in steps[:count]:
+            step()
+        if change == "remove":
+            adapters.switch("style", True)
+        plan = (BlockPlan(text=tiny.text() if text is None else text) for _ in range(3))
+        blocks = []
+        for block in rollout(dit, tiny.cache(), plan, noise(), tiny.SAMPLER):
+            blocks.append(block.latents)
+            if block.index == 0:
+                steps[count]()
+        films.append(blocks)
+    assert all(torch.equal(one, other) for one, other in zip(*films, strict=True))
+    unchanged = roll(tiny.dit(), [BlockPlan(text=tiny.text())] * 3)
+    assert torch.equal(torch.cat(films[0], dim=1)[:, :3], unchanged[:, :3]) is (change == "add")
+    assert not torch.equal(films[0][1], unchanged[:, 3:6])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"policy": "recahce"}, "`policy` must be None or one of recache, keep, clear, got 'recahce'"),
+        ({"policy": "rewrite"}, "`policy` must be None or one of recache, keep, clear, got 'rewrite'"),
+        (
+            {"policy": "recache", "sink_policy": "KEEP"},
+            "`sink_policy` must be None or one of keep, rewrite, got 'KEEP'",
+        ),
+    ],
+)
+def test_policies_are_checked_where_a_block_is_planned(given, message):
+    with pytest.raises(ValueError, match=message):
+        BlockPlan(text=tiny.text(), **given)
 
 
 @pytest.mark.parametrize("exit_step", range(LAST + 1))

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -412,3 +413,95 @@ def test_a_strip_draws_prompts_as_they_are_and_nothing_without_a_moment(tmp_path
     strip = Strip((2.0,), fps=16)
     strip.add("keep", 0, torch.zeros(1, 9, 3, 16, 16), ["one"])
     assert strip.save(tmp_path / "strip.png") is None and not (tmp_path / "strip.png").exists()
+
+
+def entry(**more):
+    """Numbers of a made-up run of switches."""
+    told = {"clips": 1, "seeds": [0], "hardware": "h", "torch": "t", "date": "d", "command": "c"}
+    figures = ("kept", "new", "alignment", "flicker", "jump", "frames_per_second", "recache_ms")
+    return {**told, "policies": {"keep": {key: {"mean": 0.5, "spread": 0.0} for key in figures}}, **more}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ({"switches": {"a": {}}}, "switches, a lacks 'clips'"),
+        ({"switches": {"a": 3}}, "switches, a must have keys"),
+        ({"switches": {"a": entry(policies={"keep": {}})}}, "switches, a, policies, keep lacks 'kept'"),
+        ({"switches": {"a": entry(policies=[1])}}, "switches, a, policies must have keys"),
+        ({"switches": {"a": entry(seeds=3)}}, "switches, a, seeds must be a list"),
+        ({"minute": {"a": entry(seconds="long", policies={})}}, "minute, a, seconds must be a number"),
+        ({"minute": {"a": entry(seconds=1.0, policies={"keep": []})}}, "keep must be a list with something in it"),
+        ({"drift": {"a": entry(seconds=1.0, window=1.0, caches={"9+3": {"windows": [{}]}})}}, "lacks 'block_seconds'"),
+        ({"swiches": {}}, "swiches is no experiment"),
+        ({"model": "miniature"}, "model is no experiment"),
+    ],
+)
+def test_numbers_that_make_no_page_are_named(text, said, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    out.write_text(json.dumps(text))
+    assert main(["results", "page", "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert said in told and "mend it, or name another file with --out" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_the_numbers_in_the_repository_make_a_page(repository):
+    assert set(read(repository / "docs" / "results.json")) == {"switches", "minute", "drift"}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """`studio results switches` measures nothing, but does meanwhile what a test wants."""
+
+    def during(action):
+        monkeypatch.setattr(results, "strip", lambda options: None)
+        monkeypatch.setattr(results, "measure", lambda *_: (action(), entry())[1])
+
+    return during
+
+
+def test_numbers_that_came_meanwhile_stay(measured, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    out.write_text(json.dumps({"switches": {"first": entry()}}))
+    measured(lambda: out.write_text(json.dumps({"switches": {"first": entry(), "other": entry(clips=7)}})))
+    assert main(["results", "switches", "--label", "mine", "--out", str(out)]) == 0
+    found = read(out)["switches"]
+    assert list(found) == ["first", "other", "mine"] and found["other"]["clips"] == 7
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.md"])
+def test_a_write_that_breaks_off_leaves_what_was_there(name, measured, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "r.json"
+    out.write_text(json.dumps({"switches": {"first": entry()}}))
+    (tmp_path / "r.md").write_text("a page")
+    before, write_text = (tmp_path / name).read_bytes(), Path.write_text
+
+    def half(path, text, *more, **options):
+        if name not in path.name:
+            return write_text(path, text, *more, **options)
+        write_text(path, text[: len(text) // 2], *more, **options)
+        raise OSError(28, "No space left on device")
+
+    measured(lambda: monkeypatch.setattr(Path, "write_text", half))
+    assert main(["results", "switches", "--label", "mine", "--out", str(out)]) == 1
+    assert "No space" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before and not list(tmp_path.glob(".*.part"))
+
+
+def test_a_file_that_cannot_be_written_is_said_before_measuring(measured, tmp_path, monkeypatch, capsys):
+    measured(lambda: pytest.fail("it was measured"))
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "r.json", tmp_path):
+        assert main(["results", "switches", "--out", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert f"'{out}' " in said and "with --out" in said
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert main(["results", "switches", "--out", str(tmp_path / "r.json")]) == 1
+    assert "cannot be written (Permission denied); name another file with --out" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()

@@ -12,8 +12,8 @@ import studio
 from studio.live import Session, replay
 from studio.live.lab import Lab, LabSettings
 from studio.live.log import TakeLog
-from studio.live.watching import Observer
-from studio.probes import CacheWarning
+from studio.live.watching import FAULTS, Observer
+from studio.probes import CacheFault, CacheWarning
 from studio.timeline import Marker, Segment, Timeline
 from studio.timeline.operations import Change
 from studio.widgets import CacheStrip, Studio
@@ -105,6 +105,16 @@ def test_what_was_read_of_shared_blocks_holds_for_a_fork(models) -> None:
         assert read(session) == [(1, 0, FOX), (1, 1, FOX), (1, 2, SEA), (1, 3, SEA)]
 
 
+def test_of_very_many_faults_the_newest_are_kept(forked) -> None:
+    session, watching = forked
+    observer = session._core.observer
+    for block in range(FAULTS + 5):
+        with pytest.warns(CacheFault):
+            observer._tell(1, CacheWarning(kind="zero_slot", block=block, layer=0, slot=0, message="m"))
+    assert len(watching.warnings) == FAULTS
+    assert watching.warnings[-1].block == FAULTS + 4
+
+
 def test_what_other_takes_have_goes_first(forked) -> None:
     session, _ = forked
     observer = session._core.observer
@@ -126,10 +136,17 @@ def test_a_page_is_told_what_was_read_of_the_take_it_turns_to(models) -> None:
         run(session, 3)
         page.wait(lambda: len(page.of("cache")) == 3)
         session.fork(2, prompt=SEA)
+        run(session, 4)
         page.wait(lambda: len(page.of("cache")) == 5)
-        assert [(told["take"], told["block"]) for told in page.of("cache")[3:]] == [(1, 0), (1, 1)]
-        kinds = [message["type"] for message in page.messages if message["type"] in ("cache", "restart")]
-        assert kinds == [*["cache"] * 3, "restart", *["cache"] * 2]
+        # Two blocks are the same in both: the page has their readings, and only what is new is sent.
+        told = [
+            (m["take"], m.get("block"), m.get("shared")) for m in page.messages if m["type"] in ("cache", "restart")
+        ]
+        assert told[3:] == [(1, None, 2), (1, 2, None), (1, 3, None)]
+        session.takes.choose(0)
+        page.wait(lambda: len(page.of("cache")) == 6)
+        assert [(m["former"], m["shared"]) for m in page.of("restart")] == [(0, 2), (1, 2)]
+        assert (page.of("cache")[-1]["take"], page.of("cache")[-1]["block"]) == (0, 2)
         player.close()
 
 

@@ -240,6 +240,12 @@ def test_choices_of_ways_that_fail_and_of_files_that_cannot_be_read(tmp_path):
     assert nowhere.choose("one", {"a": lambda: None}) == "a"
     path.write_text('{"one": 3}')
     assert Choices(path).known("one", ("a",)) is None
+    path.write_text('{"one": {"a": "slow", "b": null}}')
+    assert Choices(path).known("one", ("a", "b")) is None
+    for other in ("[]", "3", "null"):
+        path.write_text(other)
+        assert Choices(path, lambda run: 1.0).choose("one", {"a": lambda: None}) == "a"
+        assert Choices(path).known("one", ("a",)) == "a"
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,6 +147,11 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("STUDIO_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "longlive-studio"
+    # Nobody's home is asked for where the folder is named.
+    monkeypatch.setattr(Path, "home", lambda: pytest.fail("the home folder was asked for"))
+    monkeypatch.setenv("STUDIO_CACHE", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == tmp_path
 
 
 def test_loading_with_embeddings_on_disk(tmp_path, monkeypatch):

@@ -9,17 +9,22 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from studio.config import PRESETS
 from studio.model.layouts import find
+from studio.model.lora import LoRA, load_lora
 from studio.model.pickles import is_pickle
+from studio.model.recipes import RECIPES, locate
 from studio.model.shards import write_shards
 from studio.model.sources import open_source
-from studio.model.text import TextEncoder
-from studio.model.weights import layout_of, load, save
+from studio.model.text import TextEncoder, WordTokenizer
+from studio.model.weights import _told_apart, layout_of, load, save
 from tests.model import official
 from tests.model.official import DIT, dit_state, lora_state, text_state, vae_state, wrapped
 from tests.model.tiny import tiny_models
@@ -194,7 +199,7 @@ def test_shards_by_any_of_their_names(root, stem, named):
 def test_a_shard_without_its_index_is_no_model(root):
     files = write_shards(root, "model", dit_state(), limit=150_000)
     files[-1].unlink()
-    with pytest.raises(ValueError, match="is missing, which tells the sizes"):
+    with pytest.raises(ValueError, match="are missing, which tell the sizes"):
         load(files[0])
 
 
@@ -397,7 +402,7 @@ def test_types_that_no_weight_can_have(wan, dtype):
         load(wan, dtype=dtype)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", 3.5])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 3.5, "meta", "xpu", "hpu", "fpga", torch.device("meta")])
 def test_devices_that_are_not_here(wan, device):
     with pytest.raises(ValueError, match="`device` must be"):
         load(wan, device=device)
@@ -415,7 +420,160 @@ def test_one_adapter_or_several_in_any_form(wan, tmp_path):
         "several": ([first, [second, -0.25]], {"lora": 1.0, "lora-2": -0.25}),
         "two in a tuple": ((first, second), {"lora": 1.0, "lora-2": 1.0}),
     }
-    for form, (given, strengths) in forms.items():
-        adapters = load(wan, loras=given, merged=False).adapters
+    for form, (loras, strengths) in forms.items():
+        adapters = load(wan, loras=loras, merged=False).adapters
         assert adapters is not None
         assert adapters.strengths == strengths, form
+
+
+def test_strengths_come_by_a_mapping_or_any_number(wan, tmp_path):
+    file = tmp_path / "style.safetensors"
+    save_file(lora_state(), file)
+    own = load_lora(file)
+    forms = {
+        "a mapping": ({file: 0.25, own: 0.5}, {"style": 0.25, "style-2": 0.5}),
+        "an empty mapping": ({}, {}),
+        "none": (None, {}),
+        "a number of NumPy": ((file, np.float32(0.5)), {"style": 0.5}),
+        "a pair in a list": ([str(file), 0.5], {"style": 0.5}),
+        "a whole number": ([own, 2], {"style": 2.0}),
+    }
+    for form, (loras, strengths) in forms.items():
+        adapters = load(wan, loras=loras, merged=False).adapters
+        assert adapters is not None
+        assert adapters.strengths == strengths, form
+
+
+@pytest.mark.parametrize("given", [3, [3], [("a", "b", "c")], [("a", "b")], [None], (0.5, "style.safetensors")])
+def test_adapters_that_are_none(wan, given):
+    with pytest.raises(ValueError, match=r"`loras` must be files or adapters, .* as \('style\.safetensors', 0\.5\)"):
+        load(wan, loras=given)
+
+
+def test_a_strength_that_is_none(wan, tmp_path):
+    save_file(lora_state(), tmp_path / "style.safetensors")
+    with pytest.raises(ValueError, match="`strength` must be a finite number, got True"):
+        load(wan, loras=(tmp_path / "style.safetensors", True))
+
+
+@given(st.lists(st.sampled_from(["a", "a-2", "a-3", "a-2-2", "b"]), max_size=7))
+def test_made_up_names_are_free_and_given_ones_stay(names):
+    apart = [lora.name for lora, _ in _told_apart([(LoRA(name=name, layers={}), 1.0) for name in names])]
+    assert len(set(apart)) == len(names)
+    assert all(apart[names.index(name)] == name for name in names)
+    assert all(found == name or found.startswith(f"{name}-") for found, name in zip(apart, names, strict=True))
+
+
+# Bases that are named, and files that are none of ours
+
+
+def test_a_base_is_taken_for_a_folder_of_the_studio_too(wan, tmp_path):
+    models = tiny_models()
+    save(models, tmp_path / "a", torch.float32)
+    with torch.no_grad():
+        for network in (models.vae, models.text):
+            next(network.parameters()).add_(1)
+    models.text.tokenizer = WordTokenizer(("a", "dog", "red", "barks"))
+    save(models, tmp_path / "b", torch.float32)
+    found, base, own = load(tmp_path / "a", base=tmp_path / "b"), load(tmp_path / "b"), load(tmp_path / "a")
+    for part in ("vae", "text"):
+        assert torch.equal(next(getattr(found, part).parameters()), next(getattr(base, part).parameters()))
+    assert found.text.unknown_words("a red dog") == [] and own.text.unknown_words("a red dog") == ["dog"]
+    is_whole(found, own.dit.state_dict())
+    for name in ("text.safetensors", "vae.safetensors", "tokenizer.json"):
+        (tmp_path / "a" / name).unlink()
+    assert load(tmp_path / "a", base=tmp_path / "b").config == own.config
+    with pytest.raises(ValueError, match=r"`base` must fit the transformer of .*a, got .*Wan2"):
+        load(tmp_path / "a", base=wan)
+    (tmp_path / "b" / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
+        load(tmp_path / "a", base=tmp_path / "b")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{ // a comment\n}", "\udcff", '{"dim": "wide"}'])
+@pytest.mark.parametrize("place", [".", "..", "../wan_models/Wan2.1-T2V-1.3B"])
+def test_a_configuration_of_somebody_else_stops_nothing(wan, tmp_path, place, text):
+    checkpoints = tmp_path / "project" / "ckpt"
+    checkpoints.mkdir(parents=True)
+    torch.save({"generator": wrapped(dit_state())}, checkpoints / "g.pt")
+    folder = (checkpoints / place).resolve()
+    if folder.name.startswith("Wan"):
+        # Damaged in one that is found on the way, told where it is named.
+        shutil.copytree(wan, folder)
+        (folder / "config.json").write_text(text, "utf-8", "surrogateescape")
+        assert load(checkpoints / "g.pt").config.dit.heads == 1
+        if "dim" not in text:
+            with pytest.raises(ValueError, match=r"config\.json must be"):
+                load(checkpoints / "g.pt", base=folder)
+        return
+    shutil.copytree(wan, tmp_path / "project" / "wan_models" / "Wan2.1-T2V-1.3B")
+    (folder / "config.json").write_text(text, "utf-8", "surrogateescape")
+    assert load(checkpoints / "g.pt").config.dit.heads == 2
+
+
+# A repository is taken from one place
+
+
+NEEDED = RECIPES["wan2.1-t2v-14b"]
+
+
+def spread(root: Path, monkeypatch, parts: dict[str, list[str]]) -> None:
+    """Put files of the 14b model, each with its place's name in it, into folders of models and the hub's cache."""
+    snapshot = root / "cache" / "models--Wan-AI--Wan2.1-T2V-14B" / "snapshots" / ("0" * 40)
+    (snapshot.parents[1] / "refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root / "cache"))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(root / "cache"))
+    monkeypatch.setenv("STUDIO_MODELS", os.pathsep.join((str(root / "one"), str(root / "two"))))
+    for place, files in parts.items():
+        for file in files:
+            path = snapshot / file if place == "cache" else root / place / "Wan2.1-T2V-14B" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(place)
+
+
+FILES = [needed.file for needed in NEEDED.files]
+
+
+@pytest.mark.parametrize(
+    ("parts", "taken", "missing"),
+    [
+        ({"one": FILES[:3], "two": FILES, "cache": FILES}, "two", 0),
+        ({"one": FILES[:3], "two": FILES[3:], "cache": FILES}, "cache", 0),
+        ({"one": FILES[:-1], "cache": FILES[-1:]}, "one", 1),
+        ({"one": FILES[:4], "cache": FILES[4:]}, "cache", 4),
+        ({"two": FILES}, "two", 0),
+        ({}, "", len(FILES)),
+    ],
+)
+def test_a_repository_is_taken_from_the_place_that_has_all_of_it(tmp_path, monkeypatch, parts, taken, missing):
+    spread(tmp_path, monkeypatch, parts)
+    found = locate(NEEDED)
+    assert {path.read_text() for path in found.values() if path is not None} == ({taken} if taken else set())
+    assert sum(path is None for path in found.values()) == missing
+    if not missing:
+        return
+    with pytest.raises(FileNotFoundError, match=f"{missing} of the {len(FILES)} files") as error:
+        layout_of(NEEDED.name)
+    # Put where the message says, the rest is found, in whatever place the others are.
+    for line in str(error.value).splitlines()[1:]:
+        path = Path(line.split("  ->  ")[1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("by hand")
+    assert None not in locate(NEEDED).values()
+
+
+def test_shards_in_two_places_are_not_taken_for_a_whole_model(tmp_path, monkeypatch):
+    spread(tmp_path, monkeypatch, {"one": FILES[:4] + FILES[7:], "cache": FILES[4:7]})
+    lacking = [needed.file for needed, path in locate(NEEDED).items() if path is None]
+    assert lacking == FILES[4:7]
+
+
+def test_a_base_that_is_torn_hides_no_whole_one(tmp_path, monkeypatch):
+    official.write_base(tmp_path / "two" / "Wan2.1-T2V-14B")
+    spread(tmp_path, monkeypatch, {})
+    (tmp_path / "one" / "Wan2.1-T2V-14B").mkdir(parents=True)
+    (tmp_path / "one" / "Wan2.1-T2V-14B" / "Wan2.1_VAE.pth").write_bytes(b"torn")
+    (tmp_path / "x").mkdir()
+    torch.save({"generator": wrapped(dit_state())}, tmp_path / "x" / "g.pt")
+    is_whole(load(tmp_path / "x" / "g.pt"))

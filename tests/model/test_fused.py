@@ -11,6 +11,7 @@ from torch import nn
 from studio.config import CacheConfig
 from studio.model import fused
 from studio.model.cache import KVCache
+from studio.model.compiling import anew
 from studio.model.lora import Adapters, LoRA, Pair
 from studio.model.quantize import Fp8Linear, Int8Linear, quantized, stacked
 from studio.sampler import BlockPlan, NoiseSource, rollout
@@ -156,6 +157,101 @@ def test_live_adapters_count_from_the_next_call_on():
     for plain, quick in zip(*films, strict=True):
         torch.testing.assert_close(quick, plain, **CLOSE)
     assert not torch.allclose(films[0][0], films[0][2], atol=1e-3)
+
+
+LAYERS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
+
+
+def beside_all(dit, rank=2, blocks=(0, 1)):
+    draw = torch.Generator().manual_seed(rank)
+    layers = {}
+    for path in (f"blocks.{block}.{layer}" for block in blocks for layer in LAYERS):
+        layer = dit.get_submodule(path)
+        down = torch.randn(rank, layer.in_features, generator=draw)
+        layers[path] = Pair(down=down, up=torch.randn(layer.out_features, rank, generator=draw), scale=0.1)
+    return LoRA(name="style", layers=layers)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Names of the pieces that were compiled, by a compiler that only records them."""
+    made = []
+
+    def recorded(piece):
+        def backend(graph, inputs):
+            made.append(piece.__name__)
+            return graph.forward
+
+        return torch.compile(anew(piece), fullgraph=True, dynamic=False, backend=backend)
+
+    monkeypatch.setattr(fused, "_compiled", recorded)
+    torch._dynamo.reset()
+    yield made
+    torch._dynamo.reset()
+
+
+def short(dit):
+    cache, noise = tiny.cache(CacheConfig(sink=3, window=6)), NoiseSource(3, (1, 3, *tiny.LATENT))
+    plan = [BlockPlan(text=tiny.text())] * 2
+    return torch.cat([block.latents for block in rollout(dit, cache, plan, noise, tiny.SAMPLER)], dim=1)
+
+
+def test_compiled_pieces_hear_adapters_that_come_later_on_every_layer(graphs):
+    networks = tiny.dit(), tiny.dit().fuse()
+    adapters, before = [Adapters(network) for network in networks], [short(network) for network in networks]
+    for mine, network in zip(adapters, networks, strict=True):
+        mine.add(beside_all(network))
+    plain, quick = (short(network) for network in networks)
+    torch.testing.assert_close(quick, plain, **CLOSE)
+    assert not torch.allclose(plain, before[0], atol=1e-3)
+    adapters[1].remove("style")
+    assert torch.equal(short(networks[1]), before[1])
+
+
+@torch._dynamo.config.patch(recompile_limit=2)
+def test_adapters_that_come_and_go_are_compiled_once(graphs):
+    """More often and of more kinds than a compiler puts up with, and after warming up."""
+    dit, counts = tiny.dit().fuse(), []
+    adapters, before = Adapters(dit), short(dit)
+    dit.fused.settled = True
+    for turn in range(12):
+        adapters.add(beside_all(dit, blocks=(turn % 2,)))
+        heard = short(dit)
+        adapters.remove("style")
+        assert torch.equal(short(dit), before)
+        assert not torch.allclose(heard, before, atol=1e-3)
+        counts.append(len(graphs))
+    assert 0 < counts[0] < counts[1] == counts[-1]
+
+
+def test_with_too_many_kinds_of_adapters_the_pieces_run_as_they_are_written(graphs, monkeypatch):
+    monkeypatch.setattr(fused, "_KINDS", 1)
+    networks = tiny.dit(), tiny.dit().fuse()
+    for network in networks:
+        Adapters(network).add(beside_all(network, blocks=(1,)))
+    torch.testing.assert_close(short(networks[1]), short(networks[0]), **CLOSE)
+    assert not graphs
+
+
+def test_hooks_of_others_are_heard():
+    config, dit, heard = CacheConfig(sink=3, window=6), tiny.dit().fuse(compiled=False), []
+    handle = dit.blocks[1].ffn[2].register_forward_hook(lambda *_: heard.append(1))
+    film(dit, config, 3)
+    count = len(heard)
+    handle.remove()
+    film(dit, config, 3)
+    assert count == len(heard) > 0
+
+
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_adapters_beside_layers_of_few_bits(quantization):
+    config, films = CacheConfig(sink=3, window=6), []
+    for fuse in (False, True):
+        network = quantized(tiny.dit(), quantization)
+        network = network.fuse(compiled=False) if fuse else network
+        Adapters(network).add(beside_all(network))
+        films.append(film(network, config, 4)[0])
+    torch.testing.assert_close(films[1], films[0], **CLOSE)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "fp8"])

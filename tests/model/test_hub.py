@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -254,3 +257,113 @@ def test_recipes_are_whole():
     assert shards[0] == "diffusion_pytorch_model.safetensors.index.json"
     assert shards[-1] == "diffusion_pytorch_model-00006-of-00006.safetensors"
     assert Needed(repository="a/B", file="c/d.pt").local == Path("B/c/d.pt")
+
+
+VAE = "Wan2.1_VAE.pth"
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """What the hub's client is asked to fetch, as (file, where to, whether anew); it writes what it is asked for."""
+    asked = []
+
+    def fetch(repository, file, *, local_dir, endpoint, force_download):
+        asked.append((file, local_dir, force_download))
+        return str(local_dir or "cache") + f"/{file}"
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr(hub, "_sizes", lambda files: {needed: len(content(needed.file)) for needed in files})
+    return asked
+
+
+def test_a_folder_of_models_is_mended_where_it_is(mirror, tmp_path, monkeypatch):
+    folder = whole(tmp_path / "models")
+    file = folder / "Wan2.1-T2V-1.3B" / VAE
+    file.write_bytes(b"half")
+    monkeypatch.setenv("STUDIO_MODELS", str(folder))
+    ran = download(NAME, endpoint=mirror, home=tmp_path / "home")
+    assert ran.returncode == 0, ran.stderr
+    assert Hub.gets == [VAE] and file.read_bytes() == content(VAE)
+    assert ran.stdout.split() == [str(folder / needed.local) for needed in RECIPES[NAME].files]
+    assert ran.stdout.split() == [str(path) for path in locate(RECIPES[NAME]).values()]
+
+
+@pytest.mark.parametrize("left", ["spoilt", "missing", "nothing of the repository"])
+def test_files_go_where_the_others_of_their_repository_are(fetched, tmp_path, monkeypatch, left):
+    folder = whole(tmp_path / "models").joinpath("Wan2.1-T2V-1.3B")
+    monkeypatch.setenv("STUDIO_MODELS", os.pathsep.join((str(tmp_path / "first"), str(tmp_path / "models"))))
+    if left == "spoilt":
+        (folder / VAE).write_bytes(b"half")
+    elif left == "missing":
+        (folder / VAE).unlink()
+    else:
+        shutil.rmtree(folder)
+    hub.fetch(hub.order(NAME))
+    if left != "nothing of the repository":
+        assert fetched == [(VAE, folder, left == "spoilt")]
+        return
+    assert {(place, anew) for _, place, anew in fetched} == {(None, False)}
+    assert [file for file, _, _ in fetched] == [n.file for n in RECIPES[NAME].files if "Wan2.1" in n.repository]
+
+
+def test_a_spoilt_file_in_the_cache_is_fetched_again(fetched, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"half")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: str(tmp_path / "file"))
+    hub.fetch(hub.order(NAME))
+    assert fetched == [(needed.file, None, True) for needed in RECIPES[NAME].files]
+
+
+def test_a_folder_by_its_sign_or_from_here_is_named_whole(fetched, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    whole(tmp_path / "models")
+    for words in (["--local-dir=~/models"], ["--local-dir", "models"]):
+        assert cli.main(["download", NAME, *words]) == 0
+        said = capsys.readouterr()
+        assert f"set STUDIO_MODELS={tmp_path / 'models'} so" in said.err
+        assert said.out.split() == [str(tmp_path / "models" / needed.local) for needed in RECIPES[NAME].files]
+    assert not fetched
+
+
+def test_a_file_for_a_folder_is_not_the_hubs_fault(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(hub, "_sizes", lambda files: pytest.fail("the hub was asked"))
+    assert cli.main(["download", NAME, "--local-dir", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert f"`--local-dir` must be a folder, got the file {tmp_path / 'file'}" in said and "HF_ENDPOINT" not in said
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.ENOTDIR])
+def test_what_the_disk_refuses_is_not_the_hubs_fault(tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path / "there"))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    items = tuple(hub.Item(needed=needed, size=1, path=None, into=tmp_path) for needed in RECIPES[NAME].files)
+    with pytest.raises(OSError, match=r"cannot be written: .*there .*; mend that, or choose") as error:
+        hub.fetch(hub.Order(recipe=RECIPES[NAME], items=items, folder=None))
+    assert not isinstance(error.value, ConnectionError)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: refuse.missing)
+    with pytest.raises(ConnectionError, match="could not serve"):
+        hub.fetch(hub.Order(recipe=RECIPES[NAME], items=items, folder=None))
+
+
+def test_space_is_counted_where_the_files_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    asked = []
+    usage = SimpleNamespace(free=10)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: asked.append(path) or usage)
+    first, second, *rest = RECIPES[NAME].files
+    (tmp_path / "m").mkdir()
+    items = [hub.Item(needed=first, size=8, path=None), hub.Item(needed=second, size=8, path=None, into=tmp_path / "m")]
+    items += [hub.Item(needed=needed, size=2**50, path=tmp_path) for needed in rest]
+    hub._require_space(hub.Order(recipe=RECIPES[NAME], items=tuple(items), folder=None))
+    assert asked == [tmp_path, tmp_path / "m"]
+    usage.free = 7
+    with pytest.raises(OSError, match="make room or choose another place"):
+        hub._require_space(hub.Order(recipe=RECIPES[NAME], items=tuple(items), folder=None))
+    # A drive that is not there has no folder above that is.
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    with pytest.raises(FileNotFoundError, match="choose another place with --local-dir"):
+        hub._require_space(hub.Order(recipe=RECIPES[NAME], items=tuple(items), folder=None))

@@ -411,3 +411,59 @@ def test_a_vae_with_unknown_statistics(folder):
 
 def test_full_size_defaults_are_the_presets():
     assert DiTConfig.text_len == official.TEXT.text_len
+
+
+@pytest.mark.parametrize(
+    ("file", "gone", "named"),
+    [
+        ("Wan2.1_VAE.pth", "encoder.downsamples.", r"`encoder\.downsamples\.0\.residual\.6\.weight` is missing"),
+        ("Wan2.1_VAE.pth", "encoder.", r"`encoder\.conv1\.weight`, `encoder\.downsamples.*` are missing"),
+        ("Wan2.1_VAE.pth", "decoder.upsamples.", r"`decoder\.upsamples\.0\.residual\.6\.weight` is missing"),
+        ("models_t5_umt5-xxl-enc-bf16.pth", "blocks.0.", r"`blocks\.0\.pos_.*`, `blocks\.0\.attn.*`, .* are missing"),
+    ],
+)
+def test_tensors_that_tell_the_sizes_are_listed_with_their_file(folder, file, gone, named):
+    state = torch.load(folder / file, weights_only=True)
+    torch.save({key: value for key, value in state.items() if not key.startswith(gone)}, folder / file)
+    with pytest.raises(ValueError, match=rf"{file} does not tell its sizes: {named}"):
+        load(folder)
+
+
+def test_several_of_the_transformers_are_listed_with_its_file(folder):
+    file = folder / "diffusion_pytorch_model.safetensors"
+    state = {name: value for name, value in load_file(file).items() if not name.startswith("text_emb")}
+    del state["head.head.weight"]
+    save_file(state, file)
+    named = r"`head\.head\.weight`, `text_embedding\.0\.weight` are missing, which tell the sizes"
+    with pytest.raises(ValueError, match=rf"diffusion_pytorch_model\.safetensors does not tell its sizes: {named}"):
+        load(folder)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("encoder.conv1.weight", (0, 3, 3, 3, 3)), ("conv2.weight", (16, 16, 1))])
+def test_shapes_with_nothing_in_them(folder, name, shape):
+    state = torch.load(folder / "Wan2.1_VAE.pth", weights_only=True)
+    torch.save({**state, name: torch.zeros(shape)}, folder / "Wan2.1_VAE.pth")
+    with pytest.raises(ValueError, match=rf"Wan2\.1_VAE\.pth does not .* `{name}` must have 5 axes with something in"):
+        load(folder)
+
+
+def test_levels_that_are_narrower_than_the_first_layer(folder):
+    state = torch.load(folder / "Wan2.1_VAE.pth", weights_only=True)
+    state["encoder.downsamples.0.residual.6.weight"] = torch.zeros(4, 8, 3, 3, 3)
+    torch.save(state, folder / "Wan2.1_VAE.pth")
+    with pytest.raises(ValueError, match=r"VAE\.pth does not .*: `encoder\.downsamples` must be levels at least as"):
+        load(folder)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_integer_weights_are_listed_before_anything_is_read(folder, quantization):
+    file = folder / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state["blocks.0.ffn.0.weight"] = state["blocks.0.ffn.0.weight"].to(torch.int32)
+    state["patch_embedding.weight"] = state["patch_embedding.weight"].to(torch.int8)
+    save_file(state, file)
+    listed = r"2 of the wrong type: patch_embedding\.weight int8, blocks\.0\.ffn\.0\.weight int32"
+    if quantization:
+        listed = r"2 of the wrong type: .*int"
+    with pytest.raises(ValueError, match=rf"diffusion_pytorch_model\.safetensors must fit .*{listed}"):
+        load(folder, quantization=quantization)

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from studio.model.dit import WanDiT
-from studio.model.lora import Adapters, LoRA, Pair, check_targets, load_lora, merge
+from studio.model.filling import fill
+from studio.model.lora import Adapters, LoRA, Pair, beside, check_targets, load_lora, merge, merging
 from studio.model.quantize import quantized
 from studio.model.renames import dit_to_diffusers
+from studio.model.sources import open_source
 from tests.model.official import DIT, dit_state, linears, lora_state
 
 
@@ -104,6 +106,67 @@ def test_strengths_change_under_inference_mode(tmp_path):
         assert not torch.equal(dit.blocks[0].ffn[0](torch.ones(1, DIT.dim)), before)
 
 
+def test_every_change_counts_up_the_revision_after_it_is_made(tmp_path):
+    dit, lora = network(), load_lora(stored(tmp_path, lora_state()))
+    adapters, seen = Adapters(dit), [dit.revision]
+    for change in (
+        lambda: adapters.add(lora),
+        lambda: adapters.set("a", 0.5),
+        lambda: adapters.switch("a", False),
+        lambda: adapters.remove("a"),
+        lambda: merge(dit, [(lora, 1.0)]),
+    ):
+        change()
+        seen.append(dit.revision)
+    assert seen == sorted(set(seen))
+
+
+def test_an_adapter_may_be_taken_away_in_the_middle_of_a_layer(tmp_path):
+    """A hook that comes first stands for the other thread: torch has listed all hooks when it runs."""
+    dit, lora = network(), load_lora(stored(tmp_path, lora_state()))
+    layer, x, adapters = dit.blocks[0].ffn[0], torch.ones(1, DIT.dim), Adapters(dit)
+    plain = layer(x)
+    adapters.add(lora)
+    once = layer(x)
+    adapters.remove("a")
+    handle = layer.register_forward_hook(lambda *_: adapters.remove("b"))
+    adapters.add(lora)
+    adapters.add(LoRA(name="b", layers=lora.layers))
+    assert torch.equal(layer(x), once)
+    handle.remove()
+    assert torch.equal(layer(x), once)
+    adapters.remove("a")
+    assert torch.equal(layer(x), plain)
+    assert not beside(layer)
+
+
+def test_an_adapter_takes_the_place_of_another():
+    dit = network()
+    names, adapters = [name for name, _ in dit.named_modules()], Adapters(dit)
+    pair = Pair(down=torch.ones(2, DIT.dim), up=torch.ones(DIT.ffn_dim, 2), scale=1.0)
+    for name in "abcab":
+        adapters.add(LoRA(name=name, layers={"blocks.0.ffn.0": pair}))
+        added = {name for name, _ in dit.named_modules()} - set(names)
+        assert added == {f"blocks.0.ffn.0.lora_{slot}" for slot in range(len(added))}
+        if len(added) > 1:
+            adapters.remove(next(iter(adapters.strengths)))
+    for name in list(adapters.strengths):
+        adapters.remove(name)
+    assert [name for name, _ in dit.named_modules()] == names
+
+
+def test_a_fingerprint_tells_factors_and_scales_and_no_names(tmp_path):
+    state = lora_state()
+    one = load_lora(stored(tmp_path, state))
+    assert one.fingerprint == load_lora(stored(tmp_path, state, "b.safetensors")).fingerprint
+    assert one.fingerprint != load_lora(tmp_path / "b.safetensors", alpha=1).fingerprint
+    state["base_model.model.blocks.0.ffn.0.lora_A.weight"][0, 0] += 1
+    assert one.fingerprint != load_lora(stored(tmp_path, state, "c.safetensors")).fingerprint
+    adapters = Adapters(network())
+    adapters.add(one)
+    assert adapters.fingerprints == {"a": one.fingerprint}
+
+
 def test_a_live_adapter_follows_the_network_and_sits_on_int8(tmp_path):
     lora = load_lora(stored(tmp_path, lora_state()))
     dit = quantized(network())
@@ -126,6 +189,21 @@ def test_halves_are_merged_with_one_rounding(tmp_path):
         merge(net, [(lora, 1.0), (lora, 1.0)])
     key = "blocks.0.ffn.0.weight"
     assert torch.equal(dit.state_dict()[key], exact.state_dict()[key].bfloat16())
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.bfloat16])
+def test_a_file_of_few_bits_does_not_round_what_is_merged_into_it(tmp_path, kind):
+    """The merged weights are rounded to the type in memory alone."""
+    name, state = "blocks.0.ffn.0.weight", {key: value / 100 for key, value in lora_state().items()}
+    coarse = {key: value.to(kind) if value.dim() == 2 else value for key, value in dit_state().items()}
+    lora, source = load_lora(stored(tmp_path, state)), open_source(stored(tmp_path, coarse, "b.safetensors"))
+    expected = coarse[name].float() + lora.layers["blocks.0.ffn.0"].delta()
+    assert (expected - coarse[name].float()).norm() > 0
+    for dtype in (torch.float32, torch.bfloat16, None):
+        dit = WanDiT(DIT)
+        fill(dit, source, dtype=dtype, edit=merging([(lora, 1.0)], dit))
+        wanted = kind if dtype is None else dtype
+        assert torch.equal(dit.state_dict()[name], expected.to(wanted))
 
 
 # Names
@@ -226,6 +304,30 @@ def test_an_alpha_of_zero_is_off(tmp_path):
     name = "blocks.0.ffn.0"
     file = stored(tmp_path, {**lora_state(4, names=[name]), f"base_model.model.{name}.alpha": torch.tensor(0.0)})
     assert load_lora(file).layers[name].scale == 0.0
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), float("-inf")])
+def test_an_alpha_that_is_no_number_is_refused_wherever_it_comes_from(tmp_path, alpha):
+    name = "blocks.0.ffn.0"
+    state = lora_state(4, names=[name])
+    file = stored(tmp_path, {**state, f"base_model.model.{name}.alpha": torch.tensor(alpha)})
+    with pytest.raises(ValueError, match=rf"a finite alpha of each layer, got 1 others: {alpha:g} for {name}"):
+        load_lora(file)
+    assert load_lora(file, alpha=4).layers[name].scale == 1.0
+    file = stored(tmp_path, state)
+    for told in ({"lora_alpha": alpha}, {"lora_alpha": 4, "alpha_pattern": {name: alpha}}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+        with pytest.raises(ValueError, match=r"adapter_config\.json must be .*finite") as found:
+            load_lora(file)
+        assert f"is {alpha:g}" in str(found.value)
+
+
+def test_a_pattern_that_is_none_is_named_with_its_file(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4, "alpha_pattern": {"blocks.(": 3}}))
+    with pytest.raises(
+        ValueError, match=r"adapter_config\.json must be .*'blocks\.\(', which is no regular expression"
+    ):
+        load_lora(stored(tmp_path, lora_state()))
 
 
 def test_an_adapter_beside_a_whole_network(tmp_path):

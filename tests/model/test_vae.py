@@ -168,6 +168,63 @@ def test_latents_of_the_wrong_shape(shape):
         build().decode(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("shape", [(0, 1, 4, 2, 2), (1, 1, 4, 0, 2), (1, 1, 4, 2, 0)])
+def test_empty_latents(shape):
+    with pytest.raises(ValueError, match="`latents` must be"):
+        build().decode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 3, 8, 8), (1, 1, 3, 0, 8), (1, 1, 3, 8, 0)])
+def test_empty_pixels(shape):
+    with pytest.raises(ValueError, match="`pixels` must be"):
+        build().encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("at_once", [None, 1])
+@pytest.mark.parametrize("size", [(2, 4, 5), (1, 3, 5), (1, 4, 6)])
+def test_a_stream_under_way_keeps_its_size(size, at_once):
+    vae = build("patches")
+    vae.frames_at_once = at_once
+    side = vae.config.spatial_factor
+    latents, stream, alone = torch.randn(1, 3, 4, 4, 5), vae.stream(), vae.stream()
+    for either in (stream, alone):
+        vae.decode(latents[:, :1], either)
+        vae.encode(torch.zeros(1, 1, 3, 4 * side, 5 * side), either)
+    for go_on in (stream, stream.clone()):
+        batch, rows, columns = size
+        with pytest.raises(ValueError, match=r"`latents` of a stream .* began with, \(1, 4, 5\), got"):
+            vae.decode(torch.randn(batch, 2, 4, rows, columns), go_on)
+        with pytest.raises(
+            ValueError, match=rf"`pixels` of a stream .* began with, \(1, {4 * side}, {5 * side}\), got"
+        ):
+            vae.encode(torch.zeros(batch, 4, 3, rows * side, columns * side), go_on)
+        assert not go_on.spoilt
+        assert (go_on.encoded, go_on.decoded) == (1, 1)
+    torch.testing.assert_close(vae.decode(latents[:, 1:], stream), vae.decode(latents[:, 1:], alone))
+    more = torch.rand(1, 4, 3, 4 * side, 5 * side)
+    torch.testing.assert_close(vae.encode(more, stream), vae.encode(more, alone))
+    # Another video, of another size, may follow a cut.
+    assert vae.decode(torch.randn(*size[:1], 1, 4, *size[1:]), stream, cut=True).shape[0] == size[0]
+
+
+def test_a_stream_that_failed_half_way_stays_spoilt(monkeypatch):
+    vae = build()
+    for work, failing, chunks in (
+        (vae.encode, vae.encoder.head, [torch.zeros(1, count, 3, 8, 8) for count in (1, 4)]),
+        (vae.decode, vae.decoder.head, [torch.randn(1, count, 4, 2, 2) for count in (1, 1)]),
+    ):
+        stream = vae.stream()
+        work(chunks[0], stream)
+        assert not stream.spoilt
+        with monkeypatch.context() as patch:
+            patch.setattr(failing[0], "forward", lambda x: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                work(chunks[1], stream)
+        assert stream.spoilt and stream.clone().spoilt
+        work(chunks[1], stream)
+        assert stream.spoilt
+
+
 def test_the_miniature_fits_its_budget():
     config = preset("miniature").vae
     with torch.device("meta"):

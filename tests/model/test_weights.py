@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio.config import to_dict
-from studio.model.text import WordTokenizer
-from studio.model.weights import load, read, save, write
+from studio.model.shards import read_shards, write_shards
+from studio.model.sources import open_stem
+from studio.model.text import PieceTokenizer, WordTokenizer
+from studio.model.weights import load, load_checked, read, save, write
+from tests.model import official
 from tests.model.tiny import WORDS, tiny_models
 
 
@@ -247,3 +251,106 @@ def test_models_say_their_sizes_and_not_their_layers():
     said = repr(models)
     assert said.startswith("<Models tiny: transformer ") and said.endswith("parameters, float32, cpu>")
     assert "VAE" in said and "text encoder" in said and "\n" not in said
+
+
+def test_a_model_with_sentence_pieces_is_saved_whole(tmp_path):
+    models = load(official.write_official(tmp_path / "m"))
+    files = save(models, tmp_path / "out", dtype=torch.float32)
+    assert all(file.is_file() for file in files)
+    shutil.rmtree(tmp_path / "m")
+    back = load(tmp_path / "out")
+    assert back.config == models.config
+    assert torch.equal(back.text.encode(["a red fox"]), models.text.encode(["a red fox"]))
+    # Over a model of words, whose file would be found first.
+    tiny = tmp_path / "tiny"
+    save(tiny_models(), tiny)
+    save(back, tiny)
+    assert isinstance(load(tiny).text.tokenizer, PieceTokenizer)
+    save(tiny_models(), tiny)
+    assert isinstance(load(tiny).text.tokenizer, WordTokenizer)
+    # Where the tokenizer's folder is gone nothing is written.
+    with pytest.raises(FileNotFoundError, match="with the tokenizer's files is gone; put it back"):
+        save(models, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_could_not_be_opened_as_it_plays_is_not_saved(tmp_path):
+    folder = official.write_official(tmp_path / "m")
+    save_file(official.lora_state(), tmp_path / "style.safetensors")
+    live = load(folder, loras=tmp_path / "style.safetensors", merged=False)
+    assert live.adapters is not None
+    with pytest.raises(ValueError, match="in its weights to be saved, got style beside them; load it with merged"):
+        save(live, tmp_path / "out")
+    models = tiny_models()
+    models.text.tokenizer = None
+    with pytest.raises(ValueError, match="must have a tokenizer of the studio's to be saved, got none"):
+        save(models, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    live.adapters.remove("style")
+    save(live, tmp_path / "out")
+    merged = load(folder, loras=tmp_path / "style.safetensors")
+    save(merged, tmp_path / "merged", torch.float32)
+    ours, theirs = merged.dit.state_dict(), load(tmp_path / "merged").dit.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_integers_are_no_weights(folder):
+    def spoil(state):
+        state["conv1.bias"] = torch.zeros_like(state["conv1.bias"], dtype=torch.int8)
+        state["conv2.bias"] = torch.zeros_like(state["conv2.bias"], dtype=torch.int32)
+
+    change(folder / "vae.safetensors", spoil)
+    with pytest.raises(ValueError, match=r"vae\.safetensors .* 2 of the wrong type: .*conv[12]\.bias int"):
+        load(folder)
+    state = {**tiny_models().vae.state_dict(), "conv1.bias": torch.zeros(8, dtype=torch.int8)}
+    with pytest.raises(ValueError, match=r"1 of the wrong type: conv1\.bias int8"):
+        load_checked(tiny_models().vae, state, "here")
+
+
+def numbers(folder: Path) -> dict[str, torch.Tensor]:
+    return read_shards(folder, "net")
+
+
+def tensors(fill: float, count: int = 4) -> dict[str, torch.Tensor]:
+    return {f"t{number}": torch.full((100,), fill) for number in range(count)}
+
+
+@pytest.mark.parametrize(("before", "after"), [(400, 400), (400, 10**6), (10**6, 400), (800, 400)])
+def test_a_write_that_fails_leaves_what_was_there(before, after, tmp_path, monkeypatch):
+    write_shards(tmp_path, "net", tensors(1.0), limit=before)
+    there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    failing = 1 if after == 10**6 else 3
+    calls = []
+
+    def full(state, path, **more):
+        calls.append(path)
+        if len(calls) == failing:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_file(state, path, **more)
+
+    monkeypatch.setattr("studio.model.shards.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        write_shards(tmp_path, "net", tensors(2.0), limit=after)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
+    monkeypatch.undo()
+    paths = write_shards(tmp_path, "net", tensors(2.0), limit=after)
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+    assert all((value == 2).all() for value in numbers(tmp_path).values())
+    assert all((value == 2).all() for _, value in open_stem(tmp_path, "net").tensors())
+
+
+def test_the_index_takes_its_place_after_the_shards_and_old_ones_go_last(tmp_path, monkeypatch):
+    write_shards(tmp_path, "net", tensors(1.0, 6), limit=400)
+    old = {path.name for path in tmp_path.glob("net-*-of-00006.safetensors")}
+    order, replace = [], os.replace
+
+    def watched(source, target):
+        assert all((tmp_path / name).exists() for name in old)
+        order.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", watched)
+    write_shards(tmp_path, "net", tensors(2.0, 3), limit=400)
+    assert order[-1] == "net.safetensors.index.json" and len(order) == 4
+    assert not any((tmp_path / name).exists() for name in old)

@@ -14,6 +14,7 @@ from studio.config import CacheConfig, DiTConfig, SamplerConfig
 from studio.model.attention import CachedContext
 from studio.model.cache import KVCache
 from studio.model.dit import WanDiT
+from studio.model.lora import Adapters, LoRA, Pair
 from studio.probes import Watch, checks
 from studio.probes.checks import HealthCheck
 from studio.probes.faults import CacheFault
@@ -54,6 +55,17 @@ def fill(index, value, layers=(0, 1), keys=True, values=True):
                 slot(side[layer], index).fill_(value)
 
     return strike
+
+
+def test_adapters_that_change_are_no_other_text():
+    torch.manual_seed(0)
+    size = tiny.DIT.dim
+    pair = Pair(down=torch.randn(2, size), up=torch.randn(size, 2), scale=1.0)
+
+    def add(dit, _cache):
+        Adapters(dit).add(LoRA(name="style", layers={"blocks.0.cross_attn.k": pair}))
+
+    assert not take(fault=add, switches={5: ("recache", None)})
 
 
 # -- planted faults -----------------------------------------------------------------------------------------------

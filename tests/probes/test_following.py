@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from studio.config import CacheConfig
-from studio.probes import ResidueFollower, Watch, residue_over_take
+from studio.probes import ResidueFollower, ResidueMeter, Watch, residue_over_take
 from studio.sampler import rollout
 from tests.contracts import tiny
 from tests.probes import takes
@@ -95,6 +95,34 @@ def test_earlier_switches_are_taken_into_account_however_long_ago(earlier):
         assert mine.slots == exact.slots
         assert mine.total == pytest.approx(exact.total, abs=0.1)
     assert near[20][0].total > 0.9 and near[20][1].total < 1e-5 and near[21][0].total < 1e-5
+
+
+@pytest.mark.parametrize("sink", [1, 2, 4])
+@pytest.mark.parametrize("earlier", [{4: ("recache", "rewrite")}, {4: ("recache", "rewrite"), 6: ("clear", None)}])
+def test_a_sink_rewritten_within_a_block_is_followed_as_by_a_meter_that_heard_all(sink, earlier):
+    config, last = CacheConfig(sink=sink, window=6, positions="window"), 8
+    entries = takes.plan(11, {**earlier, last: ("recache", "keep")})
+    found, made = follow(entries, config)
+    dit, cache = tiny.dit(), tiny.cache(config)
+    meter = ResidueMeter(dit, cache, tiny.SAMPLER, old=entries[last - 1].text, new=entries[last].text)
+    for index, entry in enumerate(entries):
+        meter.switch(entry)
+        (block,) = rollout(dit, cache, [entry], takes.noise(), tiny.SAMPLER)
+        assert torch.equal(block.latents, made[index])
+        meter.commit(block.latents)
+        if index >= last:
+            exact = meter.measure("made")
+            assert found[index][-1].slots == exact.slots
+            np.testing.assert_array_equal(found[index][-1].keys, exact.keys)
+            np.testing.assert_array_equal(found[index][-1].values, exact.values)
+
+
+@pytest.mark.parametrize("sink", [1, 2, 4])
+def test_a_long_take_with_a_sink_rewritten_within_a_block_is_measured(sink):
+    entries = takes.plan(20, {4: ("recache", "rewrite"), 18: ("recache", "rewrite")})
+    found, _ = follow(entries, CacheConfig(sink=sink, window=6, positions="window"), reach=1)
+    assert [r.moment for r in found[18]] == ["before", "after", "made"]
+    assert found[18][0].total > 0.9 and found[18][1].total < 1e-5
 
 
 @pytest.mark.parametrize("earlier", [{4: ("clear", None)}, {5: ("recache", "rewrite")}, {2: ("recache", "keep")}])

@@ -42,6 +42,16 @@ def test_runs_are_those_of_the_sampler(made) -> None:
         assert all(torch.equal(a.latents, b.latents) for a, b in zip(blocks, run.blocks, strict=True))
 
 
+@pytest.mark.parametrize("wanted", ["recahce", ("recache", "rewritten"), ("recache", "keep", "clear"), None])
+def test_policies_are_checked_before_anything_is_made(wanted: Any) -> None:
+    models = tiny_models()
+    models.dit.register_forward_pre_hook(lambda *_: pytest.fail("ran"))
+    old, new = HashText().encode(["a red fox", "the blue sea"]).split(1)
+    with pytest.raises(ValueError, match=r"`policies` must hold recache, keep, clear, .* keep, rewrite, got") as found:
+        compare_policies(models.dit, models.config, old=old, new=new, at=1, blocks=2, policies=["clear", wanted])
+    assert repr(wanted) in str(found.value)
+
+
 def test_policies_agree_up_to_the_switch(made) -> None:
     _, _, _, runs = made
     for run in runs[1:]:

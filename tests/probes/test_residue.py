@@ -11,6 +11,7 @@ import torch
 
 from studio.config import CacheConfig
 from studio.model.attention import TeacherForcedContext
+from studio.model.lora import Adapters, LoRA, Pair
 from studio.model.rope import rotary, rotate
 from studio.probes.residue import ResidueMeter, residue_over_take
 from studio.sampler import BlockPlan, commit, recache
@@ -46,6 +47,18 @@ def measured(config, blocks=7, at=5, policy="keep", sink_policy=None):
 
 def by_moment(steps):
     return {(r.block, r.moment): r for _, found in steps for r in found}
+
+
+def test_a_meter_hears_of_adapters_that_change():
+    torch.manual_seed(0)
+    dit, cache, latents = tiny.dit(), tiny.cache(), tiny.latents(3)
+    size, adapters = tiny.DIT.dim, Adapters(dit)
+    pair = Pair(down=torch.randn(2, size), up=torch.randn(size, 2), scale=1.0)
+    meter = ResidueMeter(dit, cache, tiny.SAMPLER, old=OLD, new=NEW)
+    adapters.add(LoRA(name="style", layers={"blocks.0.cross_attn.v": pair}))
+    commit(dit, cache, latents, NEW, tiny.SAMPLER)
+    meter.commit(latents)
+    assert meter.measure("made").total == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["absolute", "window"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 import weakref
@@ -458,6 +459,15 @@ def test_a_run_whose_beginning_is_gone_says_so(tmp_path):
 
     save(tiny_models(), tmp_path / "start", torch.float32)
     assert load(tmp_path / "run", base=tmp_path / "start").config.name == "tiny"
+
+
+def test_a_run_that_began_with_itself_is_told(tmp_path):
+    distill(config(tmp_path), networks=whole(), prompts=nets.PROMPTS)
+    run = tmp_path / "run"
+    told = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**told, "generator": str(run)}))
+    with pytest.raises(ValueError, match=r"got one that began with this run; name the model .* by `base`"):
+        load(run)
 
 
 class Closing:

@@ -16,7 +16,7 @@ class Browser:
     Args:
         widget: The widget; its way to the kernel's front end is replaced.
         client: Name of the page.
-        confirms: Whether it confirms each block at once.
+        confirms: Whether it confirms at once what wants to be confirmed.
     """
 
     def __init__(self, widget: Studio, client: str = "page", *, confirms: bool = True):
@@ -33,7 +33,7 @@ class Browser:
             self.messages.append(content)
             self.buffers.append(buffers)
             self._changed.notify_all()
-        if content["type"] == "block" and self.confirms:
+        if "serial" in content and self.confirms:
             self.say("ack", serial=content["serial"])
 
     def say(self, kind: str, *, data: bytes | None = None, **fields: Any) -> None:

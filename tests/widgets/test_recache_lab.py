@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from studio.live.lab import Lab, LabSettings
 from studio.widgets import RecacheLab
+from studio.widgets import lab as lab_module
 from tests.live.doubles import tiny_models
 from tests.widgets.recorder import Browser
 
@@ -71,6 +73,38 @@ def test_a_page_hears_which_words_are_unknown_and_whether_somebody_judges(models
         assert hello["unknown"] == [{"word": "foxx", "nearest": "fox"}, {"word": "glacier", "nearest": None}]
         assert hello["judged"] is False
         view.close()
+
+
+def test_a_block_of_the_settings_before_is_told_from_those_now(lab, monkeypatch) -> None:
+    view = RecacheLab(lab)
+    page = browser(view)
+    lab.wait(120)
+    assert {block.version for block in lab.blocks} == {lab.version}
+    encode, changed = lab_module.encode_frames, threading.Event()
+
+    def slow(frames: Any, *rest: Any) -> Any:
+        if lab.settings.seed == 5 and not changed.is_set():  # the settings change while a block is on its way
+            changed.set()
+            other = threading.Thread(target=lambda: lab.change(seed=6))
+            other.start()
+            other.join(20)
+        return encode(frames, *rest)
+
+    monkeypatch.setattr(lab_module, "encode_frames", slow)
+    told = len(page.messages)
+    lab.change(seed=5)
+    assert changed.wait(60)
+    lab.wait(120)
+    wanted = [(block.run, block.reading.block) for block in lab.blocks]
+    now = lab.version
+    page.wait(lambda: sum(m["version"] == now for m in page.of("labblock")) == len(wanted))
+    messages = [m for m in page.messages[told:] if m["type"] in ("lab", "labblock")]
+    assert [(m["run"], m["block"]) for m in messages if m["type"] == "labblock" and m["version"] == now] == wanted
+    assert now - 1 in [m["version"] for m in messages if m["type"] == "labblock"]
+    # The page hears of the settings before it hears of their blocks, whoever is faster.
+    first = next(i for i, m in enumerate(messages) if m["version"] == now)
+    assert messages[first]["type"] == "lab"
+    view.close()
 
 
 def test_a_page_that_comes_late_gets_everything(lab) -> None:

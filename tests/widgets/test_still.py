@@ -99,6 +99,22 @@ def test_the_output_is_brought_up_to_date_when_the_video_rests(published):
     source.close()
 
 
+def test_what_was_shown_stays_when_the_frames_are_gone(published):
+    source = Double(threaded=False, block_s=0, size=(32, 48))
+    widget = Studio(source)
+    widget._repr_mimebundle_()
+    for _ in range(3):
+        source.make()
+    still = widget._still
+    assert still is not None
+    wait_for(lambda: len(published) == 2)
+    wait_for(lambda: not still._busy.locked())
+    widget.close()
+    still.refresh()  # as one that was under way when the widget was closed
+    assert len(published) == 2
+    source.close()
+
+
 def test_outside_a_notebook_nothing_is_published(monkeypatch):
     monkeypatch.setattr("IPython.display.publish_display_data", lambda *_, **__: pytest.fail("published"))
     still = Still("ab12", lambda: frames(4), 16, lambda: "words", lambda text: None)

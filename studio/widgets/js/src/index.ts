@@ -1,5 +1,5 @@
 import { h, setText, show } from "./dom";
-import { listen } from "./keys";
+import { keep, listen } from "./keys";
 import { LabStore } from "./lab/store";
 import { Store } from "./store";
 import { followTheme } from "./theme";
@@ -30,17 +30,16 @@ function mountCache(store: Store, { model, el }: Opened): () => void {
   const view = { update: () => inspector.update(), draw: () => {} };
   const leave = followTheme(root);
   // Keys that move within a view must not move the notebook's cells.
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
-  root.addEventListener("keydown", (event) => {
-    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-  });
+  const release = keep(root);
   model.on("change:width", setWidth);
   store.attach(view);
   view.update();
   return () => {
     model.off("change:width", setWidth);
     leave();
+    release();
     store.detach(view);
+    inspector.dispose();
   };
 }
 
@@ -52,16 +51,14 @@ function mountLab(store: LabStore, { model, el }: Opened): () => void {
   setWidth();
   el.replaceChildren(root);
   const leave = followTheme(root);
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
-  root.addEventListener("keydown", (event) => {
-    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-  });
+  const release = keep(root);
   model.on("change:width", setWidth);
   store.attach(lab);
   lab.update();
   return () => {
     model.off("change:width", setWidth);
     leave();
+    release();
     store.detach(lab);
   };
 }
@@ -140,6 +137,7 @@ function mount(store: Store, { model, el }: Opened): () => void {
     for (const action of leave) action();
     unveil();
     store.detach(view);
+    inspector.dispose();
   };
 }
 

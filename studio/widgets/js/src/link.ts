@@ -1,4 +1,4 @@
-import type { Message, Model, Reply } from "./types";
+import type { Comm, CommMessage, Message, Model, Reply } from "./types";
 
 /** How the kernel is doing, as seen from this page. */
 export type Contact = "connecting" | "good" | "deaf" | "lost" | "restarted";
@@ -11,13 +11,29 @@ const MEND_MS = 3000;
 /** Without a sign of life the kernel counts as gone after this long. */
 const LOST_MS = 9000;
 
-/** A name that this tab keeps when it is reloaded, so that the kernel does not wait for the page that was there before. */
-function pageName(): string {
+/** The name, shared by all widgets of the page, whichever copy of this module they came with. */
+const NAME = Symbol.for("studio.page");
+type Page = Pick<Window, "sessionStorage" | "addEventListener">;
+
+/**
+ * A name that this tab keeps when it is reloaded, so that the kernel does not wait for the page that was there before.
+ *
+ * It is put down only as the page goes: a tab that is duplicated takes along what was put down, and must not find it.
+ */
+export function pageName(page: Page = globalThis): string {
+  const held = page as { [NAME]?: string };
+  return (held[NAME] ??= named(page));
+}
+
+function named(page: Page): string {
   const key = "studio-page";
   const fresh = crypto.randomUUID?.() ?? `page-${Math.random().toString(36).slice(2)}`;
   try {
-    const name = sessionStorage.getItem(key) ?? fresh;
-    sessionStorage.setItem(key, name);
+    const storage = page.sessionStorage;
+    const name = storage.getItem(key) ?? fresh;
+    storage.removeItem(key);
+    page.addEventListener("pagehide", () => storage.setItem(key, name));
+    page.addEventListener("pageshow", () => storage.removeItem(key));
     return name;
   } catch {
     return fresh; // Some front ends have no storage.
@@ -34,6 +50,10 @@ export class Link {
   private pingSent: number | null = null;
   private disconnected = false;
   private mended = false;
+  /** Gives the connection back to who listened to it before; null where nobody was displaced. */
+  private giveBack: (() => void) | null = null;
+  /** Messages that were taken from the connection itself. */
+  private readonly taken = new WeakSet<Message>();
   private timer: ReturnType<typeof setInterval> | null = null;
 
   constructor(
@@ -44,7 +64,7 @@ export class Link {
   ) {
     this.client = pageName();
     this.heardAt = this.now();
-    model.on("msg:custom", this.onMessage);
+    model.on("msg:custom", this.onCustom);
     model.on("comm_live_update", this.onConnection);
     model.on("comm:close", this.onConnection);
   }
@@ -66,7 +86,8 @@ export class Link {
 
   destroy(): void {
     this.leave();
-    this.model.off("msg:custom", this.onMessage);
+    this.giveBack?.();
+    this.model.off("msg:custom", this.onCustom);
     this.model.off("comm_live_update", this.onConnection);
     this.model.off("comm:close", this.onConnection);
   }
@@ -120,14 +141,27 @@ export class Link {
   /**
    * Listen to the connection itself. anywidget drops every message to a model whose code was not loaded within two
    * seconds, as happens on a machine that is busy starting other things, and never picks it up again.
+   *
+   * The connection has one listener. Who listened before goes on hearing everything, or no trait would ever change in
+   * this page again; as soon as the model passes messages on by itself, the connection is given back.
    */
   private async mend(): Promise<void> {
     this.mended = true;
     try {
       const model = await this.model.widget_manager?.get_model(String(this.model.get("key")));
-      model?.comm?.on_msg(({ content, buffers }) => {
-        if (content.data.method === "custom" && content.data.content) this.onMessage(content.data.content, buffers ?? []);
+      if (this.contact !== "connecting") return; // It was only late.
+      const { comm } = model ?? {};
+      const former = comm === undefined ? null : listenerOf(comm) ?? model?._handle_comm_msg?.bind(model) ?? null;
+      comm?.on_msg((message) => {
+        const { method, content } = message.content.data;
+        if (method === "custom" && content) {
+          this.taken.add(content);
+          this.onMessage(content, message.buffers ?? []);
+        }
+        // A model that was given up refuses everything; whoever hands out the messages need not hear of it.
+        return Promise.resolve(former?.(message)).catch(() => {});
       });
+      if (comm !== undefined && former !== null) this.giveBack = () => comm.on_msg(former);
     } catch {
       return; // Then the watch says that the kernel does not answer.
     }
@@ -139,6 +173,13 @@ export class Link {
     this.contact = contact;
     this.changed();
   }
+
+  /** A message came by the normal way. */
+  private onCustom = (message: Message, buffers: DataView[]): void => {
+    this.giveBack?.();
+    this.giveBack = null;
+    if (!this.taken.delete(message)) this.onMessage(message, buffers);
+  };
 
   private onMessage = (message: Message, buffers: DataView[]): void => {
     if (this.timer === null) return; // Nobody looks: what is still under way is not for us.
@@ -160,4 +201,10 @@ export class Link {
     this.pingSent = null;
     this.watch();
   };
+}
+
+/** Who listens to a connection, where it says so. */
+function listenerOf(comm: Comm): ((message: CommMessage) => unknown) | undefined {
+  const { jsServicesComm } = comm;
+  return jsServicesComm?.onMsg?.bind(jsServicesComm) ?? comm.onMsg?.bind(comm);
 }

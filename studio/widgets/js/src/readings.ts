@@ -5,7 +5,7 @@ export interface Slot {
   /** Latent frame; null when it is empty. */
   frame: number | null;
   role: "sink" | "window" | "empty";
-  /** Number of the prompt it was written under, which is that of its segment. */
+  /** Number of the prompt it was written under; `Timeline.turns` says which segment that is. */
   prompt: number | null;
   written: "commit" | "recache" | null;
   /** The block during which it was written. */
@@ -199,16 +199,19 @@ export class Readings {
 
   constructor(private readonly limit = 400) {}
 
-  clear(take: number): void {
+  /** Turn to another take: what was read of the first blocks that are the same in both is of that one as well. */
+  turn(take: number, shared: number): void {
+    if (take === this.take) return;
     this.take = take;
-    this.held.clear();
-    this.pictures.clear();
+    for (const [block, reading] of this.held) {
+      if (block < shared) reading.take = take;
+      else this.forget(block);
+    }
   }
 
-  /** Take in a reading and its pictures; those of an older take are left out. Returns whether its block was new. */
+  /** Take in a reading and its pictures; those of other takes are left out. Returns whether its block was new. */
   put(message: CacheMessage, numbers: DataView, jpegs: DataView): boolean {
-    if (message.take < this.take) return false;
-    if (message.take > this.take) this.clear(message.take);
+    if (message.take !== this.take) return false;
     // What is read again takes the place of what was there: it knows more.
     const fresh = !this.held.has(message.block);
     this.held.set(message.block, readingOf(message, numbers));
@@ -260,9 +263,12 @@ export class Readings {
     const needed = new Set(this.latest?.slots.map((one) => one.frame));
     const held = this.blocks.filter((block) => block !== spare);
     const oldest = held.find((block) => !this.held.get(block)?.own.some((frame) => needed.has(frame))) ?? held[0];
-    if (oldest === undefined) return;
-    for (const frame of this.held.get(oldest)?.own ?? []) this.pictures.delete(frame);
-    this.held.delete(oldest);
+    if (oldest !== undefined) this.forget(oldest);
+  }
+
+  private forget(block: number): void {
+    for (const frame of this.held.get(block)?.own ?? []) this.pictures.delete(frame);
+    this.held.delete(block);
   }
 }
 

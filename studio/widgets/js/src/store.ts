@@ -63,7 +63,7 @@ export class Store {
   reduced: number | null = null;
   hello: Hello | null = null;
   source: SourceState = "idle";
-  timeline: Timeline = { segments: [], length: null, markers: [], shades: {}, history: null };
+  timeline: Timeline = { segments: [], turns: [], length: null, markers: [], shades: {}, history: null };
   takes: Take[] = [];
   /** The last export, under way or over. */
   saving: Saving | null = null;
@@ -410,7 +410,7 @@ export class Store {
   }
 
   restart(seed: number | null): void {
-    void this.command("restart", { seed }).then(() => this.play());
+    void this.command("restart", { seed }).then(({ error }) => error === null && this.play());
   }
 
   /** Edit the timeline; an edit of the past waits for somebody to choose. */
@@ -518,7 +518,7 @@ export class Store {
         this.error = { message: message.message, traceback: message.traceback };
         break;
       case "restart":
-        this.begin(message.take, message.live, message.made, message.start);
+        this.begin(message.take, message.live, message.made, message.start, message.former === this.film.take ? message.shared : 0);
         break;
       default:
         return;
@@ -542,24 +542,24 @@ export class Store {
     this.saving = hello.export;
     this.stats = hello.stats;
     this.playback.keepTo(hello.stats.generated_fps);
-    this.switches = hello.switches;
-    this.error = hello.error;
     if (hello.take !== this.film.take) {
       this.begin(hello.take, hello.live, hello.made, hello.playhead);
-      this.switches = hello.switches;
     } else {
       this.film.live = hello.live;
       this.film.end = Math.max(this.film.end, hello.made);
     }
+    // A take that begins has neither; what is said of this one holds.
+    this.switches = hello.switches;
+    this.error = hello.error;
     if (first && hello.made > 0) this.playback.seek(hello.playhead);
     this.enter(hello.state);
     this.show();
   }
 
-  private begin(take: number, live: number, made: number, start: number): void {
+  private begin(take: number, live: number, made: number, start: number, shared = 0): void {
     this.film.clear(take, live, made);
     this.thumbs.clear();
-    if (take !== this.readings.take) this.readings.clear(take);
+    this.readings.turn(take, shared);
     this.chosen = null;
     this.playback.reset(start);
     this.playback.until = null;
@@ -610,6 +610,7 @@ export class Store {
   }
 
   private read(message: CacheMessage, buffers: DataView[]): void {
+    if (message.serial !== undefined) this.link.tell("ack", { serial: message.serial });
     const [numbers, pictures] = buffers;
     if (numbers === undefined || pictures === undefined) throw new Error(`the reading of block ${message.block} came without its numbers`);
     this.readings.put(message, numbers, pictures);
@@ -633,7 +634,7 @@ export class Store {
       }
     } else if (state === "paused" || state === "idle") {
       this.halt();
-    } else if (state === "error" || state === "closed") {
+    } else if ((state === "error" || state === "closed") && before !== state) {
       this.playback.runTo(this.film.end - 1);
     } else if (state === "finished" && before !== "finished" && !this.stepping) {
       // The last block may still be under way.

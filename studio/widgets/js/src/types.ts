@@ -50,6 +50,8 @@ export interface History {
 
 export interface Timeline {
   segments: Segment[];
+  /** By number of a prompt the segment that it stands for: mere cuts, as a split leaves them, do not count. */
+  turns: number[];
   /** Blocks in all; null for no end. */
   length: number | null;
   markers: Marker[];
@@ -228,6 +230,8 @@ export interface Fault {
 
 export interface CacheMessage {
   type: "cache";
+  /** To be confirmed, where it was not sent as soon as it was read. */
+  serial?: number;
   take: number;
   block: number;
   prompt: string;
@@ -304,7 +308,8 @@ export type Message =
   | ({ type: "error" } & Failure)
   | { type: "state"; state: SourceState }
   | { type: "switch"; switch: Switch }
-  | { type: "restart"; take: number; seed: number; start: number; live: number; made: number }
+  /** Another take is shown than the `former` one; `shared` of the first blocks are the same in both. */
+  | { type: "restart"; take: number; former: number; shared: number; seed: number; start: number; live: number; made: number }
   | { type: "export"; export: Saving | null }
   | { type: "missing"; take: number; block: number; next: number }
   | { type: "words"; client: string; id: number; unknown: UnknownWord[] }
@@ -317,12 +322,15 @@ export interface Model {
   on(name: string, callback: (...args: never[]) => void): void;
   off(name?: string | null, callback?: ((...args: never[]) => void) | null): void;
   send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
-  widget_manager?: { get_model(key: string): Promise<{ comm?: Comm }> };
+  widget_manager?: { get_model(key: string): Promise<{ comm?: Comm; _handle_comm_msg?(message: CommMessage): unknown }> };
 }
 
 /** The connection below a widget model. */
 export interface Comm {
-  on_msg(callback: (message: CommMessage) => void): void;
+  on_msg(callback: (message: CommMessage) => unknown): void;
+  /** Who listens so far: on_msg takes their place. */
+  onMsg?: (message: CommMessage) => unknown;
+  jsServicesComm?: { onMsg?: (message: CommMessage) => unknown };
 }
 
 export interface CommMessage {

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { eased } from "../src/editor/axis";
 import { Desk } from "../src/editor/desk";
 import { places, preview } from "../src/editor/line";
@@ -136,6 +136,143 @@ describe("edits by keys", () => {
     expect(made.marked).toEqual([3]);
     expect(places(kernel.timeline, { op: "reorder", segments: [0, 2], to: 4 })).toEqual([2, 3]);
     expect(places(kernel.timeline, { op: "split", at: 2 })).toBeNull();
+  });
+});
+
+it("an edit that fails does not hold up those that follow", async () => {
+  const [made, kernel, press] = desk();
+  const failed: unknown[] = [];
+  Object.assign(kernel, { fail: (error: unknown) => failed.push(error) });
+  const lost = made.do(() => {
+    throw new Error("what nobody thought of");
+  });
+  expect(await lost).toBeNull();
+  expect(String(failed[0])).toMatch(/nobody thought of/);
+  expect(made.told).toMatch(/failed/);
+  made.pick(1, "only");
+  press("}");
+  await settle();
+  expect(kernel.asked).toHaveLength(1);
+});
+
+it("knows while it waits for an answer that it was this view that asked", async () => {
+  const [made, kernel] = desk();
+  const [other] = [new Desk(kernel.store, () => {})];
+  made.mark();
+  await settle();
+  expect([made.asking, other.asking]).toEqual([true, false]);
+  await kernel.answer();
+  expect(made.asking).toBe(false);
+});
+
+describe("what the pointer holds", () => {
+  afterEach(() => vi.restoreAllMocks());
+
+  /** A desk that is drawn sixty times a second. */
+  function drawn(line: Timeline): [Desk, Kernel, (turns?: number) => void] {
+    const kernel = new Kernel();
+    kernel.timeline = line;
+    const made = new Desk(kernel.store, () => {});
+    let now = 1000;
+    vi.spyOn(performance, "now").mockImplementation(() => now);
+    const draw = (turns = 60) => {
+      for (let i = 0; i < turns; i++) {
+        now += 16;
+        made.update();
+      }
+    };
+    draw();
+    return [made, kernel, draw];
+  }
+
+  it.each([
+    ["the end of a film is taken to the left", timeline([0, 8], 40), { op: "length", length: 20 }, 14.8125],
+    ["the last prompt of an endless one to the right", timeline([0, 11]), { op: "resize", segment_index: 1, edge: "start", to: 23 }, 40],
+    ["a marker beyond what was planned", { ...timeline([0, 11]), markers: [{ block: 5 }] }, { op: "move mark", at: 5, to: 25 }, 40],
+  ])("stays under it where %s", (_, line, operation, seconds) => {
+    const [made, , draw] = drawn(line);
+    const { axis, extent } = made;
+    expect(axis).toEqual({ from: 0, seconds: extent });
+    made.hold();
+    made.sketch(operation);
+    draw();
+    expect(made.axis).toEqual(axis);
+    // Let go of, all of it is fitted once, and seen again.
+    made.release();
+    draw();
+    expect(made.axis).toEqual({ from: 0, seconds });
+    expect(made.fits).toBe(true);
+  });
+
+  it("stays under it where a part is looked at, and while the playhead runs", () => {
+    const [made, kernel, draw] = drawn(timeline([0, 8], 40));
+    made.look({ from: 19.8125, seconds: 10 });
+    made.hold();
+    made.sketch({ op: "length", length: 34 });
+    draw();
+    expect(made.axis).toEqual({ from: 19.8125, seconds: 10 });
+    made.sketch(null);
+    made.release();
+    made.look({ from: 15, seconds: 10 });
+    kernel.playback.running = true;
+    kernel.playhead = 24 * 16;
+    made.hold();
+    draw();
+    made.follow();
+    expect(made.axis.from).toBe(15);
+    made.release();
+    draw(1);
+    expect(made.axis.from).toBeCloseTo(24 - 0.72 * 10);
+  });
+
+  it("can be taken out of sight, and what was seen before is seen again", () => {
+    const [made, , draw] = drawn(timeline([0, 8], 40));
+    made.hold();
+    made.sketch({ op: "length", length: 60 });
+    made.reach(3);
+    expect(made.axis).toEqual({ from: 3, seconds: 29.8125 });
+    draw();
+    expect(made.axis.from).toBe(3);
+    made.sketch(null);
+    made.release();
+    draw();
+    expect(made.axis).toEqual({ from: 0, seconds: 29.8125 });
+  });
+});
+
+describe("more than can be shown at once", () => {
+  afterEach(() => vi.restoreAllMocks());
+
+  it("is followed, stays where it is when paused, and is drawn again only when it moves", () => {
+    const kernel = new Kernel();
+    kernel.timeline = timeline([0, 4, 9]);
+    let changes = 0;
+    let now = 1000;
+    vi.spyOn(performance, "now").mockImplementation(() => now);
+    const made = new Desk(kernel.store, () => changes++);
+    const play = (seconds: number, running: boolean) => {
+      kernel.playback.running = running;
+      kernel.playhead = seconds * 16;
+      kernel.made = grid.blockAt(kernel.playhead) + 4;
+      changes = 0;
+      for (let i = 0; i < 120; i++) {
+        now += 16;
+        made.update();
+      }
+    };
+    play(250, true);
+    expect(made.axis).toEqual({ from: 0, seconds: 320 });
+    // Past what can be shown it first becomes as long as it can, without a jump of its beginning.
+    play(256, true);
+    expect([made.extent, made.axis]).toEqual([640, { from: 0, seconds: 600 }]);
+    play(510, true);
+    const { axis } = made;
+    expect(axis.from).toBeCloseTo(510 - 0.72 * 600);
+    play(510, true);
+    expect(changes).toBe(0);
+    play(510, false);
+    expect([made.axis, changes]).toEqual([axis, 0]);
+    expect(made.fits).toBe(true);
   });
 });
 

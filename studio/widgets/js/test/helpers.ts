@@ -5,7 +5,7 @@ import { Grid } from "../src/grid";
 export const grid = new Grid({ first: 9, rest: 12 }, 16);
 
 export function timeline(starts: number[], length: number | null = null): Timeline {
-  return { segments: starts.map((start, i) => ({ prompt: `p${i}`, start, colour: i })), length, markers: [], shades: {}, history: null };
+  return { segments: starts.map((start, i) => ({ prompt: `p${i}`, start, colour: i })), turns: starts.map((_, i) => i), length, markers: [], shades: {}, history: null };
 }
 
 /** A film that holds some frames, one byte each. */

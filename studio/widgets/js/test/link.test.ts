@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Link } from "../src/link";
+import { Link, pageName } from "../src/link";
 import type { CommMessage, Message } from "../src/types";
 
 /** The kernel's end: answers pings while it can hear, and may talk while it cannot. */
@@ -130,10 +130,103 @@ describe("link", () => {
     expect(link.contact).toBe("good");
   });
 
+  describe("past a model that is only late", () => {
+    type Listener = (message: CommMessage) => unknown;
+    const custom = (content: Message): CommMessage => ({ content: { data: { method: "custom", content } } });
+    const update: CommMessage = { content: { data: { method: "update" } } };
+
+    /** A connection with one listener, as JupyterLab's; `model` says what the model does with a message. */
+    async function mended(model: Listener) {
+      const comm = { onMsg: model, on_msg: (heard: Listener) => void (comm.onMsg = heard) };
+      Object.assign(kernel, { get: () => "key", hears: false, widget_manager: { get_model: async () => ({ comm }) } });
+      await pass(4);
+      expect(comm.onMsg).not.toBe(model);
+      return comm;
+    }
+
+    it("leaves the model every other message, and gives the connection back", async () => {
+      const updates: CommMessage[] = [];
+      let late: Message[] = [];
+      const comm = await mended(({ content: { data } }) => {
+        if (data.method === "custom") late.push(data.content as Message);
+        else updates.push({ content: { data } });
+      });
+      await comm.onMsg(update);
+      expect(updates).toEqual([update]);
+      await comm.onMsg(custom({ type: "beat" }));
+      expect(received).toEqual([{ type: "beat" }]);
+      // The model comes round: what it passes on now was heard already, and it has the connection again.
+      for (const message of late) kernel.say(message);
+      expect(received).toHaveLength(1);
+      late = [];
+      await comm.onMsg(custom({ type: "beat" }));
+      expect(received).toHaveLength(1);
+      for (const message of late) kernel.say(message);
+      expect(received).toHaveLength(2);
+      await comm.onMsg(update);
+      expect(updates).toHaveLength(2);
+    });
+
+    it("hears what a model refuses that was given up", async () => {
+      const comm = await mended(() => Promise.reject(new Error("[anywidget] Failed to initialize model.")));
+      await comm.onMsg(custom({ type: "beat" }));
+      await comm.onMsg(update);
+      expect(received).toEqual([{ type: "beat" }]);
+    });
+
+    it("touches nothing when the kernel speaks in the meantime", async () => {
+      const on_msg = vi.fn();
+      const get_model = async () => {
+        kernel.say({ type: "beat" });
+        return { comm: { on_msg } };
+      };
+      Object.assign(kernel, { get: () => "key", hears: false, widget_manager: { get_model } });
+      await pass(4);
+      expect(received).toEqual([{ type: "beat" }]);
+      expect(on_msg).not.toHaveBeenCalled();
+    });
+  });
+
   it("survives a connection that throws", () => {
     kernel.send = () => {
       throw new Error("closed");
     };
     expect(() => link.tell("ack", { serial: 1 })).not.toThrow();
+  });
+});
+
+describe("the name of a page", () => {
+  /** A tab: its storage stays when it is reloaded, and is copied when it is duplicated. */
+  function open(kept: Map<string, string>) {
+    const heard = new Map<string, () => void>();
+    const sessionStorage = {
+      getItem: (key: string) => kept.get(key) ?? null,
+      setItem: (key: string, value: string) => void kept.set(key, value),
+      removeItem: (key: string) => void kept.delete(key),
+    };
+    const page = { sessionStorage, addEventListener: (name: string, act: () => void) => heard.set(name, act) } as never;
+    return { page, kept, fire: (name: string) => heard.get(name)?.() };
+  }
+
+  it("is that of all its widgets, and stays over a reload", () => {
+    const tab = open(new Map());
+    const name = pageName(tab.page);
+    expect(pageName(tab.page)).toBe(name);
+    tab.fire("pagehide");
+    expect(pageName(open(tab.kept).page)).toBe(name);
+  });
+
+  it("is another one in a tab that was duplicated", () => {
+    const tab = open(new Map());
+    const name = pageName(tab.page);
+    expect(pageName(open(new Map(tab.kept)).page)).not.toBe(name);
+    // Gone back to, a page is alive again.
+    tab.fire("pagehide");
+    tab.fire("pageshow");
+    expect(pageName(open(new Map(tab.kept)).page)).not.toBe(name);
+  });
+
+  it("is a new one where nothing is kept", () => {
+    expect(pageName({} as never)).not.toBe(pageName({} as never));
   });
 });

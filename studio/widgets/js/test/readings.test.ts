@@ -70,19 +70,44 @@ describe("a reading", () => {
   });
 });
 
+function of(take: number, limit?: number): Readings {
+  const held = new Readings(limit);
+  held.turn(take, 0);
+  return held;
+}
+
 describe("the readings held", () => {
-  it("are those of the newest take", () => {
-    const held = new Readings();
+  it("are those of the take that is shown, whatever its number", () => {
+    const held = of(1);
     expect(held.put(message(0, 1), numbers(), jpeg())).toBe(true);
     expect(held.put(message(0, 1), numbers(), jpeg())).toBe(false);
-    expect(held.put(message(5, 0), numbers(), jpeg())).toBe(false);
-    expect(held.put(message(2, 2), numbers(), jpeg())).toBe(true);
-    expect(held.blocks).toEqual([2]);
+    held.turn(0, 0);
+    expect(held.put(message(2), numbers(), jpeg())).toBe(true);
+    // Late ones of another take, a newer one too, are nothing to this one.
+    expect(held.put(message(5, 1), numbers(), jpeg())).toBe(false);
+    expect(held.put(message(6, 2), numbers(), jpeg())).toBe(false);
+    expect(held.put(message(3), numbers(), jpeg())).toBe(true);
+    expect(held.blocks).toEqual([2, 3]);
     expect(held.picture(6)).toEqual(new Uint8Array([1, 2]));
   });
 
+  it("of shared blocks are those of the other take as well", () => {
+    const held = of(0);
+    for (let block = 0; block < 4; block++) held.put(message(block, 0, { own: [block] }), numbers(), jpeg());
+    const kept = held.at(1);
+    held.turn(3, 2);
+    expect(held.blocks).toEqual([0, 1]);
+    expect(held.at(1)).toBe(kept);
+    expect(held.all.map((reading) => reading.take)).toEqual([3, 3]);
+    expect([held.picture(1), held.picture(2)].map((picture) => picture !== undefined)).toEqual([true, false]);
+    held.turn(3, 0); // it is that take already
+    expect(held.blocks).toEqual([0, 1]);
+    held.turn(0, 0);
+    expect(held.blocks).toEqual([]);
+  });
+
   it("are bounded, and keep the pictures of what the cache holds", () => {
-    const held = new Readings(5);
+    const held = of(0, 5);
     for (let block = 0; block < 9; block++) held.put(message(block, 0, { own: [block] }), numbers(), jpeg());
     // The newest sees the frames 0, 5 and 6.
     expect(held.blocks).toEqual([0, 5, 6, 7, 8]);
@@ -94,14 +119,14 @@ describe("the readings held", () => {
   });
 
   it("do not drop a block that was just read once more", () => {
-    const held = new Readings(3);
+    const held = of(0, 3);
     for (const block of [10, 11, 12, 3]) held.put(message(block, 0, { own: [block] }), numbers(), jpeg());
     expect(held.at(3)).toBeDefined();
     expect(held.blocks).toHaveLength(3);
   });
 
   it("take what was read again in place of what was there", () => {
-    const held = new Readings();
+    const held = of(0);
     held.put(message(2), numbers(), jpeg());
     const counts = [12, 8, 4, 4, 3, 12, 3];
     const more = numbers([...MASS, ...WORDS, ...REST, ...HEAT, 0.5, 0.25, 0.25, ...MASS, 0.2, 0.3, 0.5]);
@@ -119,7 +144,7 @@ describe("the readings held", () => {
   });
 
   it("collect faults", () => {
-    const held = new Readings();
+    const held = of(0);
     const fault = { kind: "zero_slot", block: 1, layer: 0, slot: 0, message: "m" };
     held.put(message(1, 0, { warnings: [fault] }), numbers(), jpeg());
     held.put(message(2), numbers(), jpeg());

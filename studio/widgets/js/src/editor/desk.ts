@@ -30,6 +30,10 @@ export class Desk {
   editing: number | null = null;
   /** The block that is pointed at. */
   pointed: number | null = null;
+  /** Whether an edit of this view waits for its answer. */
+  asking = false;
+  /** Whether the pointer has hold of something: the axis stands still under it. */
+  private held = false;
   private follows = true;
   private whole = true;
   private grownAt = 0;
@@ -59,7 +63,10 @@ export class Desk {
 
   /** Seconds that there are to look at. */
   get extent(): number {
-    return extent(this.line, this.store.grid, this.store.grid.blockSeconds(this.made));
+    const { grid, timeline } = this.store;
+    const whole = (line: Timeline) => extent(line, grid, grid.blockSeconds(this.made));
+    // What is held may be made shorter: the axis keeps its room until it is let go of.
+    return this.held ? Math.max(whole(this.line), whole(timeline)) : whole(this.line);
   }
 
   /** The block at which edits happen. */
@@ -94,14 +101,17 @@ export class Desk {
       this.seen = timeline;
     }
     if (this.cursor !== null && this.cursor < this.made) this.cursor = null;
+    if (this.held) return;
     if (this.whole) this.grow();
     else this.axis = within(this.axis, this.extent);
     this.follow();
   }
 
-  /** Keep all of it in sight: where there is more of it than before, softly. */
+  /** Keep all of it in sight, as much as can be: where there is more of it than before, softly. */
   private grow(): void {
-    const goal = fitted(this.extent);
+    const { extent } = this;
+    // Of more than can be shown a part is seen, and which one is left to `follow`.
+    const goal = extent > LONGEST ? within({ from: this.axis.from, seconds: LONGEST }, extent) : fitted(extent);
     const now = performance.now();
     const passed = now - this.grownAt;
     this.grownAt = now;
@@ -116,12 +126,29 @@ export class Desk {
   follow(): void {
     const { store } = this;
     const at = store.grid.seconds(store.playhead);
-    if (this.whole && this.extent <= this.axis.seconds + 1e-9) return;
+    if (this.held || (this.whole && (this.extent <= LONGEST || this.axis.seconds < LONGEST))) return;
     if (!this.follows) this.follows = sees(this.axis, at) && store.playback.running;
     if (this.follows && store.playback.running) this.axis = following(this.axis, at, this.extent);
   }
 
   // Looking
+
+  /** Take hold of something with the pointer: until it is let go of, a pixel stays the time that it is. */
+  hold(): void {
+    this.held = true;
+  }
+
+  release(): void {
+    if (!this.held) return;
+    this.held = false;
+    this.changed();
+  }
+
+  /** Show more of a side to which something is dragged; what was shown before is shown again when it is let go of. */
+  reach(seconds: number): void {
+    this.axis = panned(this.axis, seconds, this.extent);
+    this.changed();
+  }
 
   zoom(factor: number, anchor: number | null = null): void {
     const { axis } = this;
@@ -263,7 +290,17 @@ export class Desk {
   }
 
   private async answer(action: () => Promise<Reply> | null): Promise<Reply | null> {
-    const reply = await action();
+    let reply: Reply | null = null;
+    this.asking = true;
+    try {
+      reply = await action();
+    } catch (error) {
+      // What goes wrong with one edit must not hold up those that are made later.
+      this.round++;
+      this.store.fail(error);
+      this.say("this edit failed in the page and was not made; the widget’s errors tell why");
+    }
+    this.asking = false;
     this.draft = this.moved = null;
     if (reply !== null && reply.error !== null) this.round++;
     if (reply !== null && reply.error !== null && !reply.past) this.say(reply.error);

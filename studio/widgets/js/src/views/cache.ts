@@ -1,6 +1,7 @@
-import { colour, h, setText, show } from "../dom";
+import { h, setText, show } from "../dom";
 import { decodeJpeg } from "../darkroom";
 import { clock } from "../grid";
+import { textOf, tintOf } from "../prompts";
 import { percentage, scaleTop, shares, type Reading, type Slot } from "../readings";
 import type { Store } from "../store";
 import { COST } from "./curves";
@@ -258,12 +259,11 @@ export class CacheView {
   }
 
   private colourOf(slot: { prompt: number | null }): string {
-    if (slot.prompt === null) return "transparent";
-    return colour(this.store.timeline.segments[slot.prompt]?.colour ?? slot.prompt);
+    return slot.prompt === null ? "transparent" : tintOf(this.store.timeline, slot.prompt);
   }
 
   private promptOf(number: number): string {
-    return this.drawn?.prompts[String(number)] ?? this.store.timeline.segments[number]?.prompt ?? `prompt ${number}`;
+    return textOf(this.drawn === null ? [] : [this.drawn], this.store.timeline, number);
   }
 
   private hint(reading: Reading): string {

@@ -2,6 +2,7 @@ import { alignmentLines, residueLines, topOf, twoDigits, type Line } from "../cu
 import { colour, h, setText, show } from "../dom";
 import { clock, shortClock } from "../grid";
 import { span, ticks } from "../lane";
+import { textOf, tintOf } from "../prompts";
 import type { Store } from "../store";
 import { waiting } from "./cache";
 import { Chart, type Stroke } from "./chart";
@@ -45,10 +46,9 @@ class Plot {
     const readings = store.readings.all;
     this.lines = [...alignmentLines(readings), ...residueLines(readings)];
     const top = topOf(this.lines);
-    const tint = (prompt: number) => colour(store.timeline.segments[prompt]?.colour ?? prompt);
     const strokes: Stroke[] = this.lines.map((line) => ({
       points: line.points.map(({ block, value }) => [this.share(block), Math.max(0, value / top)]),
-      colour: tint(line.prompt),
+      colour: tintOf(store.timeline, line.prompt),
       dash: line.kind === "residue" ? 1 : 0,
       label: `${line.kind} ${line.prompt}`,
     }));
@@ -84,7 +84,7 @@ class Plot {
     for (const line of this.lines) {
       const point = line.points.findLast((one) => one.block <= block);
       if (point === undefined || (line.kind === "residue" && line !== this.lines.findLast((one) => one.kind === "residue" && (one.points[0]?.block ?? 0) <= block))) continue;
-      const text = this.store.timeline.segments[line.prompt]?.prompt ?? `prompt ${line.prompt}`;
+      const text = textOf(this.store.readings.all, this.store.timeline, line.prompt);
       if (line.kind === "alignment") shown.push(`“${text}” ${twoDigits(point.value)}`);
       else kept = `the cache keeps ${twoDigits(point.value)} of “${text}”`;
     }
@@ -198,7 +198,8 @@ export class CurvesView {
   }
 
   private drawLegend(): void {
-    const segments = this.store.timeline.segments.slice(0, 7);
+    const { segments: all, turns } = this.store.timeline;
+    const segments = turns.slice(0, 7).flatMap((index) => all[index] ?? []);
     const key = JSON.stringify(segments.map(({ prompt, colour: tint }) => [prompt, tint]));
     if (key === this.key) return;
     this.key = key;

@@ -14,6 +14,8 @@ interface Pane {
   readonly element: HTMLElement;
   readonly title: string;
   update(): void;
+  /** Let go of what outlives the element. */
+  dispose?(): void;
 }
 
 const KINDS: Record<string, (store: Store, model: Model) => Pane> = {
@@ -86,6 +88,10 @@ export class InspectorView {
     this.updateHealth();
     this.updateScrubber();
     this.updateAgain();
+  }
+
+  dispose(): void {
+    for (const pane of this.panes) pane.dispose?.();
   }
 
   /** What is there to be read once more, and what became of it. */

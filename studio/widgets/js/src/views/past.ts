@@ -15,6 +15,10 @@ export class PastView {
   private readonly why = h("p");
   private readonly buttons: HTMLButtonElement[];
   private opener: HTMLElement | null = null;
+  /** Whether the answer to what was asked here is awaited. */
+  private settling = false;
+  /** Whether this view asked: all of them show the question, and only this one takes the focus. */
+  private mine = false;
 
   constructor(private readonly desk: Desk) {
     this.buttons = CHOICES.map(([choice, name, meaning]) =>
@@ -49,13 +53,17 @@ export class PastView {
       if (choice !== undefined) show(button, held.past.choices.includes(choice as Choice));
     }
     if (!this.element.hidden) return;
-    this.opener = document.activeElement instanceof HTMLElement ? document.activeElement : null;
+    this.mine = this.desk.asking || this.settling;
+    this.opener = this.mine && document.activeElement instanceof HTMLElement ? document.activeElement : null;
     show(this.element, true);
-    this.buttons[0]?.focus();
+    if (this.mine) this.buttons[0]?.focus();
   }
 
   private leave(): void {
+    const at = document.activeElement;
+    const inside = this.element.contains(at) || (this.mine && at === document.body);
     show(this.element, false);
+    if (!inside) return; // It was answered in another view, where the focus stays.
     const studio = this.element.closest<HTMLElement>(".ls-studio");
     if (this.opener?.isConnected && studio?.contains(this.opener) && !this.opener.closest("[hidden]")) this.opener.focus();
     else studio?.focus();
@@ -64,7 +72,9 @@ export class PastView {
   private settle(choice: Choice | null): void {
     const asked = this.desk.store.settle(choice);
     this.update();
+    this.settling = asked !== null;
     void asked?.then((reply) => {
+      this.settling = false;
       if (reply.error !== null && !reply.past) this.desk.say(reply.error);
     });
   }

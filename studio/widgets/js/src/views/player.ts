@@ -274,6 +274,7 @@ export class PlayerView {
   }
 
   private onSeedKey(event: KeyboardEvent): void {
+    if (event.isComposing) return;
     if (event.key === "Escape") this.showSeed();
     if (event.key !== "Enter") return;
     event.preventDefault();

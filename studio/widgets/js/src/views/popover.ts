@@ -15,7 +15,7 @@ export class Popover {
     this.element = h("span", { class: "ls-pop" }, this.button, this.panel);
     this.button.addEventListener("click", () => this.toggle());
     this.element.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || !this.open) return;
+      if (event.isComposing || event.key !== "Escape" || !this.open) return;
       event.preventDefault();
       event.stopPropagation();
       this.close(true);

@@ -24,8 +24,9 @@ export class QuickView {
       h("p", {}, "Keys 1 to 9 switch to these prompts at once."), this.rows, h("div", { class: "ls-editrow" }, add, this.told, h("span", { class: "ls-grow" }), cancel, apply),
     );
     this.form.addEventListener("keydown", (event) => {
+      if (event.isComposing) return;
       if (event.key === "Escape") this.close();
-      else if (event.key === "Enter" && event.target instanceof HTMLInputElement && !event.isComposing) void this.apply();
+      else if (event.key === "Enter" && event.target instanceof HTMLInputElement) void this.apply();
       else return;
       event.preventDefault();
       event.stopPropagation();

@@ -305,11 +305,12 @@ export class SegmentForm {
   }
 
   private onKey(event: KeyboardEvent): void {
+    if (event.isComposing) return;
     if (event.key === "Escape") {
       event.preventDefault();
       event.stopPropagation();
       this.close();
-    } else if (event.key === "Enter" && !event.isComposing && event.target instanceof HTMLInputElement) {
+    } else if (event.key === "Enter" && event.target instanceof HTMLInputElement) {
       event.preventDefault();
       void this.commit();
     }

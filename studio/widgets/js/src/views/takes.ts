@@ -111,7 +111,7 @@ export class TakesView {
       this.list.querySelector<HTMLElement>(`[data-key="name${take}"]`)?.focus();
     };
     box.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" && event.key !== "Escape") return;
+      if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
       event.preventDefault();
       event.stopPropagation();
       end(event.key === "Enter");

@@ -3,6 +3,7 @@ import { Scale, type Axis } from "../editor/axis";
 import { count, Desk } from "../editor/desk";
 import { sharesAt, spelled } from "../editor/shares";
 import { clock } from "../grid";
+import { inPanel } from "../keys";
 import { Paints } from "../paint";
 import type { Store } from "../store";
 import type { Marker } from "../types";
@@ -275,9 +276,16 @@ export class TimelineView {
     }
   }
 
-  /** Copy what is chosen; text boxes keep their own. */
+  /** Whether text of this studio is selected, as that of an error: it is what is to be copied then. */
+  private get reading(): boolean {
+    const selection = getSelection();
+    const studio = this.element.closest(".ls-studio") ?? this.element;
+    return selection !== null && !selection.isCollapsed && selection.containsNode(studio, true);
+  }
+
+  /** Copy what is chosen; text boxes and panels keep their own, and so does text that is selected. */
   onCopy(event: ClipboardEvent, cut: boolean): void {
-    if (isText(event.target)) return;
+    if (keepsItsOwn(event.target) || this.reading) return;
     const text = this.desk.copy();
     if (text === null) return;
     event.clipboardData?.setData("text/plain", text);
@@ -287,7 +295,7 @@ export class TimelineView {
   }
 
   onPaste(event: ClipboardEvent): void {
-    if (isText(event.target)) return;
+    if (keepsItsOwn(event.target)) return;
     event.preventDefault();
     event.stopPropagation();
     void this.desk.paste(event.clipboardData?.getData("text/plain") ?? "");
@@ -318,6 +326,7 @@ export class TimelineView {
   }
 }
 
-function isText(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && target.closest("input, textarea, select") !== null;
+/** Whether what is copied or inserted somewhere concerns no prompts: in text boxes and panels, and where one has the focus. */
+function keepsItsOwn(target: EventTarget | null): boolean {
+  return [target, document.activeElement].some((at) => at instanceof HTMLElement && (at.closest("input, textarea, select") !== null || inPanel(at)));
 }

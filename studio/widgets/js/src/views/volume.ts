@@ -1,6 +1,7 @@
 import { decodeJpeg } from "../darkroom";
 import { h, setText, show } from "../dom";
 import { percentage, type Reading } from "../readings";
+import { isScened, Scening, type Scened } from "../scening";
 import type { Store } from "../store";
 import type { Model } from "../types";
 import { waiting } from "./cache";
@@ -23,14 +24,6 @@ interface Manager {
   create_view(model: SceneModel, options?: unknown): Promise<SceneView>;
 }
 
-interface Scened {
-  block?: number;
-  word?: number | string | null;
-  what?: string;
-  frames?: number[];
-  most?: number;
-}
-
 /** A volume of attention: `frames` times `rows` times `columns` values. */
 export interface Slices {
   frames: number[];
@@ -38,6 +31,9 @@ export interface Slices {
   columns: number;
   values: number[];
 }
+
+/** What the views of one widget show: they share its figure. */
+const SCENINGS = new WeakMap<Store, Scening>();
 
 /** Voxels along time; studio/widgets/volume.py has the same. */
 const TIME = 48;
@@ -79,6 +75,13 @@ export function slicesOfWord(readings: Reading[], reading: Reading, word: number
   return found;
 }
 
+const POINT = "the point chosen in Gaze";
+const NOTHING: Scened = {};
+
+function nameOf(word: string): string {
+  return `the word “${word}”`;
+}
+
 /** The attention of a word or a point over space and time: in 3-D, and in slices. */
 export class VolumeView {
   readonly element: HTMLElement;
@@ -100,16 +103,27 @@ export class VolumeView {
   private readonly body: HTMLElement;
   private readonly webgl = hasWebGL();
   private three = this.webgl;
-  private wanted = "";
   private options = "";
   private drawn = "";
   private drawing = 0;
   private mounted: { id: string; view: SceneView; model: SceneModel } | null = null;
   private mounting = "";
   private problem: string | null = null;
+  /** The problem of the kernel's after which slices were shown. */
+  private turned: string | null = null;
+  private disposed = false;
+  private readonly scening: Scening;
+  private readonly resized = new ResizeObserver(() => this.fit());
+  private readonly onScene = () => this.update();
 
   constructor(private readonly store: Store, private readonly model: Model) {
-    this.what.addEventListener("change", () => this.update());
+    this.scening = SCENINGS.get(store) ?? new Scening((word, block) => store.link.ask("volume", { word, block }), () => store.changed());
+    SCENINGS.set(store, this.scening);
+    this.what.addEventListener("change", () => {
+      this.scening.chosen = this.what.selectedOptions[0]?.label ?? null;
+      store.changed();
+      this.update();
+    });
     this.solid.addEventListener("click", () => this.turn(true));
     this.flat.addEventListener("click", () => this.turn(false));
     this.opacity.addEventListener("input", () => this.apply());
@@ -127,21 +141,35 @@ export class VolumeView {
       this.stage, this.sheets, this.controls, this.note,
     );
     this.element = h("div", { class: "ls-pane ls-volume" }, this.empty, this.body);
-    new ResizeObserver(() => this.fit()).observe(this.stage);
-    model.on("change:scene", () => this.update());
-    model.on("change:scened", () => this.update());
+    this.resized.observe(this.stage);
+    model.on("change:scene", this.onScene);
+    model.on("change:scened", this.onScene);
     this.solid.disabled = !this.webgl;
     if (!this.webgl) this.solid.title = "This page cannot draw in 3-D: it has no WebGL";
   }
 
+  dispose(): void {
+    this.disposed = true;
+    this.resized.disconnect();
+    this.model.off("change:scene", this.onScene);
+    this.model.off("change:scened", this.onScene);
+    this.mounted?.view.remove();
+    this.mounted = null;
+  }
+
   update(): void {
-    const { store } = this;
+    const { scening, store } = this;
     const reading = store.reading;
     setText(this.empty, waiting(store));
     show(this.empty, reading === undefined);
     this.body.classList.toggle("ls-blank", reading === undefined);
     if (reading === undefined || this.element.hidden) return;
+    const followed = scening.follow(this.scened, (block) => store.readings.at(block));
+    if (followed !== undefined) scening.chosen = followed === null ? POINT : nameOf(followed);
     this.offer(reading);
+    // The kernel's refusal is answered once; 3-D may be asked for again.
+    if (scening.problem !== null && scening.problem !== this.turned) this.three = false;
+    this.turned = scening.problem;
     this.solid.setAttribute("aria-pressed", String(this.three));
     this.flat.setAttribute("aria-pressed", String(!this.three));
     show(this.stage, this.three);
@@ -158,18 +186,28 @@ export class VolumeView {
   /** The words of the prompt, and the point where one was read. */
   private offer(reading: Reading): void {
     const words = reading.words ?? [];
-    const key = JSON.stringify([words, reading.point !== null]);
+    const { scening } = this;
+    const key = JSON.stringify([words, reading.point !== null, scening.chosen]);
     if (key === this.options) return;
-    const before = this.what.selectedOptions[0]?.label;
     this.options = key;
     this.what.replaceChildren(
-      ...(reading.point === null ? [] : [h("option", { value: "point" }, "the point chosen in Gaze")]),
-      ...words.map((word, i) => h("option", { value: String(i) }, `the word “${word}”`)),
+      ...(reading.point === null ? [] : [h("option", { value: "point" }, POINT)]),
+      ...words.map((word, i) => h("option", { value: String(i) }, nameOf(word))),
     );
     // The same word after a switch; at first the longest, which is seldom an article.
     const longest = words.reduce((best, word, i) => (word.length > (words[best] ?? "").length ? i : best), 0);
-    const same = [...this.what.options].find((option) => option.label === before);
+    const same = [...this.what.options].find((option) => option.label === scening.chosen);
     this.what.value = same?.value ?? (words.length > 0 ? String(longest) : "point");
+  }
+
+  /** What the kernel's figure shows. */
+  private get scened(): Scened {
+    return (this.model.get("scened") ?? NOTHING) as Scened;
+  }
+
+  /** The word chosen, by its place in the prompt; null for the point. */
+  private get word(): number | null {
+    return this.what.value === "point" ? null : Number(this.what.value);
   }
 
   private chosen(reading: Reading): Slices | null {
@@ -205,18 +243,8 @@ export class VolumeView {
       show(this.asked, true);
       return;
     }
-    const word = this.what.value === "point" ? null : Number(this.what.value);
-    const wanted = JSON.stringify([reading.take, reading.block, word, reading.point]);
-    if (wanted !== this.wanted) {
-      this.wanted = wanted;
-      this.problem = null;
-      if (this.mounted === null) setText(this.asked, "Making the volume.");
-      void this.store.link.ask("volume", { word, block: reading.block }).then((reply) => {
-        if (this.wanted !== wanted) return;
-        this.problem = reply.error;
-        if (reply.error !== null) this.turn(false);
-      });
-    }
+    if (this.mounted === null) setText(this.asked, "Making the volume.");
+    this.scening.ask(reading, this.word);
     void this.mount();
   }
 
@@ -230,6 +258,8 @@ export class VolumeView {
       if (manager?.create_view === undefined) throw new Error("this front end shows no widget inside another");
       const model = await manager.get_model(id);
       const view = await manager.create_view(model);
+      if (this.disposed) return view.remove();
+      this.problem = null;
       this.mounted?.view.remove();
       this.mounted = { id, view, model };
       show(this.asked, false);
@@ -239,6 +269,7 @@ export class VolumeView {
       this.fit();
       this.apply();
     } catch (error) {
+      if (this.disposed) return;
       this.problem = `No 3-D here: ${error instanceof Error ? error.message : String(error)}.`;
       this.turn(false);
     }
@@ -341,14 +372,19 @@ export class VolumeView {
   }
 
   private tell(reading: Reading, found: Slices | null): void {
-    const scened = (this.model.get("scened") ?? {}) as Scened;
-    const why = this.problem !== null ? `${this.problem} ` : !this.webgl ? "This page has no WebGL, so the volume is shown in slices. " : "";
+    const { scened, scening } = this;
+    const problem = this.problem ?? scening.problem;
+    const why = problem !== null ? `${problem} ` : !this.webgl ? "This page has no WebGL, so the volume is shown in slices. " : "";
     if (found === null) return setText(this.note, `${why}Choose a point in Gaze, or a prompt whose words are known.`);
     const most = percentage(Math.max(0, ...found.values));
     const what = this.what.value === "point" ? "the point’s attention" : `the attention to “${reading.words?.[Number(this.what.value)] ?? ""}”`;
     const span = `latent frames ${found.frames[0]} to ${found.frames.at(-1)}`;
     if (!this.three) return setText(this.note, `${why}Slices of ${what}, ${span}; full colour is ${most} at one position.`);
-    const behind = scened.block !== undefined && scened.block !== reading.block ? ` Shown is block ${scened.block}; the next comes.` : "";
-    setText(this.note, `Time runs along one axis (${span}), the picture stands across it. Drag to turn; the densest spot is ${most}.${behind}`);
+    const turn = "the picture stands across it. Drag to turn;";
+    if (scened.block === undefined || isScened(scened, reading, this.word)) return setText(this.note, `Time runs along one axis (${span}), ${turn} the densest spot is ${most}.`);
+    const [first, last] = [scened.frames?.[0], scened.frames?.at(-1)];
+    const shown = first === undefined ? "" : ` (latent frames ${first} to ${last})`;
+    const densest = scened.most === undefined ? "" : ` the densest spot is ${percentage(scened.most)}.`;
+    setText(this.note, `Shown is ${scened.what ?? "another volume"} at block ${scened.block}${scening.busy ? "; the next comes" : ""}. Time runs along one axis${shown}, ${turn}${densest}`);
   }
 }

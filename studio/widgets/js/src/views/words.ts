@@ -3,6 +3,7 @@ import { decodeJpeg } from "../darkroom";
 import { clock, shortClock } from "../grid";
 import { percentage, scaleTop, wordShares, type Reading } from "../readings";
 import { span, ticks } from "../lane";
+import { tintOf } from "../prompts";
 import type { Store } from "../store";
 import { waiting } from "./cache";
 import { PinBar } from "./pin";
@@ -37,6 +38,10 @@ export class WordsView {
   private chosen: { prompt: string; index: number } | null = null;
   private drawing = 0;
   private heated = "";
+  private readonly resized = new ResizeObserver(() => {
+    this.key = "";
+    this.update();
+  });
 
   constructor(private readonly store: Store) {
     this.pins = new PinBar(store);
@@ -51,10 +56,11 @@ export class WordsView {
       this.heats,
     );
     this.element = h("div", { class: "ls-pane" }, this.empty, this.body);
-    new ResizeObserver(() => {
-      this.key = "";
-      this.update();
-    }).observe(this.list);
+    this.resized.observe(this.list);
+  }
+
+  dispose(): void {
+    this.resized.disconnect();
   }
 
   update(): void {
@@ -68,7 +74,7 @@ export class WordsView {
     if (reading === undefined || silent || this.element.hidden) return;
     this.pins.update();
     const seconds = span(store.timeline, store.grid, store.grid.blockSeconds((store.readings.latest?.block ?? 0) + 1));
-    const key = JSON.stringify([store.pin, told.length, told.at(-1)?.block, seconds, this.list.clientWidth, this.chosen, store.timeline.segments.map((one) => one.colour), store.hello?.take]);
+    const key = JSON.stringify([store.pin, told.length, told.at(-1)?.block, seconds, this.list.clientWidth, this.chosen, store.timeline.segments.map((one) => one.colour), store.timeline.turns, store.hello?.take]);
     if (key !== this.key) {
       this.key = key;
       this.rows = this.collect(told);
@@ -104,7 +110,7 @@ export class WordsView {
       for (const { prompt, index, word, share } of reading.trace ?? []) {
         const text = reading.prompts[String(prompt)];
         if (text === undefined || text === reading.prompt) continue;
-        const { left } = rowOf(text, index, word, () => colour(this.store.timeline.segments[prompt]?.colour ?? prompt));
+        const { left } = rowOf(text, index, word, () => tintOf(this.store.timeline, prompt));
         left.set(reading.block, (left.get(reading.block) ?? 0) + share);
       }
     }

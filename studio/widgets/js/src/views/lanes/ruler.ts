@@ -21,6 +21,7 @@ export class Ruler {
   private asked = "";
   private scene: Scene | null = null;
   private drag: { marker: Marker; x: number; moved: boolean; to: number } | null = null;
+  private pressed: HTMLElement | null = null;
   private scrubbing = false;
   private waiting: number | null = null;
 
@@ -30,6 +31,8 @@ export class Ruler {
     this.element.addEventListener("pointermove", (event) => this.onMove(event));
     this.element.addEventListener("pointerup", () => this.onUp());
     this.element.addEventListener("pointercancel", () => this.stop());
+    this.element.addEventListener("lostpointercapture", () => this.desk.release());
+    this.element.addEventListener("dblclick", () => this.onDouble());
   }
 
   draw(scene: Scene): void {
@@ -120,7 +123,6 @@ export class Ruler {
   private addFlag(key: string): HTMLButtonElement {
     const button = h("button", { type: "button", class: "ls-flag" }, h("i"), h("span"));
     button.addEventListener("keydown", (event) => this.onFlagKey(event, button));
-    button.addEventListener("dblclick", () => this.withMarker(button, (marker) => this.rename(marker, button)));
     this.buttons.set(key, button);
     this.flags.append(h("div", { role: "listitem" }, button));
     return button;
@@ -154,7 +156,9 @@ export class Ruler {
   private onDown(event: PointerEvent): void {
     if (event.button !== 0 || this.scene === null) return;
     const flag = (event.target as HTMLElement).closest<HTMLElement>(".ls-flag");
+    this.pressed = flag;
     this.element.setPointerCapture(event.pointerId);
+    this.desk.hold();
     if (flag !== null) {
       this.withMarker(flag, (marker) => (this.drag = { marker, x: this.x(event), moved: false, to: marker.block }));
       flag.focus();
@@ -204,5 +208,12 @@ export class Ruler {
     this.scrubbing = false;
     if (this.drag?.moved) this.desk.sketch(null);
     this.drag = null;
+    this.desk.release();
+  }
+
+  /** Name the marker that was pressed twice: while the pointer is captured, the marker itself hears of no clicks. */
+  private onDouble(): void {
+    const { pressed } = this;
+    if (pressed !== null) this.withMarker(pressed, (marker) => this.rename(marker, pressed));
   }
 }

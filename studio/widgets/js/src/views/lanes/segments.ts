@@ -50,6 +50,7 @@ export class SegmentLane {
     this.element.addEventListener("pointermove", (event) => this.onMove(event));
     this.element.addEventListener("pointerup", (event) => this.onUp(event));
     this.element.addEventListener("pointercancel", () => this.abort());
+    this.element.addEventListener("lostpointercapture", () => this.desk.release());
     this.element.addEventListener("pointerleave", () => this.point(null));
     this.element.addEventListener("dblclick", (event) => this.onDouble(event));
     this.list.addEventListener("focusin", (event) => this.onFocus(event));
@@ -244,6 +245,9 @@ export class SegmentLane {
     this.drag = { pointer: event.pointerId, x, index, zone, moved: false, offset, line: desk.store.timeline, edit: null };
     this.pressed = this.segments.get(index) ?? null;
     this.element.setPointerCapture(event.pointerId);
+    desk.hold();
+    // A press that is taken leaves text selected elsewhere, which would be copied in place of what is chosen here.
+    getSelection()?.removeAllRanges();
     if (event.shiftKey) desk.pick(index, "range");
     else if (event.ctrlKey || event.metaKey) desk.pick(index, "toggle");
     else if (!desk.chosen.includes(index)) desk.pick(index, "only");
@@ -264,9 +268,14 @@ export class SegmentLane {
     }
     if (!desk.editable || (!drag.moved && Math.abs(x - drag.x) <= MOVED)) return;
     drag.moved = true;
+    const { width, grid } = scene.scale;
+    if (x < 0 || x > width) {
+      desk.reach((x < 0 ? -0.02 : 0.02) * desk.axis.seconds);
+      // What is sent is what lies under the pointer now, not what did before.
+      this.scene = { ...scene, scale: new Scale(desk.axis, width, grid) };
+    }
     drag.edit = this.editAt(drag, x, event.shiftKey);
     desk.sketch("operation" in drag.edit ? drag.edit.operation : null);
-    if (x < 0 || x > scene.scale.width) desk.pan((x < 0 ? -0.02 : 0.02) * desk.axis.seconds);
   }
 
   private editAt(drag: Drag, x: number, other: boolean): Edit {
@@ -287,6 +296,7 @@ export class SegmentLane {
   private onUp(event: PointerEvent): void {
     const { drag, desk } = this;
     this.drag = null;
+    desk.release();
     if (drag === null) return;
     if (!drag.moved) {
       const plain = !event.shiftKey && !event.ctrlKey && !event.metaKey;
@@ -304,6 +314,7 @@ export class SegmentLane {
   abort(): boolean {
     const { drag } = this;
     this.drag = null;
+    this.desk.release();
     if (drag === null || !drag.moved) return false;
     this.desk.sketch(null);
     return true;
