@@ -134,8 +134,8 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no LoRA, holds half a pair, pairs that do not fit, an alpha that is not positive and
-            finite, or another kind of adapter.
+        ValueError: If it is no LoRA, holds half a pair, pairs that do not fit, an alpha that is no finite number,
+            or another kind of adapter.
     """
     path = _file_of(Path(path).expanduser())
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
