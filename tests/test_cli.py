@@ -461,6 +461,8 @@ def test_lab_tells_the_notebook_from_the_values_of_options(monkeypatch, tmp_path
 
 JUPYTERLAB = """
 import os, signal, sys, time
+# As JupyterLab does: where the tests run in the background, interrupts are ignored by all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print(os.getpid(), *sys.argv[1:], flush=True)
 time.sleep(60)
 """

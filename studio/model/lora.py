@@ -126,7 +126,7 @@ def load_lora(path: Path | str, *, alpha: float | None = None, name: str | None 
         path: A file, or a folder with PEFT's `adapter_model.safetensors` or diffusers'
             `pytorch_lora_weights.safetensors`.
         alpha: Overrides what the file says; None: the file's, else that of `adapter_config.json` beside it, of each
-            layer where it tells them apart, else the rank, which makes the scale 1. Positive and finite, from wherever.
+            layer where it tells them apart, else the rank, which makes the scale 1. Positive and finite.
         name: What to call it.
 
     Returns:
